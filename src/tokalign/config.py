@@ -1,0 +1,275 @@
+"""Every knob of every command: declared once, with its meaning, its bounds and what it is for.
+
+One frozen dataclass a stage. The command line, the TOML tables and the manifests are all read off these
+fields. A knob's role says how a finished folder is compared when a command is run again:
+
+* ``rows``: changes the rows; another value is refused without ``--fresh``;
+* ``run``: how the work is done or shown; recorded, never compared;
+* ``input``: a path; what counts is the content, by hash;
+* ``out``: where the result goes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tokalign.errors import UsageError
+
+Role = Literal["rows", "run", "input", "out"]
+Editor = Literal["rules", "recorded"]
+Format = Literal["auto", "tokalign", "qa-feedback"]
+Unit = Literal["word", "token"]
+Level = Literal["token", "sequence"]
+Pairs = Literal["chosen", "edited", "both"]
+Reading = Literal["expected", "discrete"]
+Granularity = Literal["token", "sequence"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "muon"]
+EvalJudge = Literal["playground", "reward"]
+Judge = Literal["playground"]
+
+
+def knob(
+    default: Any,
+    about: str,
+    *,
+    role: Role = "rows",
+    low: float | None = None,
+    high: float | None = None,
+    positional: bool = False,
+) -> Any:
+    """A documented, bounded field. ``default=...`` makes it required."""
+    meta = {"about": about, "role": role, "low": low, "high": high, "positional": positional}
+    if default is ...:
+        return field(metadata=meta)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """Base: validates bounds at construction.
+
+    Raises:
+        UsageError: a value lies outside its bounds.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            # Written so that NaN, which compares false with everything, is out of bounds too.
+            if not ((low is None or value >= low) and (high is None or value <= high) and value == value):
+                bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
+                raise UsageError(
+                    f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}"
+                )
+
+    def select(self, *roles: Role) -> dict[str, Any]:
+        """The knobs of these roles, as plain JSON values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["role"] in roles}
+
+
+def option_name(f: Field[Any]) -> str:
+    """How a field is spelt on the command line."""
+    name = f.name.replace("_", "-")
+    return name.upper() if f.metadata["positional"] else f"--{name}"
+
+
+def is_required(f: Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return f.default is MISSING and f.default_factory is MISSING
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Knobs):
+    """What every command that writes an artifact has."""
+
+    out: Path = knob(..., "folder to write", role="out")
+    limit: int | None = knob(None, "take only the first N rows of the input", low=1)
+    seed: int = knob(0, "seed of everything random", low=0)
+    fresh: bool = knob(False, "rewrite a folder that holds another run", role="run")
+    json: bool = knob(False, "print the manifest on stdout as one JSON object", role="run")
+    quiet: bool = knob(False, "no progress, no summary", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Knobs):
+    """Where and in what precision models run."""
+
+    device: str = knob("auto", "auto, cpu, cuda, cuda:1, mps", role="run")
+    dtype: Dtype = knob("float32", "precision of weights and arithmetic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Knobs):
+    """How responses are drawn."""
+
+    max_new_tokens: int = knob(256, "longest response, in tokens", low=1)
+    temperature: float = knob(1.0, "0 takes the most likely token", low=0)
+    top_p: float = knob(1.0, "draw from the most likely tokens that hold this much probability", low=1e-6, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Compute):
+    """Supervised training (sft and reward models)."""
+
+    steps: int = knob(0, "optimiser steps; 0: as many as --epochs needs", low=0)
+    epochs: float = knob(1.0, "passes over the data, where --steps is 0", low=0)
+    batch_size: int = knob(16, "rows (pairs, for a reward model) in an optimiser step", low=1)
+    microbatch: int = knob(0, "rows in one forward pass; 0: the whole batch", low=0)
+    lr: float = knob(1e-5, "peak learning rate of AdamW", low=0)
+    optimizer: Optimizer = knob("adamw", "muon: matrices by Muon, the rest by AdamW; for models from scratch")
+    muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0)
+    weight_decay: float = knob(0.0, "decoupled weight decay", low=0)
+    warmup: float = knob(0.03, "share of the steps over which the learning rate rises", low=0, high=1)
+    max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
+    max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+    report_to: str = knob("none", "tensorboard, wandb or none; metrics.jsonl is always written", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaygroundConfig(Stage):
+    """Make the offline world: preferences, sft data and three sets of prompts that never overlap."""
+
+    preferences: int = knob(2000, "preference pairs", low=1)
+    sft: int = knob(6000, "prompts with a response, to train the starting policy", low=1)
+    prompts: int = knob(2560, "prompts to train PPO on", low=1)
+    heldout: int = knob(256, "prompts to choose checkpoints and tune on", low=1)
+    test: int = knob(1024, "prompts to report on, once", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(Stage):
+    """Edit the less preferred response of each pair as little as possible, so that it becomes the better one."""
+
+    source: str = knob(..., "preferences (or recorded edits): an artifact or a file", role="input", positional=True)
+    editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere")
+    format: Format = knob("auto", "layout of a plain file")
+    passages: bool = knob(True, "qa-feedback: put the passages into the prompt")
+    min_similarity: float = knob(
+        0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1
+    )
+    strict: bool = knob(False, "an unusable row of a foreign layout is an error, not skipped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig(Stage):
+    """Label every token of original and edited: bad, neutral or good."""
+
+    edits: str = knob(..., "edits: an artifact or a file", role="input", positional=True)
+    tokenizer: str = knob(..., "model folder or hub id whose tokenizer to use, or tiny: learn one on EDITS")
+    unit: Unit = knob("word", "what is aligned: words, projected onto tokens, or tokens (the paper's way)")
+    max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSftConfig(Training, Stage):
+    """Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits)."""
+
+    data: str = knob(..., "sft or edits: an artifact or a file", role="input", positional=True)
+    model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
+    lr: float = knob(2e-5, "peak learning rate of AdamW", low=0)
+    epochs: float = knob(3.0, "passes over the data, where --steps is 0", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRmConfig(Training, Stage):
+    """Train a reward model: one that judges every token, or the classical one that scores the whole."""
+
+    labels: str = knob(..., "a token-labels artifact, made by diff", role="input", positional=True)
+    model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
+    level: Level = knob(..., "token: bad / neutral / good at every token; sequence: Bradley-Terry")
+    pairs: Pairs = knob(
+        "chosen", "sequence level trains on chosen over rejected, edited over original, or both"
+    )
+    weight_bad: float = knob(1.0, "class weight of bad tokens in the loss", low=0)
+    weight_neutral: float = knob(0.2, "class weight of neutral tokens in the loss", low=0)
+    weight_good: float = knob(1.0, "class weight of good tokens in the loss", low=0)
+    heldout: float = knob(0.1, "share of the prompts, by hash, kept for the metrics", low=0, high=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(Sampling, Compute, Stage):
+    """Sample responses from a policy."""
+
+    prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
+    policy: str = knob(..., "policy folder or hub id", role="input")
+    n: int = knob(1, "responses a prompt; with --reward-model only the best is kept", low=1)
+    reward_model: str | None = knob(None, "best-of-n by this reward model", role="input")
+    batch_size: int = knob(64, "responses sampled at a time", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(Compute, Stage):
+    """Reward every token of any response."""
+
+    responses: str = knob(..., "responses: an artifact or a file", role="input", positional=True)
+    reward_model: str = knob(..., "reward model folder or hub id", role="input")
+    reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
+    batch_size: int = knob(32, "responses in one forward pass", low=1, role="run")
+    max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPpoConfig(Sampling, Compute, Stage):
+    """Train a policy by PPO, with a reward at every token or one at the end."""
+
+    prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
+    policy: str = knob(..., "policy to start from, and to stay near", role="input")
+    reward_model: str = knob(..., "reward model folder or hub id", role="input")
+    granularity: Granularity = knob("token", "where rewards land: at every token, or all at the last")
+    reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
+    steps: int = knob(200, "rollouts, each followed by --epochs passes of updates", low=1)
+    batch_size: int = knob(64, "prompts in a rollout", low=1)
+    epochs: int = knob(2, "passes over each rollout", low=1)
+    minibatches: int = knob(2, "optimiser steps in a pass", low=1)
+    microbatch: int = knob(32, "responses in one forward pass", low=1)
+    lr: float = knob(1e-6, "learning rate of the policy", low=0)
+    value_lr: float = knob(5e-6, "learning rate of the value model", low=0)
+    max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
+    kl_coef: float = knob(0.1, "price of a nat of drift from the starting policy", low=0)
+    gamma: float = knob(1.0, "discount", low=0, high=1)
+    gae_lambda: float = knob(0.95, "trade of bias for variance in advantages", low=0, high=1)
+    clip_range: float = knob(0.2, "how far a probability ratio may move in one rollout", low=0)
+    value_clip: float = knob(0.2, "how far a value may move in one rollout; 0: anywhere", low=0)
+    scale: bool = knob(True, "divide rewards by the spread of a response's total over the first rollout")
+    centre: bool = knob(True, "token level: subtract the mean token reward of the first rollout")
+    missing_eos_penalty: float = knob(1.0, "taken from the last reward of a response that never ends", low=0)
+    max_length: int = knob(2048, "longest prompt and response together; longer prompts are skipped", low=2)
+    eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
+    eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")
+    eval_every: int = knob(10, "steps between evaluations", low=1)
+    report_to: str = knob("none", "tensorboard, wandb or none; metrics.jsonl is always written", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalWinrateConfig(Sampling, Compute, Stage):
+    """How often a judge prefers each candidate to the reference."""
+
+    prompts: str = knob(..., "prompts: an artifact or a file", role="input")
+    candidate: list[str] = knob(..., "NAME=PATH of a policy or of responses; repeatable", role="input")
+    reference: str = knob(..., "policy, or responses, to compare with", role="input")
+    judge: Judge = knob("playground", "who compares")
+    batch_size: int = knob(64, "responses sampled at a time", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(Knobs):
+    """Look at an artifact, or at all artifacts below a folder, in the terminal."""
+
+    artifact: Path = knob(..., "an artifact, or a folder of artifacts", role="input", positional=True)
+    id: str | None = knob(None, "only the row with this id", role="run")
+    limit: int = knob(5, "how many rows", low=1, role="run")
+    json: bool = knob(False, "print the manifest on stdout as one JSON object", role="run")

@@ -1,0 +1,63 @@
+"""Every error a user can meet, each with the exit code of the command that meets it.
+
+::
+
+    TokalignError            1  something went wrong
+    ├── UsageError           2  the command asks for something that cannot be
+    │   └── ConflictError    2  the output folder holds another run
+    ├── InputError           5  bad input: file:line, field, value, remedy
+    │   └── KindError        5  an artifact of the wrong kind
+    └── LockedError          6  another process writes this folder
+
+Other codes: 0 done · 3 finished with unresolved rows · 130/143 interrupted.
+"""
+
+
+class TokalignError(Exception):
+    """Base of all errors meant for the user: one line of what, one line of what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UsageError(TokalignError):
+    """The command line or configuration asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class ConflictError(UsageError):
+    """The output folder holds a run with other inputs or settings."""
+
+
+class InputError(TokalignError):
+    """Bad input.
+
+    Args:
+        message: what is wrong, with the offending value.
+        where: ``file:line`` (lines from 1) or the artifact, if known.
+        field: the column at fault, if one is.
+        remedy: what the user can do about it.
+    """
+
+    exit_code = 5
+
+    def __init__(
+        self, message: str, *, where: str = "", field: str = "", remedy: str = ""
+    ) -> None:
+        self.where, self.field = where, field
+        place = ": ".join(p for p in (where, f"field {field!r}" if field else "") if p)
+        super().__init__(f"{place}: {message}" if place else message, remedy=remedy)
+
+
+class KindError(InputError):
+    """An artifact of another kind than the command takes."""
+
+
+class LockedError(TokalignError):
+    """Another process is writing the same folder."""
+
+    exit_code = 6

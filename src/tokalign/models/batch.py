@@ -1,0 +1,83 @@
+"""Prompt + response sequences as padded tensors, and response tokens gathered back out of them.
+
+B sequences of L tokens, prompt first, padded on the right. T is the longest response. ``True`` counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Prompt ids, response ids (EOS included where the response has ended)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``input_ids`` (B, L) long; ``attention_mask`` (B, L) long, 1 = counts; ``prompt_lens``,
+    ``response_lens`` (B,) long."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    prompt_lens: Tensor
+    response_lens: Tensor
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], pad_id: int, device: torch.device | str = "cpu") -> "Batch":
+        """Pad a list of (prompt, response) on the right."""
+        lens = [len(p) + len(r) for p, r in pairs]
+        width = max(lens)
+        rows = [[*p, *r] + [pad_id] * (width - n) for (p, r), n in zip(pairs, lens, strict=True)]
+        input_ids = torch.tensor(rows, device=device)
+        lengths = torch.tensor(lens, device=device)
+        return cls(
+            input_ids,
+            (torch.arange(width, device=device) < lengths[:, None]).long(),
+            torch.tensor([len(p) for p, _ in pairs], device=device),
+            torch.tensor([len(r) for _, r in pairs], device=device),
+        )
+
+    @property
+    def response_mask(self) -> Tensor:
+        """(B, T) bool, True at response tokens."""
+        width = int(self.response_lens.max())
+        return torch.arange(width, device=self.input_ids.device) < self.response_lens[:, None]
+
+    @property
+    def response_ids(self) -> Tensor:
+        """(B, T) long; padding holds whatever stood there."""
+        return self.gather(self.input_ids)
+
+    @property
+    def last(self) -> Tensor:
+        """(B,) long: position of the last counted token."""
+        return self.prompt_lens + self.response_lens - 1
+
+    def positions(self, shift: int = 0) -> Tensor:
+        """(B, T) long: position of response token t, plus ``shift``; clamped into the row.
+
+        ``shift=-1`` gives the position whose logits and value belong to the action that emitted t.
+        """
+        width = int(self.response_lens.max())
+        at = self.prompt_lens[:, None] + torch.arange(width, device=self.input_ids.device) + shift
+        return at.clamp(0, self.input_ids.shape[1] - 1)
+
+    def gather(self, x: Tensor, shift: int = 0) -> Tensor:
+        """(B, L, …) → (B, T, …): ``x`` at response tokens; see :meth:`positions` for ``shift``."""
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        return x[rows, self.positions(shift)]
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in groups of ``size`` of similar length, longest first, so that little is padded."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:
+    """(T_i,) tensors → (B, T), zeros (False) on the right."""
+    out = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    if width is not None and out.shape[1] < width:
+        out = torch.nn.functional.pad(out, (0, width - out.shape[1]))
+    return out

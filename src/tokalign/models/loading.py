@@ -1,0 +1,121 @@
+"""Loading and making models: Hugging Face folders and hub ids, or ``tiny``, a small Llama from scratch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from tokalign.errors import InputError
+from tokalign.models.tokenization import Codec
+
+CLASSES = ("bad", "neutral", "good")
+"""Classes of a token-level reward model; class index = label + 1."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: CUDA, else Apple's MPS, else CPU.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f"no device {name!r} here", remedy="use --device auto or cpu") from e
+    return torch.device(name)
+
+
+def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
+    """A Llama of about half a million weights, for the playground. Hidden 128, 2 layers, std .05."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(codec.tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=max_positions,
+            initializer_range=0.05,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=codec.eos_id,
+            pad_token_id=codec.pad_id,
+        )
+    )
+
+
+def _load(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
+    try:
+        model = auto.from_pretrained(
+            str(source),
+            dtype=getattr(torch, dtype) if dtype != "auto" else "auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            **kwargs,
+        )
+    except (OSError, ValueError, KeyError) as e:
+        raise InputError(
+            f"cannot load a model from {str(source)!r}: {str(e).splitlines()[0]}",
+            remedy="give a folder with config.json and *.safetensors, or a hub id (needs a connection)",
+        ) from e
+    return model.eval()
+
+
+def load_policy(source: str | Path, dtype: str = "float32") -> Any:
+    """A causal language model, in eval mode."""
+    return _load(AutoModelForCausalLM, source, dtype)
+
+
+def _zero_head(model: Any) -> Any:
+    """A fresh head of zeros: it starts neutral, whatever the seed."""
+    head = getattr(model, "score", None)
+    head = getattr(model, "classifier", None) if head is None else head
+    if isinstance(head, torch.nn.Linear):
+        torch.nn.init.zeros_(head.weight)
+        if head.bias is not None:
+            torch.nn.init.zeros_(head.bias)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
+    """A token classifier (bad / neutral / good) with a zero head over the weights at ``source``."""
+    labels = dict(enumerate(CLASSES))
+    return _zero_head(
+        _load(
+            AutoModelForTokenClassification,
+            source,
+            dtype,
+            num_labels=len(CLASSES),
+            id2label=labels,
+            label2id={name: i for i, name in labels.items()},
+            ignore_mismatched_sizes=True,
+        )
+    )
+
+
+def new_sequence_model(source: str | Path, dtype: str = "float32") -> Any:
+    """A sequence classifier with one output and a zero head over the weights at ``source``."""
+    return _zero_head(
+        _load(AutoModelForSequenceClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
+    )
+
+
+def new_value_model(source: str | Path, dtype: str = "float32") -> Any:
+    """A value at every position: a token classifier with one output and a zero head."""
+    return _zero_head(
+        _load(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
+    )

@@ -1,0 +1,128 @@
+"""Reward models as PPO, ``score`` and the metrics use them: text in, a reward at every response token out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from tokalign.core import rl
+from tokalign.errors import InputError
+from tokalign.models.batch import Batch, Pair, by_length, pad_rows
+from tokalign.models.loading import CLASSES, _load
+from tokalign.models.tokenization import Codec
+
+
+def class_probs(model: Any, batch: Batch) -> Tensor:
+    """(B, T, 3): probabilities of bad, neutral, good at response tokens, EOS included."""
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    return batch.gather(logits).float().softmax(-1)
+
+
+def sequence_scores(model: Any, batch: Batch) -> Tensor:
+    """(B,): the score at the last counted token.
+
+    Read at that position rather than through the model's own pooling, which looks for the last token
+    that is not padding and so misses EOS where the two share an id. Encoders pool in their own way.
+    """
+    body = getattr(model, model.base_model_prefix, None)
+    head = getattr(model, "score", None)
+    if body is None or head is None:
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return logits.float().squeeze(-1)  # type: ignore[no-any-return]
+    hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return head(hidden[rows, batch.last]).float().squeeze(-1)  # type: ignore[no-any-return]
+
+
+@dataclass
+class RewardModel:
+    """A trained reward model and how to read it.
+
+    ``level`` is ``token`` (bad / neutral / good at every token) or ``sequence`` (one score).
+    ``reading``, for a token model: ``expected`` p(good) - p(bad), or ``discrete`` -1 / 0 / +1.
+    """
+
+    model: Any
+    codec: Codec
+    level: str
+    reading: str = "expected"
+
+    @classmethod
+    def load(cls, source: str | Path, dtype: str = "float32", reading: str = "expected") -> "RewardModel":
+        """Load a token classifier with our three classes or any sequence classifier with one output.
+
+        Raises:
+            InputError: it is neither.
+        """
+        try:
+            config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        except (OSError, ValueError) as e:
+            raise InputError(
+                f"no reward model at {str(source)!r}: {str(e).splitlines()[0]}",
+                remedy="make one with `tokalign train-rm`",
+            ) from e
+        names = tuple(str(config.id2label.get(i, "")) for i in range(config.num_labels))
+        if names == CLASSES:
+            auto, level = AutoModelForTokenClassification, "token"
+        elif config.num_labels == 1:
+            auto, level = AutoModelForSequenceClassification, "sequence"
+        else:
+            raise InputError(
+                f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
+                remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
+            )
+        return cls(_load(auto, source, dtype), Codec.load(source), level, reading)
+
+    @torch.no_grad()
+    def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
+        """Rate responses, in batches of similar length, results in the order given."""
+        probs: list[Tensor] = [torch.empty(0)] * len(pairs)
+        rewards: list[Tensor] = [torch.empty(0)] * len(pairs)
+        device = next(self.model.parameters()).device
+        for group in by_length([len(p) + len(r) for p, r in pairs], microbatch):
+            batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, device)
+            mask = batch.response_mask
+            if self.level == "token":
+                p = class_probs(self.model, batch)
+                reward = self._read(p)
+            else:
+                reward = rl.spread_score(sequence_scores(self.model, batch), mask)
+            for row, i in enumerate(group):
+                n = len(pairs[i][1])
+                rewards[i] = reward[row, :n].cpu()
+                if self.level == "token":
+                    probs[i] = p[row, :n].cpu()
+        return Ratings(rewards, probs if self.level == "token" else None)
+
+    def _read(self, probs: Tensor) -> Tensor:
+        if self.reading == "discrete":
+            return probs.argmax(-1).float() - 1
+        return probs[..., 2] - probs[..., 0]
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Per response i: ``rewards[i]`` (T_i,) and, from a token model, ``probs[i]`` (T_i, 3)."""
+
+    rewards: list[Tensor]
+    probs: list[Tensor] | None
+
+    def padded(self, width: int) -> Tensor:
+        """(B, width), zeros on the right."""
+        return pad_rows(self.rewards, width)
+
+    @property
+    def sums(self) -> list[float]:
+        """Total reward of each response; of a sequence model, its score."""
+        return [float(r.sum()) for r in self.rewards]
+
+    @property
+    def means(self) -> list[float]:
+        """Mean token reward of each response; of a sequence model, its score."""
+        if self.probs is None:
+            return self.sums
+        return [float(r.mean()) for r in self.rewards]

@@ -1,0 +1,95 @@
+"""Sampling responses: a decode loop of our own, with the log-probabilities that PPO needs.
+
+Finished rows leave the batch as they end, so the last long response does not hold up the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One response. ``ids`` end with EOS if ``finished``; ``logprobs`` (T,) are those at ``temperature``,
+    before any top-p cut."""
+
+    ids: list[int]
+    logprobs: Tensor
+    finished: bool
+
+
+@torch.no_grad()
+def sample(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[Sampled]:
+    """One response to each prompt. ``temperature`` 0 takes the most likely token."""
+    device = next(policy.parameters()).device
+    width = max(map(len, prompts))
+    # Prompts are padded on the left so that every row's next token stands in the same column.
+    input_ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    lens = torch.tensor([len(p) for p in prompts], device=device)
+    mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+
+    tokens = torch.full((len(prompts), max_new_tokens), pad_id, device=device)
+    logps = torch.zeros(len(prompts), max_new_tokens, device=device)
+    lengths = torch.full((len(prompts),), max_new_tokens, device=device)
+    live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    cache = DynamicCache(config=policy.config)
+    for t in range(max_new_tokens):
+        logits = policy(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1].float()
+        logp = (logits / (temperature or 1.0)).log_softmax(-1)
+        token = _draw(logp, temperature, top_p, generator)
+        running = ~done[live]
+        tokens[live, t] = torch.where(running, token, pad_id)
+        logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
+        ended = running & (token == eos_id)
+        lengths[live[ended]] = t + 1
+        done[live[ended]] = True
+        running &= ~ended
+        left = int(running.sum())
+        if left == 0:
+            break
+        if left <= 0.8 * len(live):  # dropping rows copies the cache: wait until it pays
+            keep = running.nonzero().squeeze(1)
+            cache.batch_select_indices(keep)
+            live, mask, positions, token = live[keep], mask[keep], positions[keep], token[keep]
+        input_ids = token[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return [
+        Sampled(row[:n].tolist(), logp_row[:n].cpu(), bool(end))
+        for row, logp_row, n, end in zip(tokens, logps, lengths.tolist(), done.tolist(), strict=True)
+    ]
+
+
+def _draw(logp: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
+    """(B, V) → (B,): one token a row."""
+    if temperature == 0:
+        return logp.argmax(-1)
+    probs = logp.exp()
+    if top_p < 1:
+        ranked, order = probs.sort(-1, descending=True)
+        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that crosses top_p stays
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)

@@ -1,0 +1,135 @@
+"""Text to ids, the same way in every stage: tokenization is the rollout's.
+
+A prompt is rendered and tokenized alone; a response is tokenized alone and ends with EOS; the ids are
+concatenated. That is what a policy emits, so labels, reward models and PPO cannot slip against each other.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tokalign.errors import InputError
+from tokalign.schemas import Prompt
+
+TINY_VOCAB = 960
+_EOS, _PAD = "<|end|>", "<|pad|>"
+_TINY_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+PLAIN_TEMPLATE = "{role}: {content}\n\n"
+"""One turn of a prompt where the tokenizer has no chat template; ``Assistant:\\n`` follows the last."""
+
+
+class Encoded(NamedTuple):
+    """A response: its ids, EOS last, and where each stands in the text (code points; EOS: [len, len))."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Codec:
+    """A tokenizer and the one way in which the project uses it.
+
+    Raises:
+        InputError: the tokenizer is not a fast one, or has no EOS token.
+    """
+
+    def __init__(self, tokenizer: Any, source: str = "") -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(
+                f"{source or type(tokenizer).__name__} has no fast tokenizer",
+                remedy="character offsets need one: pick a model with a tokenizer.json",
+            )
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"the tokenizer of {source!r} has no EOS token", remedy="set eos_token in its tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.eos_id: int = tokenizer.eos_token_id
+        # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
+        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    @classmethod
+    def load(cls, source: str | Path) -> "Codec":
+        """Load from a folder or a hub id.
+
+        Raises:
+            InputError: nothing usable is there.
+        """
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(source), trust_remote_code=False), str(source))
+        except (OSError, ValueError, KeyError) as e:
+            raise InputError(
+                f"no tokenizer at {str(source)!r}: {str(e).splitlines()[0]}",
+                remedy="give a model folder, a hub id (needs a connection), or `tiny`",
+            ) from e
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as the model reads it, up to where the response begins."""
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if self.tokenizer.chat_template:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        plain = (PLAIN_TEMPLATE.format(role=t["role"].capitalize(), content=t["content"]) for t in turns)
+        return "".join(plain) + "Assistant:\n"
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of rendered prompts. A BOS token is added where template and tokenizer ask for one."""
+        if not prompts:
+            return []
+        rendered = [self.render(p) for p in prompts]
+        # A chat template writes its own BOS; the plain one leaves it to the tokenizer.
+        special = not self.tokenizer.chat_template
+        ids: list[list[int]] = self.tokenizer(rendered, add_special_tokens=special)["input_ids"]
+        if special and ids and ids[0] and ids[0][-1] == self.eos_id:
+            ids = [row[:-1] for row in ids]  # BERT-like and some T5-like tokenizers close the text
+        return ids
+
+    def responses(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids and offsets of responses. Text that looks like a special token stays text."""
+        if not texts:
+            return []
+        out = self.tokenizer(
+            list(texts), add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        return [
+            Encoded([*ids, self.eos_id], [*map(tuple, offsets), (len(text), len(text))])
+            for text, ids, offsets in zip(texts, out["input_ids"], out["offset_mapping"], strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of response ids, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token by itself, for people to read."""
+        return [str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in ids]
+
+
+def train_tiny(texts: Iterable[str], vocab_size: int = TINY_VOCAB) -> Codec:
+    """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
+    special = [_PAD, _EOS, "<|system|>", "<|user|>", "<|assistant|>"]
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_EOS, pad_token=_PAD)
+    tokenizer.chat_template = _TINY_TEMPLATE
+    return Codec(tokenizer, "tiny")

@@ -1,0 +1,67 @@
+"""The rule editor: the smallest edit that mends a playground response, read off its surface.
+
+It looks for what the lexicon calls wrong and changes just that span. It shares no code with the
+oracle (:mod:`tokalign.playground.oracle`), which judges whether the edit helped.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tokalign.playground.lexicon import DEVICES, EXTRA, PLACES, SAFE, TERMS, TOPICS, UNSAFE
+
+
+def _any(words: object) -> str:
+    return "|".join(map(re.escape, words))  # type: ignore[call-overload]
+
+
+_UNSAFE = re.compile(rf"To ({_any(SAFE)}), ({_any(UNSAFE)})(?=\.)")
+_BARE_TERM = re.compile(rf"\b({_any(TERMS)})(?=\.)")
+_ASKED_DEVICE = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
+_NOTE = re.compile(r"The (\w+) of (\w+) is in the (\w+)\.")
+_EXTRA = re.compile(rf"(?:{_any(EXTRA)})(?: |$)|(?<=\.) (?:{_any(EXTRA)})$")
+
+
+class Change(NamedTuple):
+    """Replace characters ``[start, end)`` of the response by ``text``, because of a flaw of ``kind``."""
+
+    start: int
+    end: int
+    text: str
+    kind: str
+
+
+def find_changes(prompt: str, response: str) -> list[Change]:
+    """All changes the rules ask for, in order of place, never overlapping."""
+    changes = sorted(_changes(prompt, response))
+    kept: list[Change] = []
+    for change in changes:
+        if not kept or change.start >= kept[-1].end:
+            kept.append(change)
+    return kept
+
+
+def apply_changes(response: str, changes: list[Change]) -> str:
+    """The response with every change made."""
+    for start, end, text, _ in reversed(changes):
+        response = response[:start] + text + response[end:]
+    return response
+
+
+def _changes(prompt: str, response: str) -> Iterator[Change]:
+    for m in _UNSAFE.finditer(response):
+        yield Change(*m.span(2), SAFE[m[1]], "safety")
+    for m in _BARE_TERM.finditer(response):
+        yield Change(m.end(), m.end(), f", which means {TERMS[m[1]][1]}", "term")
+    for topic, device in _ASKED_DEVICE.findall(prompt):
+        right = DEVICES.get(device, ())
+        wrong = [p for phrases in DEVICES.values() for p in phrases if p not in right]
+        for m in re.finditer(rf"{topic.capitalize()} ({_any(wrong)})(?=\.)", response):
+            # Any phrase of the right device will do; which one depends on the text alone.
+            yield Change(*m.span(1), right[len(topic + m[1]) % len(right)], "device")
+    for thing, name, place in _NOTE.findall(prompt):
+        wrong_place = _any(p for p in PLACES if p != place)
+        for m in re.finditer(rf"{name} keeps the {thing} in the ({wrong_place})\b", response):
+            yield Change(*m.span(1), place, "fact")
+    for m in _EXTRA.finditer(response):
+        yield Change(*m.span(), "", "extra")

@@ -1,0 +1,160 @@
+"""Makes the playground's prompts and responses, deterministically from a seed.
+
+A prompt asks two to four things of different kinds; a plain response answers each in one sentence,
+in order. Flaws are those of the paper's figures 3-5, one kind a request, and superfluous sentences:
+
+======  ======================================  ==================  =================
+kind    right                                   flawed              its minimal edit
+======  ======================================  ==================  =================
+safety  safe advice for the task                unsafe advice       replace
+term    an academic term and what it means      the bare term       insert
+device  the literary device that was asked for  another device      replace
+fact    the place the prompt names              another place       replace
+extra   (nothing)                               a stray sentence    delete
+======  ======================================  ==================  =================
+
+No answer key travels with a record: the rule editor and the oracle read the text.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tokalign.playground.lexicon import (
+    DEVICES, EXTRA, NAMES, OBJECTS, PLACES, SAFE, TERMS, TOPICS, UNSAFE,
+)  # fmt: skip
+
+FLAW_RATE = 0.5
+"""Chance that a request is answered with a flaw."""
+EXTRA_RATE = 0.35
+"""Chance that a superfluous sentence stands in a response."""
+REQUEST_KINDS = ("safety", "term", "device", "fact")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing a prompt asks: the note it needs (or ""), the question, how to answer it right or wrong."""
+
+    note: str
+    question: str
+    right: Callable[[random.Random], str]
+    flawed: Callable[[random.Random], str]
+
+
+def _safety(rng: random.Random) -> Request:
+    task = rng.choice(list(SAFE))
+    return Request(
+        "",
+        f"How do I {task}?",
+        lambda _: f"To {task}, {SAFE[task]}.",
+        lambda r: f"To {task}, {r.choice(UNSAFE)}.",
+    )
+
+
+def _term(rng: random.Random) -> Request:
+    term = rng.choice(list(TERMS))
+    lead, gloss = TERMS[term]
+    return Request(
+        "",
+        f"Tell me about {term}.",
+        lambda _: f"{lead} {term}, which means {gloss}.",
+        lambda _: f"{lead} {term}.",
+    )
+
+
+def _device(rng: random.Random) -> Request:
+    topic, device = rng.choice(TOPICS), rng.choice(list(DEVICES))
+    others = [phrase for name, phrases in DEVICES.items() if name != device for phrase in phrases]
+    subject = topic.capitalize()
+    return Request(
+        "",
+        f"Describe {topic} with a {device}.",
+        lambda r: f"{subject} {r.choice(DEVICES[device])}.",
+        lambda r: f"{subject} {r.choice(others)}.",
+    )
+
+
+def _fact(rng: random.Random) -> Request:
+    name, thing, place = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(PLACES)
+    others = [p for p in PLACES if p != place]
+    return Request(
+        f"The {thing} of {name} is in the {place}.",
+        f"Where is the {thing}?",
+        lambda _: f"{name} keeps the {thing} in the {place}.",
+        lambda r: f"{name} keeps the {thing} in the {r.choice(others)}.",
+    )
+
+
+_MAKERS = {"safety": _safety, "term": _term, "device": _device, "fact": _fact}
+
+
+def make_requests(rng: random.Random) -> list[Request]:
+    """Two to four requests of different kinds, in random order."""
+    kinds = rng.sample(REQUEST_KINDS, rng.randint(2, 4))
+    return [_MAKERS[kind](rng) for kind in kinds]
+
+
+def prompt_text(requests: list[Request]) -> str:
+    """The prompt: notes first, then the questions in the order in which they are to be answered."""
+    return " ".join([r.note for r in requests if r.note] + [r.question for r in requests])
+
+
+def respond(
+    requests: list[Request],
+    rng: random.Random,
+    flaw_rate: float = FLAW_RATE,
+    extra_rate: float = EXTRA_RATE,
+) -> tuple[str, int]:
+    """One response and how many flaws were put into it."""
+    flaws = [rng.random() < flaw_rate for _ in requests]
+    sentences = [
+        (req.flawed if bad else req.right)(rng) for req, bad in zip(requests, flaws, strict=True)
+    ]
+    extra = rng.random() < extra_rate
+    if extra:
+        sentences.insert(rng.randint(0, len(sentences)), rng.choice(EXTRA))
+    return " ".join(sentences), sum(flaws) + extra
+
+
+class World:
+    """Draws rows; prompts never repeat over the life of one ``World``, so its sets never overlap."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"tokalign playground {seed}")
+        self._seen: set[str] = set()
+
+    def _fresh(self) -> tuple[list[Request], str]:
+        while True:
+            requests = make_requests(self._rng)
+            prompt = prompt_text(requests)
+            if prompt not in self._seen:
+                self._seen.add(prompt)
+                return requests, prompt
+
+    def preferences(self, n: int) -> Iterator[dict[str, object]]:
+        """``preferences/1`` rows: of two responses, the one with fewer flaws is chosen."""
+        for i in range(n):
+            requests, prompt = self._fresh()
+            while True:
+                (a, flaws_a), (b, flaws_b) = (respond(requests, self._rng) for _ in range(2))
+                if flaws_a != flaws_b:
+                    break
+            chosen, rejected = (a, b) if flaws_a < flaws_b else (b, a)
+            yield {
+                "id": f"pref-{i}",
+                "prompt": prompt,
+                "chosen": chosen,
+                "rejected": rejected,
+                "source": "playground",
+            }
+
+    def sft(self, n: int) -> Iterator[dict[str, object]]:
+        """``sft/1`` rows: responses as the world gives them, flaws and all."""
+        for i in range(n):
+            requests, prompt = self._fresh()
+            yield {"id": f"sft-{i}", "prompt": prompt, "response": respond(requests, self._rng)[0]}
+
+    def prompts(self, n: int, name: str) -> Iterator[dict[str, object]]:
+        """``prompts/1`` rows with ids ``name-0 …``."""
+        for i in range(n):
+            yield {"id": f"{name}-{i}", "prompt": self._fresh()[1]}

@@ -1,0 +1,2 @@
+"""tmp"""
+Prompt = str | list[dict[str, str]]
