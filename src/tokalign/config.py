@@ -9,6 +9,7 @@ fields. A knob's role says how a finished folder is compared when a command is r
 * ``out``: where the result goes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -61,12 +62,9 @@ class Knobs:
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
-            # Written so that NaN, which compares false with everything, is out of bounds too.
-            if not ((low is None or value >= low) and (high is None or value <= high) and value == value):
+            if not ((low is None or value >= low) and (high is None or value <= high) and not math.isnan(value)):
                 bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
-                raise UsageError(
-                    f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}"
-                )
+                raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 
     def select(self, *roles: Role) -> dict[str, Any]:
         """The knobs of these roles, as plain JSON values."""
@@ -169,7 +167,10 @@ class DiffConfig(Stage):
     """Label every token of original and edited: bad, neutral or good."""
 
     edits: str = knob(..., "edits: an artifact or a file", role="input", positional=True)
-    tokenizer: str = knob(..., "model folder or hub id whose tokenizer to use, or tiny: learn one on EDITS")
+    tokenizer: str = knob(
+        ..., "model folder or hub id whose tokenizer to use, or tiny: learn one on EDITS", role="input"
+    )
+    vocab: int = knob(4096, "tiny: largest vocabulary", low=300)
     unit: Unit = knob("word", "what is aligned: words, projected onto tokens, or tokens (the paper's way)")
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
 
@@ -180,6 +181,7 @@ class TrainSftConfig(Training, Stage):
 
     data: str = knob(..., "sft or edits: an artifact or a file", role="input", positional=True)
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
+    vocab: int = knob(4096, "tiny: largest vocabulary", low=300)
     lr: float = knob(2e-5, "peak learning rate of AdamW", low=0)
     epochs: float = knob(3.0, "passes over the data, where --steps is 0", low=0)
 
@@ -191,9 +193,7 @@ class TrainRmConfig(Training, Stage):
     labels: str = knob(..., "a token-labels artifact, made by diff", role="input", positional=True)
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
     level: Level = knob(..., "token: bad / neutral / good at every token; sequence: Bradley-Terry")
-    pairs: Pairs = knob(
-        "chosen", "sequence level trains on chosen over rejected, edited over original, or both"
-    )
+    pairs: Pairs = knob("chosen", "sequence level trains on chosen over rejected, edited over original, or both")
     weight_bad: float = knob(1.0, "class weight of bad tokens in the loss", low=0)
     weight_neutral: float = knob(0.2, "class weight of neutral tokens in the loss", low=0)
     weight_good: float = knob(1.0, "class weight of good tokens in the loss", low=0)

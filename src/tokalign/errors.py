@@ -45,9 +45,7 @@ class InputError(TokalignError):
 
     exit_code = 5
 
-    def __init__(
-        self, message: str, *, where: str = "", field: str = "", remedy: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, where: str = "", field: str = "", remedy: str = "") -> None:
         self.where, self.field = where, field
         place = ": ".join(p for p in (where, f"field {field!r}" if field else "") if p)
         super().__init__(f"{place}: {message}" if place else message, remedy=remedy)

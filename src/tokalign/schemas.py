@@ -1,2 +1,185 @@
-"""tmp"""
+"""What every artifact holds: row types, one integer version per kind, and the command that makes it."""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
 Prompt = str | list[dict[str, str]]
+"""A user turn, or a conversation of ``{role, content}`` turns."""
+
+
+def _clean(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(f"lone surrogate at character {e.start}; no tokenizer takes it") from e
+    return text
+
+
+def _turns(prompt: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+    if isinstance(prompt, list):
+        if not prompt:
+            raise ValueError("a conversation needs at least one turn")
+        for turn in prompt:
+            if set(turn) != {"role", "content"}:
+                raise ValueError(f"a turn has role and content, got {sorted(turn)}")
+            _clean(turn["content"])
+        return prompt
+    return _clean(prompt)
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the response is empty")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_clean)]
+Response = Annotated[str, AfterValidator(_clean), AfterValidator(_said)]
+PromptField = Annotated[str | list[dict[str, str]], AfterValidator(_turns)]
+Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_clean)]
+
+
+class Row(BaseModel):
+    """Base of row types: strict types, columns we do not know are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    id: Id
+
+
+class Preference(Row):
+    """``preferences/1``: a prompt with a preferred and a less preferred response."""
+
+    prompt: PromptField
+    chosen: Response
+    rejected: Response
+    source: Text = ""
+
+
+class RecordedEdit(Row):
+    """An edit made elsewhere, as a source of ``edit --editor recorded``."""
+
+    prompt: PromptField
+    original: Response
+    edited: Text
+    chosen: Text | None = None
+    categories: list[Text] = []
+    rationale: Text = ""
+
+
+class Edit(Row):
+    """``edits/1``: the less preferred response before and after the minimal edit."""
+
+    prompt: PromptField
+    original: Response
+    edited: Text
+    chosen: Text | None = None
+    editor: Text = "recorded"
+    model: Text | None = None
+    prompt_version: Text | None = None
+    status: Literal["edited", "unchanged", "rejected", "failed"] = "edited"
+    reason: Text = ""
+    categories: list[Text] = []
+    rationale: Text = ""
+    similarity: float | None = None
+    attempts: int = 1
+    usage: dict[str, Any] | None = None
+
+
+class PromptRow(Row):
+    """``prompts/1``."""
+
+    prompt: PromptField
+
+
+class Sft(Row):
+    """``sft/1``: a prompt with the response to learn."""
+
+    prompt: PromptField
+    response: Response
+
+
+class ResponseRow(Row):
+    """``responses/1``; key (id, sample). ``finished``: EOS was reached."""
+
+    sample: int = 0
+    prompt: PromptField
+    response: Text
+    finished: bool = True
+    generator: Text = ""
+
+
+class TokenRewards(Row):
+    """``token-rewards/1``. Probabilities are null for a sequence model, whose score stands on the last token."""
+
+    sample: int
+    prompt: PromptField
+    response: Text
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    p_bad: list[float] | None
+    p_neutral: list[float] | None
+    p_good: list[float] | None
+    reward: list[float]
+    score_mean: float
+    score_sum: float
+
+
+class Judgement(Row):
+    """``judgements/1``; key (id, candidate, judge, order). ``preference``: 1 the reference … 2 the candidate."""
+
+    candidate: Text
+    reference: Text
+    judge: Text
+    order: Literal["reference_first", "candidate_first"]
+    preference: float | None
+    reason: Text = ""
+    usage: dict[str, Any] | None = None
+
+
+class TokenLabels(NamedTuple):
+    """A row of ``token-labels/1``, as Arrow holds it. Response ids end with EOS (label 0, offsets [len, len)).
+
+    ``*_labels`` -1 bad, 0 neutral, +1 good; ``*_offsets`` code points; ``*_spans`` the edit a token belongs to.
+    """
+
+    id: str
+    prompt: list[dict[str, str]]
+    original: str
+    edited: str
+    chosen: str | None
+    categories: list[str]
+    similarity: float
+    prompt_ids: list[int]
+    original_ids: list[int]
+    original_labels: list[int]
+    original_offsets: list[list[int]]
+    original_spans: list[int]
+    edited_ids: list[int]
+    edited_labels: list[int]
+    edited_offsets: list[list[int]]
+    edited_spans: list[int]
+
+
+class Kind(NamedTuple):
+    """A kind of artifact: its version, the row type of its JSONL (if that is what it is), and who makes it."""
+
+    version: int
+    row: type[Row] | None
+    made_by: str
+
+
+KINDS = {
+    "preferences": Kind(1, Preference, "tokalign playground (or a plain file of preference rows)"),
+    "edits": Kind(1, Edit, "tokalign edit"),
+    "token-labels": Kind(1, None, "tokalign diff"),
+    "prompts": Kind(1, PromptRow, "tokalign playground (or a plain file of prompt rows)"),
+    "sft": Kind(1, Sft, "tokalign playground (or a plain file of prompt and response rows)"),
+    "reward-model": Kind(1, None, "tokalign train-rm"),
+    "policy": Kind(1, None, "tokalign train-sft or train-ppo"),
+    "responses": Kind(1, ResponseRow, "tokalign generate"),
+    "token-rewards": Kind(1, TokenRewards, "tokalign score"),
+    "judgements": Kind(1, Judgement, "tokalign eval-winrate"),
+    "winrates": Kind(1, None, "tokalign eval-winrate"),
+}

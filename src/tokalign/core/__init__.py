@@ -1,0 +1,1 @@
+"""Pure functions: no I/O, no frameworks but numpy and torch."""

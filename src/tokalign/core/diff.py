@@ -12,6 +12,7 @@ Two units of alignment:
 
 import re
 from collections.abc import Hashable, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -65,10 +66,22 @@ def word_opcodes(original: str, edited: str) -> list[Opcode]:
     a, b = words(original), words(edited)
     starts_a = np.cumsum([0, *map(len, a)]).tolist()
     starts_b = np.cumsum([0, *map(len, b)]).tolist()
-    return [
-        Opcode(tag, starts_a[i1], starts_a[i2], starts_b[j1], starts_b[j2])
-        for tag, i1, i2, j1, j2 in align(a, b)
-    ]
+    return [Opcode(tag, starts_a[i1], starts_a[i2], starts_b[j1], starts_b[j2]) for tag, i1, i2, j1, j2 in align(a, b)]
+
+
+def group_edits(opcodes: Sequence[Opcode]) -> list[list[Opcode]]:
+    """The edits: runs of neighbouring opcodes that are not ``equal``."""
+    return [list(run) for changed, run in groupby(opcodes, lambda op: op.tag != "equal") if changed]
+
+
+def apply(opcodes: Sequence[Opcode], original: str, edited: str) -> str:
+    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``."""
+    return "".join(original[i1:i2] if tag == "equal" else edited[j1:j2] for tag, i1, i2, j1, j2 in opcodes)
+
+
+def undo(original: str, edited: str, edit: Sequence[Opcode]) -> str:
+    """``edited`` with one edit (over characters) taken back."""
+    return edited[: edit[0].j1] + original[edit[0].i1 : edit[-1].i2] + edited[edit[-1].j2 :]
 
 
 def label_tokens(opcodes: Sequence[Opcode], n_original: int, n_edited: int) -> tuple[Labels, Labels]:
@@ -77,16 +90,11 @@ def label_tokens(opcodes: Sequence[Opcode], n_original: int, n_edited: int) -> t
     ``delete`` and the source of ``replace`` are bad; ``insert`` and the destination of ``replace`` are
     good; the rest is neutral.
     """
-    original = _blank(n_original)
-    edited = _blank(n_edited)
-    span, fresh = 0, True
-    for tag, i1, i2, j1, j2 in opcodes:
-        if tag == "equal":
-            fresh = True
-            continue
-        span, fresh = span + fresh, False  # neighbouring opcodes are one edit
-        original.labels[i1:i2], original.spans[i1:i2] = BAD, span
-        edited.labels[j1:j2], edited.spans[j1:j2] = GOOD, span
+    original, edited = _blank(n_original), _blank(n_edited)
+    for span, group in enumerate(group_edits(opcodes), 1):
+        for _, i1, i2, j1, j2 in group:
+            original.labels[i1:i2], original.spans[i1:i2] = BAD, span
+            edited.labels[j1:j2], edited.spans[j1:j2] = GOOD, span
     return original, edited
 
 

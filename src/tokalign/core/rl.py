@@ -56,9 +56,7 @@ class Scaling(NamedTuple):
     sigma: float
 
 
-def fit_scaling(
-    raw: Tensor, response_mask: Tensor, *, centre: bool, scale: bool, dense: bool
-) -> Scaling:
+def fit_scaling(raw: Tensor, response_mask: Tensor, *, centre: bool, scale: bool, dense: bool) -> Scaling:
     """Statistics of one rollout's raw rewards (B, T).
 
     ``sigma`` is the standard deviation of a response's total, so that dense and sequence rewards pull
@@ -88,6 +86,8 @@ def gae(
         rewards: (B, T) for having emitted token t.
         values: (B, T) of the state before token t. The state after the last counted token is worth 0.
         response_mask: (B, T), True = counts.
+        gamma: discount.
+        gae_lambda: 0 trusts values (low variance), 1 trusts rewards (no bias).
 
     Returns:
         ``advantages`` and ``returns = advantages + values``, both (B, T), 0 where not counted.
@@ -121,8 +121,10 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor, clip_range: float
 ) -> LossStats:
-    """``½ · max((v - R)², (v_clipped - R)²)``, mean over counted tokens; ``v`` moves at most
-    ``clip_range`` from ``old_values``. ``clip_range`` 0 turns clipping off. All (B, T)."""
+    """Clipped squared error, mean over counted tokens: ``½ · max((v - R)², (v_clipped - R)²)``.
+
+    ``v_clipped`` moves at most ``clip_range`` from ``old_values``; 0 turns clipping off. All (B, T).
+    """
     plain = (values - returns) ** 2
     if not clip_range:
         return LossStats(0.5 * masked_mean(plain, response_mask), torch.zeros(()))

@@ -1,0 +1,32 @@
+"""Who compares. One small file a judge; all follow :class:`Judge`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tokalign.schemas import Prompt
+
+
+class Comparison(NamedTuple):
+    """``preference``: 1 the reference is better, 2 the candidate is, 1.5 a tie."""
+
+    preference: float
+    reason: str = ""
+
+
+class Judge(Protocol):
+    """Compares candidate responses with those of the reference."""
+
+    name: str
+
+    def compare(
+        self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
+    ) -> list[Comparison]:
+        """One comparison a prompt."""
+
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Any]:
+        """What the judge can say of one set of responses by itself; {} if nothing."""
+
+
+def prefer(candidate: float, reference: float) -> float:
+    """Preference by score."""
+    return 2.0 if candidate > reference else 1.0 if candidate < reference else 1.5

@@ -1,0 +1,1 @@
+"""Tokenization, policies, reward models, sampling and training."""

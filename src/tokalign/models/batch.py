@@ -15,8 +15,10 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class Batch:
-    """``input_ids`` (B, L) long; ``attention_mask`` (B, L) long, 1 = counts; ``prompt_lens``,
-    ``response_lens`` (B,) long."""
+    """Sequences ready for a model.
+
+    ``input_ids``, ``attention_mask`` (B, L) long, 1 = counts; ``prompt_lens``, ``response_lens`` (B,) long.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor

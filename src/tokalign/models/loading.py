@@ -55,6 +55,17 @@ def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
     )
 
 
+def new_tiny_classifier(codec: Codec, seed: int, max_positions: int, level: str) -> Any:
+    """A tiny Llama with a zero head: three classes a token (``token``) or one score (``sequence``)."""
+    config = new_tiny(codec, seed, max_positions).config
+    if level == "token":
+        config.id2label = dict(enumerate(CLASSES))
+        config.label2id = {name: i for i, name in enumerate(CLASSES)}
+        return _zero_head(AutoModelForTokenClassification.from_config(config)).eval()
+    config.num_labels = 1
+    return _zero_head(AutoModelForSequenceClassification.from_config(config)).eval()
+
+
 def _load(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
     try:
         model = auto.from_pretrained(
@@ -116,6 +127,4 @@ def new_sequence_model(source: str | Path, dtype: str = "float32") -> Any:
 
 def new_value_model(source: str | Path, dtype: str = "float32") -> Any:
     """A value at every position: a token classifier with one output and a zero head."""
-    return _zero_head(
-        _load(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
-    )
+    return _zero_head(_load(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True))

@@ -23,9 +23,7 @@ def response_logprobs(policy: Any, batch: Batch, temperature: float = 1.0) -> To
     """
     first = int(batch.prompt_lens.min()) - 1
     keep = torch.arange(first, int(batch.last.max()), device=batch.input_ids.device)
-    logits = policy(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=keep
-    ).logits
+    logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=keep).logits
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
     picked = logits[rows[mask], batch.positions(-1)[mask] - first].float() / temperature  # (N, V)

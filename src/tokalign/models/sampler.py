@@ -11,15 +11,55 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from tokalign.config import Sampling
+from tokalign.models.batch import by_length
+from tokalign.models.tokenization import Codec
+from tokalign.progress import Progress
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """One response. ``ids`` end with EOS if ``finished``; ``logprobs`` (T,) are those at ``temperature``,
-    before any top-p cut."""
+    """One response: ``ids`` (T,), EOS last if ``finished``.
+
+    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut.
+    """
 
     ids: list[int]
     logprobs: Tensor
     finished: bool
+
+
+def respond(
+    policy: Any,
+    codec: Codec,
+    prompts: Sequence[Sequence[int]],
+    knobs: Sampling,
+    seed: int,
+    batch_size: int,
+    bar: Progress | None = None,
+) -> list[tuple[str, bool]]:
+    """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
+
+    Prompts of similar length are sampled together. The same seed gives the same responses.
+    """
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
+    for group in by_length([len(p) for p in prompts], batch_size):
+        drawn = sample(
+            policy,
+            [prompts[i] for i in group],
+            max_new_tokens=knobs.max_new_tokens,
+            eos_id=codec.eos_id,
+            pad_id=codec.pad_id,
+            generator=generator,
+            temperature=knobs.temperature,
+            top_p=knobs.top_p,
+        )
+        for i, s in zip(group, drawn, strict=True):
+            texts[i] = (codec.decode(s.ids), s.finished)
+        if bar is not None:
+            bar.advance(len(group))
+    return texts
 
 
 @torch.no_grad()
@@ -50,14 +90,18 @@ def sample(
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     cache = DynamicCache(config=policy.config)
     for t in range(max_new_tokens):
-        logits = policy(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1].float()
+        logits = (
+            policy(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
         logp = (logits / (temperature or 1.0)).log_softmax(-1)
         token = _draw(logp, temperature, top_p, generator)
         running = ~done[live]

@@ -4,6 +4,7 @@ A prompt is rendered and tokenized alone; a response is tokenized alone and ends
 concatenated. That is what a policy emits, so labels, reward models and PPO cannot slip against each other.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tokalign.errors import InputError
 from tokalign.schemas import Prompt
 
-TINY_VOCAB = 960
 _EOS, _PAD = "<|end|>", "<|pad|>"
 _TINY_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
@@ -112,7 +112,17 @@ class Codec:
         return [str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in ids]
 
 
-def train_tiny(texts: Iterable[str], vocab_size: int = TINY_VOCAB) -> Codec:
+def same_tokenizer(a: Codec, b: Codec) -> bool:
+    """Whether two tokenizers give the same ids for the same text."""
+
+    def rules(codec: Codec) -> dict[str, Any]:
+        whole: dict[str, Any] = json.loads(codec.tokenizer.backend_tokenizer.to_str())
+        return {k: v for k, v in whole.items() if k not in ("padding", "truncation")}
+
+    return rules(a) == rules(b) and a.eos_id == b.eos_id
+
+
+def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
     """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 

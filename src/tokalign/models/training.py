@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign.config import Training
@@ -17,7 +17,7 @@ Example = dict[str, Any]
 Loss = Callable[[Any, dict[str, Any]], Tensor]
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc]
     """The loss is a function of ours; batches are of similar length; a loss that is not finite stops the run."""
 
     loss: Loss
@@ -39,7 +39,7 @@ class _Trainer(Trainer):
         return LengthGroupedSampler(size, lengths=self.lengths, generator=generator)
 
 
-class _Listen(TrainerCallback):
+class _Listen(TrainerCallback):  # type: ignore[misc]
     def __init__(self, tell: Callable[[int, int, dict[str, float]], None]) -> None:
         self.tell = tell
 
@@ -65,9 +65,13 @@ def fit(
     """Train ``model`` in place.
 
     Args:
+        model: any Hugging Face model.
         examples: what ``collate`` turns into a batch; each has an ``id``.
+        collate: makes a batch, with the ``id`` of each row.
         lengths: tokens of each example, to batch by.
         loss: model and batch to a scalar, the mean over the batch.
+        knobs: steps, batch size, optimiser and the like.
+        seed: of the order of rows.
         folder: for the Trainer's own files.
         tell: called with (step, steps, metrics or {}) after each step and each log line.
 
@@ -96,7 +100,7 @@ def fit(
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to=[] if knobs.report_to == "none" else [knobs.report_to],
+        report_to=[],  # metrics go through `tell`
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -110,8 +114,6 @@ def fit(
         callbacks=[_Listen(tell)],
     )
     trainer.loss, trainer.lengths = loss, list(lengths)
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()

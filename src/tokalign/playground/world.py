@@ -21,7 +21,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tokalign.playground.lexicon import (
-    DEVICES, EXTRA, NAMES, OBJECTS, PLACES, SAFE, TERMS, TOPICS, UNSAFE,
+    DEVICES,
+    EXTRA,
+    NAMES,
+    OBJECTS,
+    PLACES,
+    SAFE,
+    TERMS,
+    TOPICS,
+    UNSAFE,
 )  # fmt: skip
 
 FLAW_RATE = 0.5
@@ -107,9 +115,7 @@ def respond(
 ) -> tuple[str, int]:
     """One response and how many flaws were put into it."""
     flaws = [rng.random() < flaw_rate for _ in requests]
-    sentences = [
-        (req.flawed if bad else req.right)(rng) for req, bad in zip(requests, flaws, strict=True)
-    ]
+    sentences = [(req.flawed if bad else req.right)(rng) for req, bad in zip(requests, flaws, strict=True)]
     extra = rng.random() < extra_rate
     if extra:
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(EXTRA))

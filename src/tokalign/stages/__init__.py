@@ -1,0 +1,1 @@
+"""One module a command: read artifacts, call the core, write an artifact."""

@@ -1,0 +1,55 @@
+"""The playground's oracle as a judge. It reads texts one by one, so order cannot sway it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tokalign.errors import InputError
+from tokalign.judges import Comparison, prefer
+from tokalign.playground import oracle
+from tokalign.schemas import Prompt
+
+
+class PlaygroundJudge:
+    """Prefers the response with the higher oracle score."""
+
+    name = "playground"
+
+    def compare(
+        self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
+    ) -> list[Comparison]:
+        """One comparison a prompt, with both scores as the reason."""
+        compared = []
+        for prompt, reference, candidate in zip(prompts, references, candidates, strict=True):
+            r, c = _judge(prompt, reference).score, _judge(prompt, candidate).score
+            compared.append(Comparison(prefer(c, r), f"candidate {c:g}, reference {r:g}"))
+        return compared
+
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Any]:
+        """Mean score; share of requests flawed, by kind and over all; other faults a response."""
+        asked: Counter[str] = Counter()
+        flaws: Counter[str] = Counter()
+        faults: Counter[str] = Counter()
+        score = 0.0
+        for prompt, response in zip(prompts, responses, strict=True):
+            v = _judge(prompt, response)
+            asked.update(v.asked)
+            flaws.update(v.flaws)
+            faults.update(missing=v.missing, broken=v.broken, repeated=v.repeated, off_order=v.off_order)
+            score += v.score
+        n = len(responses)
+        requests = [k for k in asked if k != "extra"]
+        return {
+            "score": score / n,
+            "flawed": sum(flaws[k] for k in requests) / sum(asked[k] for k in requests),
+            "flaws": {k: flaws[k] / asked[k] for k in sorted(asked)},
+            "faults": {k: v / n for k, v in faults.items()},
+        }
+
+
+def _judge(prompt: Prompt, response: str) -> oracle.Verdict:
+    if not isinstance(prompt, str):
+        if len(prompt) != 1:
+            raise InputError("the playground judge takes prompts of one turn", field="prompt")
+        prompt = prompt[0]["content"]
+    return oracle.judge(prompt, response)

@@ -1,0 +1,52 @@
+"""The log of a training run: ``metrics.jsonl`` always, TensorBoard or W&B if asked for."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tokalign.errors import UsageError
+
+
+class MetricsLog:
+    """Writes one JSON object a line, flushed as it goes, with its ``step``."""
+
+    def __init__(self, folder: Path, report_to: str = "none") -> None:
+        self._file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+        self._board: Any = None
+        self._wandb: Any = None
+        if report_to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        elif report_to == "wandb":
+            try:
+                import wandb  # type: ignore[import-not-found, unused-ignore]
+            except ImportError as e:
+                raise UsageError("--report-to wandb needs wandb", remedy="pip install wandb") from e
+            self._wandb = wandb.init(dir=str(folder))
+        elif report_to != "none":
+            raise UsageError(f"--report-to is {report_to!r}", remedy="choose tensorboard, wandb or none")
+
+    def write(self, step: int, numbers: dict[str, Any]) -> None:
+        """Log the numbers of one step."""
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+        flat = {k: v for k, v in numbers.items() if isinstance(v, int | float)}
+        if self._board is not None:
+            for key, value in flat.items():
+                self._board.add_scalar(key, value, step)
+        if self._wandb is not None:
+            self._wandb.log(flat, step=step)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()

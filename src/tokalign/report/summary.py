@@ -1,0 +1,90 @@
+"""What a command says when it ends: what it wrote, where, and what to run next."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tokalign.artifacts import Manifest
+from tokalign.config import Stage
+from tokalign.report.text import safe
+
+NEXT = {
+    "preferences": ["tokalign edit {path} --editor rules --out EDITS"],
+    "edits": ["tokalign show {path}", "tokalign diff {path} --tokenizer MODEL --out LABELS"],
+    "token-labels": [
+        "tokalign show {path}",
+        "tokalign train-rm {path} --model MODEL --level token --out RM",
+    ],
+    "policy": ["tokalign generate PROMPTS --policy {path} --out RESPONSES"],
+    "reward-model": [
+        "tokalign show {path}",
+        "tokalign train-ppo PROMPTS --policy POLICY --reward-model {path} --granularity {level} --out PPO",
+    ],
+    "responses": ["tokalign show {path}", "tokalign score {path} --reward-model RM --out REWARDS"],
+    "token-rewards": ["tokalign show {path}"],
+    "winrates": ["tokalign show {path}"],
+}
+
+
+def written(config: Stage, result: Manifest | dict[str, Manifest]) -> None:
+    """Report one artifact, or several below one folder: JSON on stdout if asked, words on stderr."""
+    several = isinstance(result, dict)
+    manifests = result if isinstance(result, dict) else {"": result}
+    if config.json:
+        made = {name: asdict(m) for name, m in manifests.items()}
+        print(json.dumps(made if several else made[""], ensure_ascii=False))
+    if config.quiet:
+        return
+    for name, manifest in manifests.items():
+        _say(config.out / name, manifest)
+    for name, manifest in list(manifests.items())[:1]:
+        for line in NEXT.get(manifest.kind, []):
+            level = manifest.stats.get("level", "token")
+            print("  next: " + line.format(path=safe(str(config.out / name)), level=level), file=sys.stderr)
+
+
+def _say(path: Path, m: Manifest) -> None:
+    rows = m.rows
+    print(f"{m.kind}/{m.version} → {safe(str(path))}", file=sys.stderr)
+    counts = f"{rows.get('in', 0)} rows in, {rows.get('out', 0)} out, {rows.get('skipped', 0)} skipped"
+    print(f"  {counts}  ({m.seconds:.1f} s)", file=sys.stderr)
+    for reason, n in rows.get("reasons", {}).items():
+        print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
+    for line in headline(m):
+        print(f"  {safe(line)}", file=sys.stderr)
+
+
+def headline(m: Manifest) -> list[str]:
+    """The few numbers that matter most of an artifact."""
+    s = m.stats
+    if m.kind == "edits":
+        status = ", ".join(f"{n} {name}" for name, n in s["status"].items())
+        kinds = ", ".join(f"{name} {n}" for name, n in sorted(s["categories"].items()))
+        notes = ", ".join(f"{name} {n}" for name, n in s["reasons"].items())
+        lines = [f"{status}; words kept on average {s['similarity_mean']:.0%}"]
+        return lines + [f"flaws mended: {kinds}"] * bool(kinds) + [f"noted: {notes}"] * bool(notes)
+    if m.kind == "token-labels":
+        return [
+            f"{s['tokens']} tokens: {s['share_bad']:.1%} bad, {s['share_good']:.1%} good; "
+            f"{s['edits_per_row']:.1f} edits a row, {s['unchanged']} rows unchanged"
+        ]
+    if m.kind == "reward-model":
+        edited, natural = s["edited_over_original"], s["chosen_over_rejected"]
+        shown = [("edited over original", edited), ("chosen over rejected", natural), ("flips", s["flips"])]
+        return [
+            f"held-out accuracy, {name}: {v:.3f} of {d.get('pairs', d.get('edits'))}"
+            for name, d in shown
+            if (v := d.get("mean", d.get("accuracy"))) is not None
+        ]
+    if m.kind == "policy" and "best_step" in s:
+        won = f", win rate on held-out prompts {s['best_win_rate']:.1f} %" if s["best_win_rate"] is not None else ""
+        return [f"kept step {s['best_step']} of {s['steps']}{won}"]
+    if m.kind == "policy":
+        return [f"{s['weights']} weights, {s['steps']} steps, final loss {s['final_loss']:.4f}"]
+    if m.kind == "winrates":
+        return [
+            f"{name}: {c['win_rate']:.1f} % ± {c['standard_error']:.1f} of {c['n_total']}"
+            for name, c in s["candidates"].items()
+        ]
+    return []

@@ -1,0 +1,95 @@
+"""``tokalign train-sft``: prompts with responses in, the policy that PPO starts from out."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokalign import artifacts, sources
+from tokalign.artifacts import Manifest
+from tokalign.config import TrainSftConfig
+from tokalign.errors import InputError
+from tokalign.metrics import MetricsLog
+from tokalign.models import loading
+from tokalign.models.batch import Batch
+from tokalign.models.policy import response_logprobs
+from tokalign.models.tokenization import Codec, train_tiny
+from tokalign.models.training import fit
+from tokalign.progress import Progress
+from tokalign.schemas import Edit, Row, Sft
+
+
+def run(config: TrainSftConfig) -> Manifest:
+    """Train on -log p(response | prompt), a mean over the batch's response tokens."""
+    data = _read(config)
+    inputs = {"data": data.lineage}
+    if config.model != "tiny":
+        inputs["model"] = sources.model_lineage(config.model)
+
+    with artifacts.writing("policy", config, inputs) as out:
+        if out.finished is not None:
+            return out.finished
+        device = loading.pick_device(config.device)
+        torch.manual_seed(config.seed)
+        texts = [(r.prompt, r.response) for r in map(_as_sft, data.rows)]
+        if config.model == "tiny":
+            plain = (t for p, r in texts for t in ([p] if isinstance(p, str) else [x["content"] for x in p]) + [r])
+            codec = train_tiny(plain, config.vocab)
+            model = loading.new_tiny(codec, config.seed, config.max_length)
+        else:
+            codec = Codec.load(config.model)
+            model = loading.load_policy(config.model, config.dtype)
+        model.to(device)
+
+        skipped: Counter[str] = Counter()
+        examples = []
+        prompts, responses = codec.prompts([p for p, _ in texts]), codec.responses([r for _, r in texts])
+        for row, prompt, response in zip(data.rows, prompts, responses, strict=True):
+            if len(prompt) + len(response.ids) > config.max_length:
+                skipped["over --max-length"] += 1
+            else:
+                examples.append({"id": row.id, "pair": (prompt, response.ids)})
+        if not examples:
+            raise InputError("every row is longer than --max-length", where=config.data, remedy="raise --max-length")
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            pairs = [r["pair"] for r in rows]
+            return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
+
+        lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
+        with MetricsLog(out.folder, config.report_to) as log, Progress("train-sft", 0, config.quiet) as bar:
+            history: list[float] = []
+
+            def tell(step: int, steps: int, numbers: dict[str, float]) -> None:
+                bar.total = steps
+                if "loss" in numbers:
+                    history.append(numbers["loss"])
+                    log.write(step, numbers)
+                elif not numbers:
+                    bar.advance()
+
+            steps = fit(model, examples, lengths, collate, _loss, config, config.seed, Path(out.folder), tell)
+        model.save_pretrained(str(out.folder))
+        codec.save(out.folder)
+        stats = {"steps": steps, "final_loss": history[-1] if history else None, "weights": model.num_parameters()}
+        return out.commit(data.account(skipped), stats)
+
+
+def _read(config: TrainSftConfig) -> sources.Rows[Any]:
+    if artifacts.is_artifact(Path(config.data)) and Manifest.read(Path(config.data)).kind == "edits":
+        return sources.read_rows(config.data, Edit, "edits", limit=config.limit)
+    return sources.read_rows(config.data, Sft, "sft", "edits", limit=config.limit)
+
+
+def _as_sft(row: Row) -> Sft:
+    if isinstance(row, Edit):
+        return Sft(id=row.id, prompt=row.prompt, response=row.edited)
+    assert isinstance(row, Sft)
+    return row
+
+
+def _loss(model: Any, inputs: dict[str, Any]) -> Tensor:
+    batch: Batch = inputs["batch"]
+    return -response_logprobs(model, batch).logprobs.sum() / batch.response_lens.sum()
