@@ -16,6 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: all pipeline install test unit lint format data headline clean
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 all: install
 	@$(MAKE) --no-print-directory -j$(JOBS) pipeline

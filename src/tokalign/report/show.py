@@ -40,7 +40,7 @@ def run(config: ShowConfig) -> None:
     if config.json:
         print(json.dumps(asdict(manifest), ensure_ascii=False))
         return
-    console = Console(highlight=False, soft_wrap=False)
+    console = tables.console()
     console.print(Text(f"{manifest.kind}/{manifest.version}  {manifest.rows.get('out')} rows  {safe(str(folder))}"))
     for line in headline(manifest):
         console.print(Text(safe(line)))
@@ -48,7 +48,7 @@ def run(config: ShowConfig) -> None:
         console.print(tables.reward_models({folder.name: manifest}))
     elif manifest.kind == "winrates":
         console.print(tables.win_rates(manifest))
-        console.print(tables.flaws(manifest))
+        console.print(*tables.flaws(manifest))
     found = 0
     for row in islice(_rows(folder, manifest, config.id), config.limit):
         found += 1
@@ -66,14 +66,14 @@ def _overview(folder: Path) -> None:
     }
     if not found:
         raise InputError("no artifact here or below", where=str(folder))
-    console = Console(highlight=False)
+    console = tables.console()
     console.print(tables.stages(folder, found))
     models = {name: m for name, m in found.items() if m.kind == "reward-model"}
     if models:
         console.print(tables.reward_models(models))
     for manifest in (m for m in found.values() if m.kind == "winrates"):
         console.print(tables.win_rates(manifest))
-        console.print(tables.flaws(manifest))
+        console.print(*tables.flaws(manifest))
 
 
 def _rows(folder: Path, manifest: Manifest, wanted: str | None) -> Iterator[dict[str, Any]]:

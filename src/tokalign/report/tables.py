@@ -4,11 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tokalign.artifacts import Manifest
 from tokalign.report.text import safe
+
+WIDTH = 110
+"""Columns taken where no terminal says how wide it is."""
+
+
+def console() -> Console:
+    """Standard output, wide enough for the tables when it is piped."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -61,17 +71,17 @@ def win_rates(manifest: Manifest) -> Table:
     return table
 
 
-def flaws(manifest: Manifest) -> Table:
-    """What the judge says of each set of responses: flawed answers by kind, other faults."""
+def flaws(manifest: Manifest) -> list[Table]:
+    """What the judge says of each set of responses: flawed answers by kind, and other faults."""
     judged: dict[str, dict[str, Any]] = manifest.stats["judge"]
     kinds = sorted({k for d in judged.values() for k in d.get("flaws", {})})
     faults = sorted({k for d in judged.values() for k in d.get("faults", {})})
-    table = _table("Share of requests flawed, and faults a response", "policy", "score", "all", *kinds, *faults)
+    by_kind = _table("Share of requests answered with a flaw, by kind", "policy", "all", *kinds)
+    others = _table("Mean score, and other faults a response", "policy", "score", *faults)
     for name, d in judged.items():
-        cells = [_share(d.get("flaws", {}).get(k)) for k in kinds]
-        other = [_share(d.get("faults", {}).get(k)) for k in faults]
-        _add(table, name, f"{d['score']:.2f}", _share(d.get("flawed")), *cells, *other)
-    return table
+        _add(by_kind, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in kinds))
+        _add(others, name, f"{d['score']:.2f}", *(_share(d.get("faults", {}).get(k)) for k in faults))
+    return [by_kind, others] if kinds else [others]
 
 
 def _share(value: float | None) -> str:

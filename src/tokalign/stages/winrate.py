@@ -122,7 +122,7 @@ def _judge(config: EvalWinrateConfig, rows: list[PromptRow], texts: dict[str, li
     stats = {
         "candidates": results,
         "paired": [
-            {"a": a, "b": b, **winrate.paired_difference(preferences[a], preferences[b])}
+            {"a": b, "b": a, **winrate.paired_difference(preferences[b], preferences[a])}
             for a, b in combinations(preferences, 2)
             if len(rows) > 1
         ],
