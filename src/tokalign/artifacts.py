@@ -176,9 +176,9 @@ class Writer:
             if _inside_nested(path, self.folder):
                 continue
             _sync(path)
-            files.append(
-                {"name": path.relative_to(self.folder).as_posix(), "sha256": sha256(path), "bytes": path.stat().st_size}
-            )
+            name = path.relative_to(self.folder).as_posix()
+            entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
+            files.append({**entry, "rows": rows["out"]} if name in ("data.jsonl", "data.arrow") else entry)
         manifest = Manifest(
             kind=self.kind,
             version=KINDS[self.kind].version,

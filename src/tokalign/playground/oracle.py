@@ -18,7 +18,7 @@ _REQUEST = re.compile(
     r"|Tell me about (?P<term>\w+)\."
     r"|Describe (?P<topic>[\w ]+) with a (?P<device>\w+)\."
     r"|Where is the (?P<thing>\w+)\?"
-    r"|The (?P<noted>\w+) of (?P<name>\w+) is in the (?P<place>\w+)\."
+    r"|(?P<name>\w+) keeps the (?P<noted>\w+) in the (?P<place>\w+)\."
 )
 
 

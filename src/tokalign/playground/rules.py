@@ -18,7 +18,7 @@ def _any(words: object) -> str:
 _UNSAFE = re.compile(rf"To ({_any(SAFE)}), ({_any(UNSAFE)})(?=\.)")
 _BARE_TERM = re.compile(rf"\b({_any(TERMS)})(?=\.)")
 _ASKED_DEVICE = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
-_NOTE = re.compile(r"The (\w+) of (\w+) is in the (\w+)\.")
+_NOTE = re.compile(r"(\w+) keeps the (\w+) in the (\w+)\.")
 _EXTRA = re.compile(rf"(?:{_any(EXTRA)})(?: |$)|(?<=\.) (?:{_any(EXTRA)})$")
 
 
@@ -59,7 +59,7 @@ def _changes(prompt: str, response: str) -> Iterator[Change]:
         for m in re.finditer(rf"{topic.capitalize()} ({_any(wrong)})(?=\.)", response):
             # Any phrase of the right device will do; which one depends on the text alone.
             yield Change(*m.span(1), right[len(topic + m[1]) % len(right)], "device")
-    for thing, name, place in _NOTE.findall(prompt):
+    for name, thing, place in _NOTE.findall(prompt):
         wrong_place = _any(p for p in PLACES if p != place)
         for m in re.finditer(rf"{name} keeps the {thing} in the ({wrong_place})\b", response):
             yield Change(*m.span(1), place, "fact")

@@ -86,7 +86,7 @@ def _fact(rng: random.Random) -> Request:
     name, thing, place = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(PLACES)
     others = [p for p in PLACES if p != place]
     return Request(
-        f"The {thing} of {name} is in the {place}.",
+        f"{name} keeps the {thing} in the {place}.",
         f"Where is the {thing}?",
         lambda _: f"{name} keeps the {thing} in the {place}.",
         lambda r: f"{name} keeps the {thing} in the {r.choice(others)}.",

@@ -1,0 +1,180 @@
+"""Models: the one shift between logits and tokens, sampling, scoring. Oracles take one row at a time, unpadded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tokalign.errors import InputError
+from tokalign.models import loading
+from tokalign.models.batch import Batch, by_length
+from tokalign.models.policy import response_logprobs, response_values
+from tokalign.models.reward import RewardModel
+from tokalign.models.sampler import sample
+from tokalign.models.tokenization import Codec
+
+PAIRS = [([5, 6, 7], [8, 9, 10, 11, 1]), ([5, 9], [12, 1]), ([7, 7, 7, 7, 8, 9], [30]), ([3], [40, 41, 42, 1])]
+
+
+def shuffled(model: Any, seed: int = 3) -> Any:
+    """Random heads, so that a zero head hides nothing."""
+    torch.manual_seed(seed)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_one_row_at_a_time(policy: Any, temperature: float) -> None:
+    got = response_logprobs(policy, Batch.of(PAIRS, pad_id=0), temperature)
+    for row, (prompt, response) in enumerate(PAIRS):
+        ids = torch.tensor([prompt + response])
+        logits = policy(input_ids=ids).logits[0] / temperature
+        for t, token in enumerate(response):
+            # The token at index p was emitted by the logits at index p - 1.
+            dist = torch.distributions.Categorical(logits=logits[len(prompt) + t - 1])
+            assert got.logprobs[row, t].item() == pytest.approx(dist.log_prob(torch.tensor(token)).item(), abs=1e-5)
+            assert got.entropy[row, t].item() == pytest.approx(dist.entropy().item(), abs=1e-4)
+    mask = Batch.of(PAIRS, pad_id=0).response_mask
+    assert (got.logprobs[~mask] == 0).all()
+
+
+def test_what_pads_does_not_matter(policy: Any) -> None:
+    a = response_logprobs(policy, Batch.of(PAIRS, pad_id=0)).logprobs
+    b = response_logprobs(policy, Batch.of(PAIRS, pad_id=99)).logprobs
+    assert torch.equal(a, b)
+
+
+def test_value_is_of_the_state_before_the_token(codec: Codec, policy: Any, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    model = shuffled(loading.new_value_model(tmp_path))
+    got = response_values(model, Batch.of(PAIRS, pad_id=0))
+    for row, (prompt, response) in enumerate(PAIRS):
+        for t in range(len(response)):
+            seen = torch.tensor([prompt + response[:t]])
+            assert got[row, t].item() == pytest.approx(model(input_ids=seen).logits[0, -1, 0].item(), abs=1e-4)
+
+
+def test_fresh_value_and_reward_heads_start_at_zero(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    assert not response_values(loading.new_value_model(tmp_path), Batch.of(PAIRS, pad_id=0)).any()
+    ratings = RewardModel(loading.new_token_model(tmp_path), codec, "token").rate(PAIRS)
+    assert all(not r.any() for r in ratings.rewards)
+
+
+def test_sampler_logprobs_equal_the_training_forward(policy: Any, codec: Codec) -> None:
+    prompts = codec.prompts(
+        ["Describe the sea with a simile.", "Where is the map?", "How do I light the stove? Go on."]
+    )
+    drawn = sample(
+        policy, prompts * 3, max_new_tokens=24, eos_id=codec.eos_id, pad_id=codec.pad_id,
+        generator=torch.Generator().manual_seed(0), temperature=0.9,
+    )  # fmt: skip
+    pairs = [(p, s.ids) for p, s in zip(prompts * 3, drawn, strict=True)]
+    again = response_logprobs(policy, Batch.of(pairs, codec.pad_id), 0.9).logprobs
+    for row, s in enumerate(drawn):
+        assert torch.allclose(again[row, : len(s.ids)], s.logprobs, atol=1e-4)
+
+
+def test_greedy_sampling_equals_hugging_face_generate(policy: Any, codec: Codec) -> None:
+    prompts = codec.prompts(["Describe the sea with a simile.", "Where is the map?"])
+    drawn = sample(
+        policy, prompts, max_new_tokens=12, eos_id=codec.eos_id, pad_id=codec.pad_id,
+        generator=torch.Generator(), temperature=0,
+    )  # fmt: skip
+    for prompt, s in zip(prompts, drawn, strict=True):
+        ids = torch.tensor([prompt])
+        out = policy.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert out[0, len(prompt) :].tolist() == s.ids
+
+
+def test_rows_end_at_eos_and_leave_the_batch(policy: Any, codec: Codec) -> None:
+    # A head that loves EOS: rows end at different times, so the batch shrinks on the way.
+    with torch.no_grad():
+        policy.lm_head.weight[codec.eos_id] *= 3
+    prompts = codec.prompts([f"Where is the map {i}?" for i in range(40)])
+    drawn = sample(
+        policy, prompts, max_new_tokens=30, eos_id=codec.eos_id, pad_id=codec.pad_id,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    assert {s.finished for s in drawn} == {True, False} or len({len(s.ids) for s in drawn}) > 3
+    for s in drawn:
+        assert s.finished == (s.ids[-1] == codec.eos_id)
+        assert codec.eos_id not in s.ids[:-1]
+        assert s.finished or len(s.ids) == 30
+    pairs = [(p, s.ids) for p, s in zip(prompts, drawn, strict=True)]
+    again = response_logprobs(policy, Batch.of(pairs, codec.pad_id)).logprobs
+    for row, s in enumerate(drawn):
+        assert torch.allclose(again[row, : len(s.ids)], s.logprobs, atol=1e-4)
+
+
+def test_top_p_never_draws_from_the_tail(policy: Any, codec: Codec) -> None:
+    prompts = codec.prompts(["Where is the map?"]) * 64
+    logits = policy(input_ids=torch.tensor(prompts[:1])).logits[0, -1]
+    probs, order = logits.softmax(-1).sort(descending=True)
+    allowed, total = set(), 0.0
+    for p, i in zip(probs.tolist(), order.tolist(), strict=True):
+        if total >= 0.3:
+            break
+        allowed.add(i)
+        total += p
+    drawn = sample(
+        policy, prompts, max_new_tokens=1, eos_id=codec.eos_id, pad_id=codec.pad_id,
+        generator=torch.Generator().manual_seed(2), top_p=0.3,
+    )  # fmt: skip
+    assert {s.ids[0] for s in drawn} <= allowed
+    assert len({s.ids[0] for s in drawn}) > 1
+
+
+def test_token_rewards_equal_one_row_at_a_time(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    model = shuffled(loading.new_token_model(tmp_path))
+    ratings = RewardModel(model, codec, "token").rate(PAIRS, microbatch=3)
+    discrete = RewardModel(model, codec, "token", "discrete").rate(PAIRS, microbatch=2)
+    for i, (prompt, response) in enumerate(PAIRS):
+        logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) :]
+        bad, _, good = logits.exp().div(logits.exp().sum(-1, keepdim=True)).T  # softmax once, by hand
+        assert torch.allclose(ratings.rewards[i], good - bad, atol=1e-5)
+        assert discrete.rewards[i].tolist() == [float(row.argmax()) - 1 for row in logits]
+    assert ratings.means == [pytest.approx(float(r.mean())) for r in ratings.rewards]
+
+
+def test_sequence_score_is_read_at_eos_even_if_it_is_the_padding_token(policy: Any, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    model = shuffled(loading.new_sequence_model(tmp_path))
+    tiny = type("Pads", (), {"pad_id": 1})()  # EOS is 1 in PAIRS
+    scores = RewardModel(model, tiny, "sequence").rate(PAIRS).sums
+    for score, (prompt, response) in zip(scores, PAIRS, strict=True):
+        hidden = model.model(input_ids=torch.tensor([prompt + response])).last_hidden_state[0, -1]
+        assert score == pytest.approx(model.score(hidden).item(), abs=1e-4)
+
+
+def test_reward_stands_on_the_last_token_of_a_sequence_model(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    ratings = RewardModel(shuffled(loading.new_sequence_model(tmp_path)), codec, "sequence").rate(PAIRS)
+    for (_, response), reward in zip(PAIRS, ratings.rewards, strict=True):
+        assert len(reward) == len(response)
+        assert not reward[:-1].any()
+        assert reward[-1] != 0
+
+
+def test_models_of_other_shapes_are_refused(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    codec.save(tmp_path)
+    with pytest.raises(InputError, match="neither"):
+        RewardModel.load(tmp_path)
+    with pytest.raises(InputError, match="no reward model"):
+        RewardModel.load(tmp_path / "nowhere")
+
+
+def test_dropout_is_off_in_new_models(policy: Any, tmp_path: Path) -> None:
+    policy.config.classifier_dropout = 0.5
+    policy.save_pretrained(tmp_path)
+    model = loading.new_token_model(tmp_path)
+    assert all(m.p == 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+
+
+def test_groups_hold_every_index_once_and_similar_lengths_together() -> None:
+    groups = by_length([3, 9, 1, 8, 2], 2)
+    assert groups == [[1, 3], [0, 4], [2]]

@@ -1,0 +1,40 @@
+"""The committed samples are what the code writes, and every kind and version of them can still be read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import samples
+from tokalign import artifacts, sources, tables
+from tokalign.schemas import KINDS
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    ours = {"manifest.json", ".lock"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in ours
+    }
+
+
+@pytest.mark.slow
+def test_samples_are_what_the_code_writes(tmp_path: Path) -> None:
+    samples.make(tmp_path)
+    assert contents(tmp_path) == contents(samples.DATA), "run `make data` and commit the result"
+
+
+@pytest.mark.parametrize(
+    "manifest", sorted(samples.DATA.glob("**/manifest.json")), ids=lambda p: str(p.parent.relative_to(samples.DATA))
+)
+def test_every_sample_can_be_read(manifest: Path) -> None:
+    folder = manifest.parent
+    found = artifacts.verify(folder)
+    row = KINDS[found.kind].row
+    if found.kind == "winrates":
+        assert json.loads((folder / "data.json").read_text())["candidates"]["good"]["win_rate"] > 50
+    elif row is None:
+        assert len(tables.read_labels(folder / "data.arrow")) == found.rows["out"]
+    else:
+        assert len(sources.read_rows(folder, row, found.kind).rows) == found.rows["out"]

@@ -1,0 +1,92 @@
+"""Tokenization is the rollout's: prompts and responses apart, EOS last, offsets that mean characters."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tokalign.errors import InputError
+from tokalign.models.tokenization import Codec, same_tokenizer, train_tiny
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def test_response_ends_with_eos_at_the_end_of_the_text(codec: Codec) -> None:
+    [encoded] = codec.responses(["The sea shines."])
+    assert encoded.ids[-1] == codec.eos_id
+    assert encoded.offsets[-1] == (15, 15)
+    assert len(encoded.ids) == len(encoded.offsets)
+
+
+@given(text=TEXT)
+def test_tiny_tokenizer_loses_nothing(codec: Codec, text: str) -> None:
+    [encoded] = codec.responses([text])
+    assert codec.decode(encoded.ids) == text
+
+
+@given(text=TEXT)
+def test_offsets_cover_every_character(codec: Codec, text: str) -> None:
+    [encoded] = codec.responses([text])
+    covered = {i for start, end in encoded.offsets for i in range(start, end)}
+    assert covered == set(range(len(text)))
+
+
+def test_special_token_in_a_response_stays_text(codec: Codec) -> None:
+    [encoded] = codec.responses(["stop<|end|>go"])
+    assert encoded.ids.count(codec.eos_id) == 1
+    assert codec.decode(encoded.ids) == "stop<|end|>go"
+
+
+def test_prompt_goes_through_the_chat_template(codec: Codec) -> None:
+    assert codec.render("Hi") == "<|user|>Hi<|assistant|>"
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "So"},
+    ]
+    assert codec.render(turns) == "<|user|>Hi<|assistant|>Yes?<|user|>So<|assistant|>"
+    [ids] = codec.prompts(["Hi"])
+    assert codec.pieces(ids)[0] == "<|user|>"
+
+
+def test_prompt_without_a_chat_template_uses_the_plain_one(codec: Codec) -> None:
+    plain = train_tiny(["a b c"], 300)
+    plain.tokenizer.chat_template = None
+    assert plain.render("Hi") == "User: Hi\n\nAssistant:\n"
+    [ids] = plain.prompts(["Hi"])
+    assert plain.tokenizer.decode(ids) == "User: Hi\n\nAssistant:\n"
+
+
+def test_training_is_deterministic() -> None:
+    texts = ["the sea and the night", "a map of the city"]
+    assert same_tokenizer(train_tiny(texts, 320), train_tiny(texts, 320))
+    assert not same_tokenizer(train_tiny(texts, 320), train_tiny(["other words entirely"], 320))
+
+
+def test_saved_tokenizer_is_the_same(codec: Codec, tmp_path: Path) -> None:
+    codec.save(tmp_path)
+    loaded = Codec.load(tmp_path)
+    assert same_tokenizer(codec, loaded)
+    assert loaded.render("Hi") == codec.render("Hi")
+
+
+def test_tokenizer_without_eos_is_refused() -> None:
+    raw = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(InputError, match="no EOS token"):
+        Codec(PreTrainedTokenizerFast(tokenizer_object=raw), "words")
+
+
+def test_missing_tokenizer_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as e:
+        Codec.load(tmp_path / "nowhere")
+    assert "hub id" in e.value.remedy
+
+
+def test_nothing_in_nothing_out(codec: Any) -> None:
+    assert codec.prompts([]) == []
+    assert codec.responses([]) == []

@@ -1,0 +1,119 @@
+"""Supervised training: losses fall, trouble is named, optimisers do what they say."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tokalign.config import Training
+from tokalign.errors import TokalignError
+from tokalign.models.optim import Composite, make_optimizer, warmup_then_linear
+from tokalign.models.training import fit
+
+
+class Line(torch.nn.Module):
+    """y = w·x, as the Trainer wants a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(4, 4))
+        self.b = torch.nn.Parameter(torch.zeros(4))
+        self.device = torch.device("cpu")
+
+
+def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"id": [e["id"] for e in batch], "x": torch.stack([e["x"] for e in batch])}
+
+
+def loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    x = inputs["x"]
+    return ((x @ model.w + model.b - (2 * x + 1)) ** 2).mean()
+
+
+def train(folder: Path, **knobs: Any) -> tuple[Line, list[tuple[int, int]], int]:
+    torch.manual_seed(0)
+    examples = [{"id": f"r{i}", "x": torch.randn(4)} for i in range(40)]
+    model, seen = Line(), []
+    defaults: dict[str, Any] = {"batch_size": 8, "lr": 0.05, "epochs": 2.0}
+    settings = Training(**{**defaults, **knobs})
+    tell = lambda step, steps, numbers: seen.append((step, steps)) if not numbers else None  # noqa: E731
+    steps = fit(model, examples, [1] * 40, collate, loss, settings, 0, folder, tell)
+    return model, seen, steps
+
+
+def test_epochs_become_steps_and_each_is_told(tmp_path: Path) -> None:
+    _, seen, steps = train(tmp_path, epochs=2.0)
+    assert steps == 10
+    assert seen == [(i, 10) for i in range(1, 11)]
+
+
+def test_steps_win_over_epochs(tmp_path: Path) -> None:
+    assert train(tmp_path, steps=3)[2] == 3
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_line_is_learnt(tmp_path: Path, optimizer: str) -> None:
+    model, _, _ = train(tmp_path, steps=300, optimizer=optimizer)
+    x = torch.randn(64, 4)
+    assert loss(model, {"x": x}).item() < 0.05
+
+
+def test_microbatches_give_the_same_weights(tmp_path: Path) -> None:
+    whole, _, _ = train(tmp_path, steps=5, microbatch=0)
+    split, _, _ = train(tmp_path, steps=5, microbatch=2)
+    assert torch.allclose(whole.w, split.w, atol=1e-6)
+    assert whole.w.abs().max() > 0.05
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path) -> None:
+    def broken(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        return loss(model, inputs) * (float("nan") if "r7" in inputs["id"] else 1.0)
+
+    examples = [{"id": f"r{i}", "x": torch.randn(4)} for i in range(8)]
+    with pytest.raises(TokalignError, match=r"nan at step 1.*r7"):
+        fit(Line(), examples, [1] * 8, collate, broken, Training(batch_size=8), 0, tmp_path, lambda *_: None)
+
+
+def test_muon_takes_only_inner_matrices(policy: Any) -> None:
+    optimizer = make_optimizer(policy, "muon", lr=1e-3, muon_lr=0.02, weight_decay=0.0)
+    assert isinstance(optimizer, Composite)
+    muon, adam = optimizer.members
+    by_muon = {id(p) for g in muon.param_groups for p in g["params"]}
+    by_adam = {id(p) for g in adam.param_groups for p in g["params"]}
+    assert by_muon | by_adam == {id(p) for p in policy.parameters()}
+    assert not by_muon & by_adam
+    assert id(policy.get_input_embeddings().weight) in by_adam
+    assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
+
+
+def test_composite_state_survives_saving(policy: Any) -> None:
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        for p in policy.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    first = make_optimizer(policy, "muon", 1e-3, 0.02, 0.0)
+    step(first)
+    weights = {k: v.clone() for k, v in policy.state_dict().items()}
+    state = copy.deepcopy(first.state_dict())
+    step(first)
+    expected = [p.clone() for p in policy.parameters()]
+    policy.load_state_dict(weights)
+    second = make_optimizer(policy, "muon", 1e-3, 0.02, 0.0)
+    second.load_state_dict(state)
+    step(second)
+    assert all(torch.equal(a, b) for a, b in zip(expected, policy.parameters(), strict=True))
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = warmup_then_linear(optimizer, steps=10, warmup=0.2)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert optimizer.param_groups[0]["lr"] == 0
