@@ -141,7 +141,8 @@ def test_every_token_has_one_label_and_a_span_when_it_changed(original: list[int
     assert set(b.labels.tolist()) <= {0, 1}
     for side in (a, b):
         assert ((side.spans > 0) == (side.labels != 0)).all()
-        assert (side.labels.dtype, side.spans.dtype) == (np.int8, np.int32)
+        assert side.labels.dtype == np.int8
+        assert side.spans.dtype == np.int32
     used = {*a.spans.tolist(), *b.spans.tolist()} - {0}
     assert used == set(range(1, len(group_edits(opcodes)) + 1))
 

@@ -182,7 +182,7 @@ def test_policy_loss_and_gradient_of_hand_numbers() -> None:
     advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0, JUNK]])
     mask = torch.tensor([[True] * 4 + [False]])
     loss, clip_fraction = policy_loss(logprobs, torch.zeros(1, 5), advantages, mask, 0.2)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss) == pytest.approx((-1.2 - 0.5 + 2.0 + 0.8) / 4)
     assert float(clip_fraction) == 0.5
     assert logprobs.grad is not None
@@ -201,11 +201,11 @@ def test_policy_loss_with_endless_range_never_clips() -> None:
 @given(cases())
 def test_gradient_of_a_fresh_policy_is_that_of_reinforce(case: Case) -> None:
     logits = torch.stack([case.draw() for _ in range(5)], -1).requires_grad_()
-    policy = Categorical(logits=logits)  # type: ignore[no-untyped-call]
+    policy = Categorical(logits=logits)
     actions = case.draw().abs().mul(1.5).long().clamp(max=4)
-    logprobs, advantages = policy.log_prob(actions), case.draw()  # type: ignore[no-untyped-call]
+    logprobs, advantages = policy.log_prob(actions), case.draw()
     loss, clip_fraction = policy_loss(logprobs, logprobs.detach(), advantages, case.mask, 0.2)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = torch.zeros_like(logits)
     for b, t in counted(case.mask):
         expected[b, t] = policy.probs[b, t].detach() * advantages[b, t]
@@ -236,7 +236,7 @@ def test_value_loss_and_gradient_of_hand_numbers() -> None:
     returns = torch.tensor([[2.0, -1.0, 1.25, -JUNK]])
     mask = torch.tensor([[True, True, True, False]])
     loss, clip_fraction = value_loss(values, torch.zeros(1, 4), returns, mask, 0.5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss) == pytest.approx((2.25 + 4.0 + 1.0) / 6)
     assert float(clip_fraction) == pytest.approx(1 / 3)
     assert values.grad is not None
