@@ -61,6 +61,7 @@ class Manifest:
             raw = json.loads(path.read_text(encoding="utf-8"))
             known = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
             manifest = cls(**known)
+            manifest._check_types()
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise InputError(f"not a readable manifest: {e}", where=str(path), remedy="make the artifact again") from e
         if manifest.kind not in KINDS:
@@ -74,6 +75,15 @@ class Manifest:
                 remedy=f"upgrade tokalign (this is {__version__}, that was {manifest.tokalign})",
             )
         return manifest
+
+    def _check_types(self) -> None:
+        types = {"kind": str, "version": int, "config": dict, "inputs": list, "files": list, "rows": dict}
+        for name, kind in types.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {getattr(self, name)!r}")
+        for entry in (*self.files, *self.inputs):
+            if not {"name", "sha256"} <= entry.keys():
+                raise TypeError(f"an entry without name and sha256: {entry!r}")
 
     @property
     def digest(self) -> str:
@@ -225,6 +235,7 @@ def writing(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as e:
         raise ConflictError(f"{folder} is a file, not a folder", remedy="choose another --out") from e
+    _refuse_foreign(folder)  # before the lock, which leaves a file
     with _locked(folder):
         writer = Writer(folder, kind, config, inputs)
         if is_artifact(folder):
@@ -238,12 +249,17 @@ def writing(
                     f"{folder} holds another run; changed: {', '.join(changes)}",
                     remedy="choose another --out, or pass --fresh to rewrite it",
                 )
-        elif any(p.name != LOCK for p in folder.iterdir()) and not (folder / PLAN).is_file():
-            raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
         if writer.finished is None:
-            _clear(folder)
             (folder / PLAN).write_text(json.dumps({"fingerprint": writer.fingerprint}), encoding="utf-8")
+            _clear(folder)
         yield writer
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if is_artifact(folder) or (folder / PLAN).is_file():
+        return
+    if any(p.name != LOCK for p in folder.iterdir()):
+        raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
 
 
 def _changes(manifest: Manifest, writer: Writer) -> list[str]:
@@ -265,7 +281,7 @@ def _clear(folder: Path) -> None:
     """Empty a folder of ours; the manifest first, so that a half-emptied one is never taken for whole."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.iterdir():
-        if path.name == LOCK:
+        if path.name in (LOCK, PLAN):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

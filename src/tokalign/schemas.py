@@ -23,6 +23,7 @@ def _turns(prompt: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
         for turn in prompt:
             if set(turn) != {"role", "content"}:
                 raise ValueError(f"a turn has role and content, got {sorted(turn)}")
+            _clean(turn["role"])
             _clean(turn["content"])
         return prompt
     return _clean(prompt)

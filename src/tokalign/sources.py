@@ -61,7 +61,7 @@ def read_rows(path: str | Path, row: type[R], *kinds: str, limit: int | None = N
         placed = _placed(source / "data.jsonl")
         lineage, kind = {**manifest.lineage(), "path": str(path)}, manifest.kind
     else:
-        placed = _placed(source)
+        placed = _placed(_there(source))
         lineage, kind = _file_lineage(source, kinds[0]), kinds[0]
     checked = _unique(_check(at, value, row) for at, value in _with_ids(placed))
     rows = list(islice(checked, limit))
@@ -81,14 +81,14 @@ def read_recorded(
     source = Path(path)
     if source.is_dir():
         return read_rows(path, RecordedEdit, "edits", limit=limit)
-    placed = list(_placed(source))
     if layout == "auto":
-        layout = "qa-feedback" if placed and "prediction 1" in placed[0][1] else "tokalign"
+        first = next(_placed(source), None)
+        layout = "qa-feedback" if first and "prediction 1" in first[1] else "tokalign"
     if layout == "tokalign":
         return read_rows(path, RecordedEdit, "edits", limit=limit)
     rows: list[RecordedEdit] = []
     reasons: Counter[str] = Counter()
-    for number, (at, raw) in enumerate(islice(placed, limit)):
+    for number, (at, raw) in enumerate(islice(_placed(source), limit)):
         edit = _qa_feedback(at, raw, number, passages)
         if isinstance(edit, RecordedEdit):
             rows.append(edit)
@@ -127,42 +127,54 @@ def _file_lineage(path: Path, kind: str) -> dict[str, Any]:
     return {"kind": kind, "version": None, "sha256": artifacts.sha256(path), "path": str(path)}
 
 
-def _placed(path: Path) -> Iterator[Placed]:
+def _there(path: Path) -> Path:
     if not path.is_file():
         raise InputError("there is no such file or artifact", where=str(path))
-    try:
-        if path.suffix == ".jsonl":
-            yield from _json_lines(path)
-        elif path.suffix == ".json":
-            yield from _json_array(path)
-        else:
-            raise UsageError(
-                f"cannot tell the layout of {str(path)!r}", remedy="give a .jsonl or .json file, or an artifact"
-            )
-    except UnicodeDecodeError as e:
-        raise InputError(
-            f"not UTF-8: byte {e.object[e.start]:#04x} at offset {e.start}",
-            where=str(path),
-            remedy="convert it: iconv -t UTF-8",
-        ) from e
+    return path
+
+
+def _placed(path: Path) -> Iterator[Placed]:
+    if _there(path).suffix == ".jsonl":
+        yield from _json_lines(path)
+    elif path.suffix == ".json":
+        yield from _json_array(path)
+    else:
+        raise UsageError(
+            f"cannot tell the layout of {str(path)!r}", remedy="give a .jsonl or .json file, or an artifact"
+        )
+
+
+def _not_utf8(e: UnicodeDecodeError, where: str, start: int = 0) -> InputError:
+    """``start``: offset in the file of what was decoded."""
+    byte = f"not UTF-8: byte {e.object[e.start]:#04x} at offset {start + e.start}"
+    return InputError(byte, where=where, remedy="convert it: iconv -t UTF-8")
 
 
 def _json_lines(path: Path) -> Iterator[Placed]:
-    with path.open(encoding="utf-8-sig") as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
+    with path.open("rb") as f:
+        start = 0
+        for number, raw in enumerate(f, 1):
             at = f"{path}:{number}"
             try:
+                line = raw.decode()
+            except UnicodeDecodeError as e:
+                raise _not_utf8(e, at, start) from e
+            start += len(raw)
+            line = line.removeprefix("\ufeff") if number == 1 else line
+            if not line.strip():
+                continue
+            try:
                 yield at, _object(json.loads(line, object_pairs_hook=_no_twins), at)
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise InputError(f"not valid JSON: {e}", where=at, remedy="the line may be cut short") from e
 
 
 def _json_array(path: Path) -> Iterator[Placed]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    except ValueError as e:
+    except UnicodeDecodeError as e:
+        raise _not_utf8(e, str(path)) from e
+    except (ValueError, RecursionError) as e:
         line = getattr(e, "lineno", 1)
         raise InputError(f"not valid JSON: {e}", where=f"{path}:{line}", remedy="the file may be cut short") from e
     if not isinstance(rows, list):
@@ -223,6 +235,8 @@ def _qa_feedback(at: str, raw: dict[str, Any], number: int, passages: bool) -> R
     """A row of QA-Feedback (Wu et al., 2023): a model's answer and a person's correction of it."""
     try:
         corrected = raw["feedback"]["corrected-prediction"]
+        if not isinstance(raw["question"], str) or any(isinstance(p, str) for p in raw["passages"]):
+            raise TypeError("a question is a string, a passage a list of strings")
         context = ["\n".join([p[0], " ".join(p[1:])]) for p in raw["passages"]] if passages else []
         prompt = "\n\n".join([*context, f"Question: {raw['question']}" if passages else raw["question"]])
         original = raw["prediction 1"]

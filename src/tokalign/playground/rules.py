@@ -19,7 +19,7 @@ _UNSAFE = re.compile(rf"To ({_any(SAFE)}), ({_any(UNSAFE)})(?=\.)")
 _BARE_TERM = re.compile(rf"\b({_any(TERMS)})(?=\.)")
 _ASKED_DEVICE = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
 _NOTE = re.compile(r"(\w+) keeps the (\w+) in the (\w+)\.")
-_EXTRA = re.compile(rf"(?:{_any(EXTRA)})(?: |$)|(?<=\.) (?:{_any(EXTRA)})$")
+_EXTRA = re.compile(rf"(?<=\.) (?:{_any(EXTRA)})(?=(?: (?:{_any(EXTRA)}))*$)|(?:{_any(EXTRA)})(?: |$)")
 
 
 class Change(NamedTuple):
