@@ -8,7 +8,6 @@ A value comes from the flag, else ``TOKALIGN_<COMMAND>_<OPTION>``, else ``TOKALI
 import importlib
 import inspect
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -85,6 +84,8 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Make a TOML table the defaults of its command. Unknown tables and keys are errors."""
     if path is None:
         return None
+    import tomllib
+
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:

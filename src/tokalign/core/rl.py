@@ -128,7 +128,7 @@ def value_loss(
     plain = (values - returns) ** 2
     if not clip_range:
         return LossStats(0.5 * masked_mean(plain, response_mask), torch.zeros(()))
-    moved = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    moved = values.clamp(old_values - clip_range, old_values + clip_range)  # exactly `values` when inside
     clipped = (moved - returns) ** 2
     return LossStats(
         0.5 * masked_mean(torch.maximum(plain, clipped), response_mask),
