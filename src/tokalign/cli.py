@@ -11,16 +11,93 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
-from tokalign import __version__, config
-from tokalign.config import Knobs, is_required
+from tokalign import __version__
 from tokalign.errors import TokalignError, UsageError
+
+if TYPE_CHECKING:
+    from tokalign.config import Knobs
+
+
+class Command(NamedTuple):
+    """A command: the name of its dataclass in :mod:`tokalign.config`, the module whose ``run`` works, its help."""
+
+    knobs: str
+    module: str
+    about: str
+
+    def load_knobs(self) -> "type[Knobs]":
+        """The dataclass, imported only when the command is asked for."""
+        found: type[Knobs] = getattr(importlib.import_module("tokalign.config"), self.knobs)
+        return found
+
+
+COMMANDS = {
+    "playground": Command(
+        "PlaygroundConfig",
+        "tokalign.stages.playground",
+        "Make the offline world: preferences, sft data and three sets of prompts that never overlap.",
+    ),
+    "edit": Command(
+        "EditConfig",
+        "tokalign.stages.edit",
+        "Edit the less preferred response of each pair as little as possible, so that it becomes the better one.",
+    ),
+    "diff": Command(
+        "DiffConfig", "tokalign.stages.diff", "Label every token of original and edited: bad, neutral or good."
+    ),
+    "train-sft": Command(
+        "TrainSftConfig",
+        "tokalign.stages.sft",
+        "Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits).",
+    ),
+    "train-rm": Command(
+        "TrainRmConfig",
+        "tokalign.stages.reward",
+        "Train a reward model: one that judges every token, or the classical one that scores the whole.",
+    ),
+    "generate": Command("GenerateConfig", "tokalign.stages.generate", "Sample responses from a policy."),
+    "score": Command("ScoreConfig", "tokalign.stages.score", "Reward every token of any response."),
+    "train-ppo": Command(
+        "TrainPpoConfig",
+        "tokalign.stages.ppo",
+        "Train a policy by PPO, with a reward at every token or one at the end.",
+    ),
+    "eval-winrate": Command(
+        "EvalWinrateConfig", "tokalign.stages.winrate", "How often a judge prefers each candidate to the reference."
+    ),
+    "show": Command(
+        "ShowConfig",
+        "tokalign.report.show",
+        "Look at an artifact, or at all artifacts below a folder, in the terminal.",
+    ),
+}
+
+
+class Commands(TyperGroup):
+    """Builds a command only when it is asked for, so that ``--help`` is instant."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One command, with all its options."""
+        return _build(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list that help shows."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.about) for name, command in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="tokalign",
+    cls=Commands,
     help="Fine-grained alignment: minimal edits → token labels → token rewards → PPO at every token → win rate.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -28,22 +105,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS: dict[str, tuple[type[Knobs], str]] = {
-    "playground": (config.PlaygroundConfig, "tokalign.stages.playground"),
-    "edit": (config.EditConfig, "tokalign.stages.edit"),
-    "diff": (config.DiffConfig, "tokalign.stages.diff"),
-    "train-sft": (config.TrainSftConfig, "tokalign.stages.sft"),
-    "train-rm": (config.TrainRmConfig, "tokalign.stages.reward"),
-    "generate": (config.GenerateConfig, "tokalign.stages.generate"),
-    "score": (config.ScoreConfig, "tokalign.stages.score"),
-    "train-ppo": (config.TrainPpoConfig, "tokalign.stages.ppo"),
-    "eval-winrate": (config.EvalWinrateConfig, "tokalign.stages.winrate"),
-    "show": (config.ShowConfig, "tokalign.report.show"),
-}
-"""Each command's knobs, and the module whose ``run`` does the work (imported only then)."""
 
+def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
+    from tokalign.config import is_required
 
-def _signature(command: str, knobs: type[Knobs]) -> inspect.Signature:
     hints = get_type_hints(knobs)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     # Required options first, then the rest in the order in which they are declared.
@@ -93,7 +158,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     for table, values in tables.items():
         if table not in COMMANDS or not isinstance(values, dict):
             raise UsageError(f"{path}: unknown table [{table}]", remedy=f"tables are {', '.join(COMMANDS)}")
-        known = {f.name.replace("_", "-") for f in fields(COMMANDS[table][0])}
+        known = {f.name.replace("_", "-") for f in fields(COMMANDS[table].load_knobs())}
         for key in values:
             if key not in known:
                 raise UsageError(f"{path}: unknown key {key!r} in [{table}]", remedy=f"see tokalign {table} --help")
@@ -102,20 +167,20 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _register(command: str, knobs: type[Knobs], module: str) -> None:
+def _build(name: str, command: Command) -> Any:
+    knobs = command.load_knobs()
+
     def body(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
         settings = knobs(**values)
-        result = importlib.import_module(module).run(settings)
-        if command != "show":
+        result = importlib.import_module(command.module).run(settings)
+        if name != "show":
             importlib.import_module("tokalign.report.summary").written(settings, result)
 
-    body.__signature__ = _signature(command, knobs)  # type: ignore[attr-defined]
+    body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}  # type: ignore[attr-defined]
-    app.command(command, help=knobs.__doc__)(body)
-
-
-for _command, (_knobs, _module) in COMMANDS.items():
-    _register(_command, _knobs, _module)
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+    alone.command(name, help=command.about)(body)
+    return typer.main.get_command(alone)
 
 
 def _version(asked: bool) -> None:

@@ -139,7 +139,7 @@ class Training(Compute):
 
 @dataclass(frozen=True, kw_only=True)
 class PlaygroundConfig(Stage):
-    """Make the offline world: preferences, sft data and three sets of prompts that never overlap."""
+    """Knobs of ``tokalign playground``."""
 
     preferences: int = knob(1500, "preference pairs", low=1)
     sft: int = knob(6000, "prompts with a response, to train the starting policy", low=1)
@@ -150,7 +150,7 @@ class PlaygroundConfig(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class EditConfig(Stage):
-    """Edit the less preferred response of each pair as little as possible, so that it becomes the better one."""
+    """Knobs of ``tokalign edit``."""
 
     source: str = knob(..., "preferences (or recorded edits): an artifact or a file", role="input", positional=True)
     editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere")
@@ -164,7 +164,7 @@ class EditConfig(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffConfig(Stage):
-    """Label every token of original and edited: bad, neutral or good."""
+    """Knobs of ``tokalign diff``."""
 
     edits: str = knob(..., "edits: an artifact or a file", role="input", positional=True)
     tokenizer: str = knob(
@@ -177,7 +177,7 @@ class DiffConfig(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSftConfig(Training, Stage):
-    """Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits)."""
+    """Knobs of ``tokalign train-sft``."""
 
     data: str = knob(..., "sft or edits: an artifact or a file", role="input", positional=True)
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
@@ -188,7 +188,7 @@ class TrainSftConfig(Training, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRmConfig(Training, Stage):
-    """Train a reward model: one that judges every token, or the classical one that scores the whole."""
+    """Knobs of ``tokalign train-rm``."""
 
     labels: str = knob(..., "a token-labels artifact, made by diff", role="input", positional=True)
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
@@ -202,7 +202,7 @@ class TrainRmConfig(Training, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Sampling, Compute, Stage):
-    """Sample responses from a policy."""
+    """Knobs of ``tokalign generate``."""
 
     prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
     policy: str = knob(..., "policy folder or hub id", role="input")
@@ -213,7 +213,7 @@ class GenerateConfig(Sampling, Compute, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Compute, Stage):
-    """Reward every token of any response."""
+    """Knobs of ``tokalign score``."""
 
     responses: str = knob(..., "responses: an artifact or a file", role="input", positional=True)
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
@@ -224,7 +224,7 @@ class ScoreConfig(Compute, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPpoConfig(Sampling, Compute, Stage):
-    """Train a policy by PPO, with a reward at every token or one at the end."""
+    """Knobs of ``tokalign train-ppo``."""
 
     prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
     policy: str = knob(..., "policy to start from, and to stay near", role="input")
@@ -256,7 +256,7 @@ class TrainPpoConfig(Sampling, Compute, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalWinrateConfig(Sampling, Compute, Stage):
-    """How often a judge prefers each candidate to the reference."""
+    """Knobs of ``tokalign eval-winrate``."""
 
     prompts: str = knob(..., "prompts: an artifact or a file", role="input")
     candidate: list[str] = knob(..., "NAME=PATH of a policy or of responses; repeatable", role="input")
@@ -267,7 +267,7 @@ class EvalWinrateConfig(Sampling, Compute, Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(Knobs):
-    """Look at an artifact, or at all artifacts below a folder, in the terminal."""
+    """Knobs of ``tokalign show``."""
 
     artifact: Path = knob(..., "an artifact, or a folder of artifacts", role="input", positional=True)
     id: str | None = knob(None, "only the row with this id", role="run")

@@ -1,0 +1,189 @@
+"""Every knob is documented, bounded, read by somebody, and the committed settings are made of knobs."""
+
+import ast
+import inspect
+import json
+import math
+import tomllib
+from dataclasses import FrozenInstanceError, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import TypeAdapter
+
+import tokalign
+from tests.conftest import ROOT
+from tokalign.cli import COMMANDS
+from tokalign.config import EvalWinrateConfig, Knobs, PlaygroundConfig, Role, ShowConfig, Stage
+from tokalign.errors import UsageError
+
+SOURCE = Path(inspect.getfile(tokalign)).parent
+COMMAND_NAMES = list(COMMANDS)
+
+
+def minimal(knobs: type[Knobs], **values: Any) -> Knobs:
+    """The dataclass with something valid in every field that must be given."""
+    hints, required = get_type_hints(knobs), {}
+    for name, parameter in inspect.signature(knobs).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            kind = hints[name]
+            given = {Path: Path("x"), str: "x", list[str]: ["a=b"]}
+            required[name] = get_args(kind)[0] if get_origin(kind) is Literal else given[kind]
+    return knobs(**{**required, **values})
+
+
+def bounds() -> list[Any]:
+    """(dataclass, knob, the bound itself, a value just outside), one for every bound of every command."""
+    cases = []
+    for command, (knobs, _) in COMMANDS.items():
+        hints = get_type_hints(knobs)
+        for f in fields(knobs):
+            for side, sign in (("low", -1), ("high", 1)):
+                bound = f.metadata[side]
+                if bound is None:
+                    continue
+                whole = hints[f.name] in (int, int | None)
+                outside = bound + sign if whole else math.nextafter(bound, sign * math.inf)
+                cases.append(pytest.param(knobs, f.name, bound, outside, id=f"{command} {f.name} {side}"))
+    return cases
+
+
+def float_knobs() -> list[Any]:
+    return [
+        pytest.param(knobs, name, id=f"{command} {name}")
+        for command, (knobs, _) in COMMANDS.items()
+        for name, kind in get_type_hints(knobs).items()
+        if kind is float
+    ]
+
+
+@cache
+def owners_and_attributes(path: Path) -> set[tuple[str, str]]:
+    """``owner.attribute`` wherever an attribute is read; of ``self.config.lr`` the owner is ``config``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = node.value
+            name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+            found.add((name, node.attr))
+    return found
+
+
+@pytest.mark.parametrize("command", COMMAND_NAMES)
+def test_every_knob_says_what_it_is_about(command: str) -> None:
+    for f in fields(COMMANDS[command][0]):
+        about = f.metadata["about"]
+        assert about == about.strip() != "", f.name
+        assert not about.endswith("."), f.name
+        assert f.metadata["role"] in get_args(Role), f.name
+
+
+@pytest.mark.parametrize("command", COMMAND_NAMES)
+def test_defaults_are_valid_and_of_their_type(command: str) -> None:
+    knobs = COMMANDS[command][0]
+    made = minimal(knobs)
+    for name, kind in get_type_hints(knobs).items():
+        value = getattr(made, name)
+        assert TypeAdapter(kind).validate_python(value, strict=True) == value, name
+
+
+@pytest.mark.parametrize(("knobs", "name", "bound", "outside"), bounds())
+def test_a_bound_is_accepted_and_a_value_just_outside_is_refused(
+    knobs: type[Knobs], name: str, bound: float, outside: float
+) -> None:
+    assert getattr(minimal(knobs, **{name: bound}), name) == bound
+    with pytest.raises(UsageError) as refused:
+        minimal(knobs, **{name: outside})
+    assert f"--{name.replace('_', '-')} is {outside}" in str(refused.value)
+    assert str(bound) in refused.value.remedy
+
+
+@pytest.mark.parametrize(("knobs", "name"), float_knobs())
+def test_a_knob_is_never_nan(knobs: type[Knobs], name: str) -> None:
+    with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is nan"):
+        minimal(knobs, **{name: math.nan})
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="Knobs.__post_init__ asks math.isnan of a huge int")
+def test_a_huge_whole_number_is_a_value_or_a_usage_error() -> None:
+    try:
+        assert Stage(out=Path("x"), seed=10**400).seed == 10**400
+    except UsageError as e:
+        assert "--seed" in str(e)
+
+
+def test_a_positional_knob_is_named_in_capitals() -> None:
+    positional = {f.name for f in fields(ShowConfig) if f.metadata["positional"]}
+    assert positional == {"artifact"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(
+            command,
+            marks=[pytest.mark.xfail(strict=True, reason="eval-winrate takes --judge and never looks at it")]
+            if command == "eval-winrate"
+            else [],
+        )
+        for command in COMMANDS
+    ],
+)
+def test_every_knob_is_read(command: str) -> None:
+    """By the command's own module, or by one that serves several commands; never by another command's alone."""
+    knobs, own = COMMANDS[command]
+    others = {module for _, module in COMMANDS.values()} - {own}
+    read = set()
+    for path in SOURCE.rglob("*.py"):
+        module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        if module not in others and module != "tokalign.config":
+            read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "knobs", "k")}
+    unread = [f.name for f in fields(knobs) if f.name not in read]
+    assert unread == []
+
+
+def test_knobs_cannot_be_changed() -> None:
+    made = minimal(PlaygroundConfig)
+    with pytest.raises(FrozenInstanceError):
+        made.seed = 1  # type: ignore[attr-defined]
+
+
+def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
+    made = PlaygroundConfig(out=Path("runs") / "x", preferences=3, seed=7, quiet=True)
+    sizes = {"preferences": 3, "sft": 6000, "prompts": 2560, "heldout": 256, "test": 1024}
+    assert made.select("rows") == {"limit": None, "seed": 7, **sizes}
+    assert made.select("out") == {"out": str(Path("runs") / "x")}
+    assert type(made.select("out")["out"]) is str
+    assert made.select("run", "out") == {"out": "runs/x", "fresh": False, "json": False, "quiet": True}
+    assert made.select() == {}
+
+
+def test_paths_are_inputs_or_outputs_never_compared_by_their_spelling() -> None:
+    made = minimal(EvalWinrateConfig)
+    assert made.select("input") == {"prompts": "x", "candidate": ["a=b"], "reference": "x"}
+    assert not {"prompts", "candidate", "reference", "out"} & set(made.select("rows"))
+
+
+@pytest.mark.parametrize("command", COMMAND_NAMES)
+def test_every_knob_has_one_role_and_goes_into_json(command: str) -> None:
+    knobs = COMMANDS[command][0]
+    made = minimal(knobs)
+    selected = [made.select(role) for role in get_args(Role)]
+    names = [name for part in selected for name in part]
+    assert sorted(names) == sorted(f.name for f in fields(knobs))
+    assert [json.loads(json.dumps(part)) for part in selected] == selected
+
+
+def test_the_playground_settings_are_made_of_knobs() -> None:
+    tables = tomllib.loads((ROOT / "configs" / "playground.toml").read_text(encoding="utf-8"))
+    assert tables
+    for command, values in tables.items():
+        knobs, given = COMMANDS[command][0], {key.replace("-", "_"): value for key, value in values.items()}
+        hints = get_type_hints(knobs)
+        for key, value in given.items():
+            assert "_" not in key or key.replace("_", "-") in values, f"[{command}] {key} is spelt with hyphens"
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        made = minimal(knobs, **given)
+        assert {key: getattr(made, key) for key in given} == given
