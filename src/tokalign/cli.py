@@ -209,6 +209,9 @@ def _guarded(command: Callable[[], Any]) -> int:
     except TokalignError as e:
         _complain(e)
         return e.exit_code
+    except OSError as e:  # a full disk, a path that may not be read
+        typer.echo(f"tokalign: {e}", err=True)
+        return 1
     except KeyboardInterrupt:
         typer.echo("tokalign: interrupted", err=True)
         return 130

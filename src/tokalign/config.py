@@ -9,9 +9,9 @@ fields. A knob's role says how a finished folder is compared when a command is r
 * ``out``: where the result goes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,8 @@ class Knobs:
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
-            if not ((low is None or value >= low) and (high is None or value <= high) and not math.isnan(value)):
+            # Said so that NaN, which no comparison is true of, lies outside.
+            if not ((-inf if low is None else low) <= value <= (inf if high is None else high)):
                 bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
                 raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 

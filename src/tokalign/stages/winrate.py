@@ -20,6 +20,7 @@ from tokalign.progress import Progress
 from tokalign.schemas import PromptRow, ResponseRow
 
 REFERENCE = "reference"
+JUDGES = {"playground": PlaygroundJudge}
 
 
 def run(config: EvalWinrateConfig) -> Manifest:
@@ -83,7 +84,7 @@ def _respond(
 
 
 def _judge(config: EvalWinrateConfig, rows: list[PromptRow], texts: dict[str, list[str]], out: Writer) -> Manifest:
-    judge = PlaygroundJudge()
+    judge = JUDGES[config.judge]()
     prompts = [r.prompt for r in rows]
     preferences: dict[str, list[float]] = {}
     judgements: list[dict[str, Any]] = []
