@@ -36,11 +36,12 @@ class Verdict(NamedTuple):
 
 def gate(original: str, edited: str, min_similarity: float, *, only_count: bool) -> Verdict:
     """Check one edit. ``only_count``: an edit that is too large is accepted, with the reason noted."""
-    kept = round(diff.similarity(original, edited), 4)
+    exact = diff.similarity(original, edited)
+    kept = round(exact, 4)
     if not edited.strip():
         return Verdict("rejected", "empty", kept)
     if edited == original:
         return Verdict("unchanged", "", kept)
-    if kept < min_similarity:
+    if exact < min_similarity:
         return Verdict("edited" if only_count else "rejected", "over-edited", kept)
     return Verdict("edited", "", kept)
