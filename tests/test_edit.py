@@ -151,6 +151,7 @@ CHANGES: dict[str, tuple[str, str, list[str], list[str]]] = {
     "removed": ("It is a very old house.", "It is a old house.", [" very"], []),
     "put in": ("Boil water first.", "Boil the water first, slowly.", [], [" the", ", slowly"]),
     "first": ("Never go there.", "Always go there.", ["Never"], ["Always"]),
+    "grown": ("She was unkind.", "She was unkinder.", [" unkind"], [" unkinder"]),
     "same": ("As it was.", "As it was.", [], []),
     "wide": ("Un été 漢字 chaud 👩\u200d👩\u200d👧.", "Un hiver 漢字 chaud 👩\u200d👩\u200d👧.", [" été"], [" hiver"]),
 }
@@ -170,7 +171,7 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def labels_of(edits: str, out: Path, **knobs: Any) -> Labelled:
-    made = diff.run(DiffConfig(edits=edits, out=out, tokenizer="tiny", vocab=400, quiet=True, **knobs))
+    made = diff.run(DiffConfig(edits=edits, out=out, tokenizer="tiny", vocab=310, quiet=True, **knobs))
     with pa.ipc.open_stream((out / "data.arrow").read_bytes()) as stream:
         rows = {row["id"]: row for row in stream.read_all().to_pylist()}
     return made, rows, Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
@@ -219,7 +220,7 @@ def test_rows_that_passed_no_gate_are_skipped_with_their_status(by_words: Labell
     made, rows, _ = by_words
     assert list(rows) == list(CHANGES)
     reasons = {"status rejected": 1, "status failed": 1}
-    assert made.rows == {"in": 8, "out": 6, "skipped": 2, "failed": 0, "reasons": reasons}
+    assert made.rows == {"in": 9, "out": 7, "skipped": 2, "failed": 0, "reasons": reasons}
     assert made.stats["unchanged"] == 1
     assert made.stats["edits_per_row"] == 1.0, "one each, two in 'put in', none in 'same'"
     bad = sum(z == -1 for row in rows.values() for z in row["original_labels"])
@@ -232,7 +233,7 @@ def test_edits_of_one_row_are_numbered_and_both_sides_of_a_replacement_agree(by_
     spans = {name: [sorted({*rows[name][f"{side}_spans"]} - {0}) for side in ("original", "edited")] for name in rows}
     assert spans == {
         "replaced": [[1], [1]], "removed": [[1], []], "put in": [[], [1, 2]],
-        "first": [[1], [1]], "same": [[], []], "wide": [[1], [1]],
+        "first": [[1], [1]], "grown": [[1], [1]], "same": [[], []], "wide": [[1], [1]],
     }  # fmt: skip
 
 
@@ -247,6 +248,7 @@ def test_by_token_what_is_not_bad_in_the_original_is_what_is_not_good_in_the_edi
         changed = any(z for _, z in original + edited)
         assert changed == (name != "same")
         assert (original[-1][1], edited[-1][1]) == (0, 0)
+    assert (labelled(rows["grown"], "original", -1), labelled(rows["grown"], "edited", 1)) == ([], ["er"])
 
 
 def test_rows_over_the_length_are_skipped_and_counted(edits: str, tmp_path: Path, by_words: Labelled) -> None:
@@ -255,11 +257,11 @@ def test_rows_over_the_length_are_skipped_and_counted(edits: str, tmp_path: Path
         for name, r in by_words[1].items()
     }
     longest = max(sizes.values())
-    assert labels_of(edits, tmp_path / "just", max_length=longest)[0].rows["out"] == 6
+    assert labels_of(edits, tmp_path / "just", max_length=longest)[0].rows["out"] == 7
     made, kept, _ = labels_of(edits, tmp_path / "less", max_length=longest - 1)
     assert set(kept) == {name for name, size in sizes.items() if size < longest}
-    assert made.rows["reasons"] == {"status rejected": 1, "status failed": 1, "over --max-length": 6 - len(kept)}
-    assert made.rows["in"] == 8 == made.rows["out"] + made.rows["skipped"]
+    assert made.rows["reasons"] == {"status rejected": 1, "status failed": 1, "over --max-length": 7 - len(kept)}
+    assert made.rows["in"] == 9 == made.rows["out"] + made.rows["skipped"]
 
 
 def test_an_edit_rejected_by_a_gate_gets_no_labels(tmp_path: Path) -> None:

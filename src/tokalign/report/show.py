@@ -146,7 +146,7 @@ def _extremes(row: dict[str, Any]) -> str:
 
 
 def _say(console: Console, label: str, text: Text) -> None:
-    console.print(Text(f"{label:>9}", "dim"))
+    console.print(Text(f"{safe(label):>9}", "dim"))
     console.print(Padding(text, (0, 0, 0, 4)))
 
 

@@ -22,9 +22,9 @@ def console() -> Console:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=Text(safe(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if i else "left")
+        table.add_column(Text(safe(column)), justify="right" if i else "left")
     return table
 
 
