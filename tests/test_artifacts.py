@@ -17,7 +17,7 @@ import pytest
 
 from tokalign import artifacts, errors
 from tokalign.artifacts import Manifest, verify, writing
-from tokalign.config import EditConfig
+from tokalign.config import EditConfig, Stage
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
@@ -240,8 +240,30 @@ def test_a_folder_in_use_is_refused_by_pid_and_free_after_a_kill(tmp_path: Path)
         assert contents(tmp_path / "out") == before
         process.kill()
         process.wait()
-        verify(tmp_path / "out", make(tmp_path).kind)
+        with pytest.raises(ConflictError, match="unfinished other run"):  # the holder was given no knobs
+            make(tmp_path)
+        verify(tmp_path / "out", make(tmp_path, fresh=True).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_is_refused_half_way_leaves_nothing(tmp_path: Path, existed: bool) -> None:
+    folder = tmp_path / "out"
+    if existed:
+        folder.mkdir()
+    with pytest.raises(InputError), writing("prompts", Stage(out=folder), {}) as out:
+        (out.folder / "half").write_text("half")
+        raise InputError("no good")
+    assert folder.exists() == existed
+    assert not existed or sorted(p.name for p in folder.iterdir()) == [".lock"]
+
+
+def test_a_broken_manifest_is_rewritten_when_asked(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="not a readable manifest"):
+        make(tmp_path)
+    verify(tmp_path / "out", make(tmp_path, fresh=True).kind)
 
 
 def test_another_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:

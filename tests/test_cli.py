@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,32 @@ def test_the_manifest_alone_goes_to_stdout(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["kind"] == "edits"
     assert "next: tokalign" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_an_interrupted_command_says_so_and_can_be_run_again(tmp_path: Path) -> None:
+    world = ("playground", "--out", "w", "--preferences", "40000", "--sft", "1", "--prompts", "1")
+    # pytest may run where SIGINT is ignored, and its children with it.
+    listen = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", listen, PROGRAM, *world]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "w" / "preferences" / ".data.jsonl.tmp").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.strip().endswith("tokalign: interrupted")
+    assert not list(tmp_path.rglob("manifest.json"))
+    assert run(tmp_path, *world).returncode == 0
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "reference", ""])
+def test_a_candidate_is_named_by_a_word(tmp_path: Path, name: str) -> None:
+    responses = str(ROOT / "data" / "responses-good")
+    prompts = str(ROOT / "data" / "responses-good" / "data.jsonl")
+    args = ("--prompts", prompts, "--reference", responses, "--candidate", f"{name}={responses}")
+    done = run(tmp_path, "eval-winrate", *args, "--out", "w")
+    assert done.returncode == 2
+    assert "give NAME=PATH" in done.stderr
+    assert not (tmp_path / "w").exists()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
+from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import DiffConfig, EditConfig
 from tokalign.editors import gate
@@ -270,3 +271,20 @@ def test_an_edit_rejected_by_a_gate_gets_no_labels(tmp_path: Path) -> None:
     assert list(rows) == ["kept"]
     assert made.rows["reasons"] == {"status rejected": 1}
     assert made.inputs[0]["kind"] == "edits"
+
+
+def test_nothing_is_written_where_every_row_is_too_long(edits: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"every row is longer than --max-length"):
+        labels_of(edits, tmp_path / "labels", max_length=2)
+    assert not (tmp_path / "labels").exists()
+
+
+def test_an_edit_that_was_rejected_is_never_learnt_from(tmp_path: Path) -> None:
+    rows = [recorded("The cat sat.", "The dog sat.", id="good"), recorded("The cat sat.", " ", id="emptied")]
+    edits_of(tmp_path, *rows, editor="recorded")
+    folder = next(p.parent for p in tmp_path.rglob("manifest.json"))
+    read = sources.read_edits(folder)
+    assert [r.id for r in read.rows] == ["good"]
+    assert read.account() == {"in": 2, "out": 1, "skipped": 1, "reasons": {"status rejected": 1}}
+    with pytest.raises(InputError, match=r"no usable edits: \{'status rejected': 1\}"):
+        sources.read_edits(write_jsonl(tmp_path / "e.jsonl", {**rows[1], "edited": "", "status": "rejected"}))

@@ -170,7 +170,6 @@ def test_json_prints_the_manifest_as_one_object(shown: Any) -> None:
     assert json.loads(text) == json.loads((DATA / "labels" / "manifest.json").read_text())
 
 
-@pytest.mark.xfail(strict=True, reason="show._overview ignores --json and prints tables")
 def test_json_of_a_folder_of_artifacts_is_one_object_too(shown: Any) -> None:
     assert json.loads(shown(DATA, json=True))["edits"]["kind"] == "edits"
 

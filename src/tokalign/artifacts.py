@@ -21,7 +21,7 @@ from typing import Any
 
 from tokalign import __version__
 from tokalign.config import Stage
-from tokalign.errors import ConflictError, InputError, KindError, LockedError
+from tokalign.errors import ConflictError, InputError, KindError, LockedError, UsageError
 from tokalign.schemas import KINDS
 
 MANIFEST, PLAN, LOCK = "manifest.json", "unfinished.json", ".lock"
@@ -88,7 +88,12 @@ class Manifest:
     @property
     def digest(self) -> str:
         """One hash of all data files: equal content, equal digest, whenever it was made."""
-        return _hash_json([[f["name"], f["sha256"]] for f in self.files])
+        return hash_json([[f["name"], f["sha256"]] for f in self.files])
+
+    def fingerprint(self, knobs: Iterable[str]) -> dict[str, Any]:
+        """As :attr:`Writer.fingerprint`, of these knobs."""
+        contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
+        return {"kind": self.kind, **{k: self.config.get(k) for k in knobs}, **contents}
 
     def lineage(self) -> dict[str, Any]:
         """What another artifact's manifest says of this one (but for the path)."""
@@ -196,7 +201,7 @@ class Writer:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=["tokalign", *sys.argv[1:]],
             config=self.config.select("rows", "run", "input", "out"),
-            config_hash=_hash_json(self.fingerprint),
+            config_hash=hash_json(self.fingerprint),
             seed=self.config.seed,
             inputs=self.inputs,
             files=files,
@@ -231,6 +236,7 @@ def writing(
         LockedError: another process writes it.
     """
     folder = out or config.out
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as e:
@@ -238,21 +244,30 @@ def writing(
     _refuse_foreign(folder)  # before the lock, which leaves a file
     with _locked(folder):
         writer = Writer(folder, kind, config, inputs)
-        if is_artifact(folder):
-            manifest = Manifest.read(folder)
-            changes = _changes(manifest, writer)
-            if not changes and not config.fresh:
-                verify(folder)
-                writer.finished = manifest
-            elif not config.fresh:
+        if not config.fresh:
+            there = Manifest.read(folder) if is_artifact(folder) else None
+            before = there.fingerprint(writer.knobs) if there else _planned(folder)
+            if before and (changes := _changes(before, writer.fingerprint)):
+                run = "another run" if there else "an unfinished other run"
                 raise ConflictError(
-                    f"{folder} holds another run; changed: {', '.join(changes)}",
+                    f"{folder} holds {run}; changed: {', '.join(changes)}",
                     remedy="choose another --out, or pass --fresh to rewrite it",
                 )
+            if there:
+                verify(folder)
+                writer.finished = there
         if writer.finished is None:
             (folder / PLAN).write_text(json.dumps({"fingerprint": writer.fingerprint}), encoding="utf-8")
             _clear(folder)
-        yield writer
+        try:
+            yield writer
+        except (InputError, UsageError):  # what was asked for cannot be: leave nothing behind
+            if writer.finished is None and not is_artifact(folder):
+                _clear(folder)
+                (folder / PLAN).unlink(missing_ok=True)
+                if made:
+                    shutil.rmtree(folder)
+            raise
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -262,19 +277,24 @@ def _refuse_foreign(folder: Path) -> None:
         raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
 
 
-def _changes(manifest: Manifest, writer: Writer) -> list[str]:
-    """What differs between a finished run and the one asked for, in words."""
-    if manifest.kind != writer.kind:
-        return [f"kind {manifest.kind} → {writer.kind}"]
-    changes = [
-        f"--{key.replace('_', '-')} {manifest.config.get(key)!r} → {value!r}"
-        for key, value in writer.knobs.items()
-        if manifest.config.get(key) != value
+def _planned(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of the unfinished run there; None where there is none, or it was killed writing that."""
+    try:
+        plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return plan
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between the fingerprints of the run that is there and the one asked for, in words."""
+    if before["kind"] != now["kind"]:
+        return [f"kind {before['kind']} → {now['kind']}"]
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    return [
+        key if key.startswith("input ") else f"--{key.replace('_', '-')} {before.get(key)!r} → {now.get(key)!r}"
+        for key in changed
     ]
-    before = {i.get("name"): i["sha256"] for i in manifest.inputs}
-    now = {i["name"]: i["sha256"] for i in writer.inputs}
-    changes += [f"input {name}" for name in sorted({*before, *now}, key=str) if before.get(name) != now.get(name)]
-    return changes
 
 
 def _clear(folder: Path) -> None:
@@ -316,7 +336,8 @@ def _relative(path: str, folder: Path) -> str:
     return os.path.relpath(path, folder) if Path(path).exists() else path
 
 
-def _hash_json(value: Any) -> str:
+def hash_json(value: Any) -> str:
+    """Hash of a plain JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

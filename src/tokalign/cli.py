@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tokalign.config import Knobs
 
 
+INTERRUPTED = 130
+
+
 class Command(NamedTuple):
     """A command: the name of its dataclass in :mod:`tokalign.config`, the module whose ``run`` works, its help."""
 
@@ -210,12 +213,11 @@ def _guarded(command: Callable[[], Any]) -> int:
         _complain(e)
         return e.exit_code
     except OSError as e:  # a full disk, a path that may not be read
-        typer.echo(f"tokalign: {e}", err=True)
+        _complain(TokalignError(str(e)))
         return 1
-    except KeyboardInterrupt:
-        typer.echo("tokalign: interrupted", err=True)
-        return 130
-    except SystemExit as e:  # how Typer ends a command
+    except SystemExit as e:  # how Typer ends a command; 130 is what it makes of an interruption
+        if e.code == INTERRUPTED:
+            typer.echo("tokalign: interrupted", err=True)
         return e.code if isinstance(e.code, int) else 1
     return 0
 

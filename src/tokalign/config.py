@@ -11,8 +11,8 @@ fields. A knob's role says how a finished folder is compared when a command is r
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any, Literal
 
 from tokalign.errors import UsageError
@@ -27,6 +27,7 @@ Reading = Literal["expected", "discrete"]
 Granularity = Literal["token", "sequence"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
+ReportTo = Literal["none", "tensorboard", "wandb"]
 EvalJudge = Literal["playground", "reward"]
 Judge = Literal["playground"]
 
@@ -62,9 +63,9 @@ class Knobs:
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
-            # Said so that NaN, which no comparison is true of, lies outside.
-            if not ((-inf if low is None else low) <= value <= (inf if high is None else high)):
-                bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
+            low, high = -float_info.max if low is None else low, float_info.max if high is None else high
+            if not low <= value <= high:  # so said, NaN and infinity lie outside too
+                bounds = f"{low:g} to {high:g}"
                 raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 
     def select(self, *roles: Role) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Training(Compute):
     warmup: float = knob(0.03, "share of the steps over which the learning rate rises", low=0, high=1)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
-    report_to: str = knob("none", "tensorboard, wandb or none; metrics.jsonl is always written", role="run")
+    report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +253,7 @@ class TrainPpoConfig(Sampling, Compute, Stage):
     eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
     eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")
     eval_every: int = knob(10, "steps between evaluations", low=1)
-    report_to: str = knob("none", "tensorboard, wandb or none; metrics.jsonl is always written", role="run")
+    report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,11 @@ class Edit(Row):
     attempts: int = 1
     usage: dict[str, Any] | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Whether the edit may be used: it passed the gates, or there was nothing to change."""
+        return self.status in ("edited", "unchanged")
+
 
 class PromptRow(Row):
     """``prompts/1``."""

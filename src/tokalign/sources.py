@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tokalign import artifacts
 from tokalign.config import Format
 from tokalign.errors import InputError, KindError, UsageError
-from tokalign.schemas import KINDS, RecordedEdit, Row
+from tokalign.schemas import KINDS, Edit, RecordedEdit, Row
 
 R = TypeVar("R", bound=Row)
 Placed = tuple[str, dict[str, Any]]
@@ -63,11 +63,21 @@ def read_rows(path: str | Path, row: type[R], *kinds: str, limit: int | None = N
     else:
         placed = _placed(_there(source))
         lineage, kind = _file_lineage(source, kinds[0]), kinds[0]
-    checked = _unique(_check(at, value, row) for at, value in _with_ids(placed))
-    rows = list(islice(checked, limit))
-    if not rows:
-        raise InputError("there are no rows", where=str(path))
-    return Rows(rows, lineage, kind)
+    return _valid(placed, row, lineage, kind, limit)
+
+
+def read_edits(path: str | Path, limit: int | None = None) -> Rows[Edit]:
+    """Edits that stand; the others are skipped, by status.
+
+    Raises:
+        InputError: as :func:`read_rows`, or none stands.
+    """
+    read = read_rows(path, Edit, "edits", limit=limit)
+    stand = [r for r in read.rows if r.stands]
+    reasons = Counter(f"status {r.status}" for r in read.rows if not r.stands)
+    if not stand:
+        raise InputError(f"no usable edits: {dict(reasons)}", where=str(path), remedy="edit again: tokalign edit")
+    return Rows(stand, read.lineage, read.kind, reasons)
 
 
 def read_recorded(
@@ -81,14 +91,16 @@ def read_recorded(
     source = Path(path)
     if source.is_dir():
         return read_rows(path, RecordedEdit, "edits", limit=limit)
+    placed = _placed(_there(source))
     if layout == "auto":
-        first = next(_placed(source), None)
-        layout = "qa-feedback" if first and "prediction 1" in first[1] else "tokalign"
+        head = list(islice(placed, 1))
+        placed = chain(head, placed)
+        layout = "qa-feedback" if head and "prediction 1" in head[0][1] else "tokalign"
     if layout == "tokalign":
-        return read_rows(path, RecordedEdit, "edits", limit=limit)
+        return _valid(placed, RecordedEdit, _file_lineage(source, "edits"), "edits", limit)
     rows: list[RecordedEdit] = []
     reasons: Counter[str] = Counter()
-    for number, (at, raw) in enumerate(islice(_placed(source), limit)):
+    for number, (at, raw) in enumerate(islice(placed, limit)):
         edit = _qa_feedback(at, raw, number, passages)
         if isinstance(edit, RecordedEdit):
             rows.append(edit)
@@ -110,8 +122,16 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
         if (folder / artifacts.PLAN).is_file():
             raise InputError("an unfinished run", where=path, remedy="run the command that makes it again")
         hashes = {p.name: artifacts.sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
-        return {"kind": "model", "version": None, "sha256": artifacts._hash_json(hashes), "path": path}
+        return {"kind": "model", "version": None, "sha256": artifacts.hash_json(hashes), "path": path}
     return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
+
+
+def _valid(placed: Iterable[Placed], row: type[R], lineage: dict[str, Any], kind: str, limit: int | None) -> Rows[R]:
+    checked = _unique(_check(at, value, row) for at, value in _with_ids(placed))
+    rows = list(islice(checked, limit))
+    if not rows:
+        raise InputError("there are no rows", where=str(lineage["path"]))
+    return Rows(rows, lineage, kind)
 
 
 def _manifest(folder: Path, *kinds: str) -> artifacts.Manifest:

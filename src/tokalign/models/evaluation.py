@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from tokalign.core import diff, rewards
-from tokalign.models.batch import Pair
-from tokalign.models.reward import RewardModel
+from tokalign.models.reward import Ratings, RewardModel
 from tokalign.schemas import TokenLabels
 
 
@@ -28,66 +27,58 @@ def evaluate(model: RewardModel, rows: list[TokenLabels]) -> dict[str, Any]:
       where the categories of a row match its edits one to one;
     * ``classes``: precision, recall and F1 of bad / neutral / good (token level).
     """
-    edits = [r for r in rows if r.edited != r.original]
-    natural = [r for r in rows if r.chosen and r.chosen != r.original]
-    chosen = model.codec.responses([r.chosen or "" for r in natural])
+    # Each text is rated once, and each rating serves every metric that asks for it.
+    originals = model.rate([(r.prompt_ids, r.original_ids) for r in rows])
+    editeds = model.rate([(r.prompt_ids, r.edited_ids) for r in rows])
+    natural = [i for i, r in enumerate(rows) if r.chosen and r.chosen != r.original]
+    codes = model.codec.responses([rows[i].chosen or "" for i in natural])
+    chosen = model.rate([(rows[i].prompt_ids, c.ids) for i, c in zip(natural, codes, strict=True)])
+    changed = [i for i, r in enumerate(rows) if r.edited != r.original]
     report: dict[str, Any] = {
-        "edited_over_original": _accuracy(
-            model,
-            [(r.prompt_ids, r.edited_ids) for r in edits],
-            [(r.prompt_ids, r.original_ids) for r in edits],
-        ),
-        "chosen_over_rejected": _accuracy(
-            model,
-            [(r.prompt_ids, c.ids) for r, c in zip(natural, chosen, strict=True)],
-            [(r.prompt_ids, r.original_ids) for r in natural],
-        ),
-        "flips": _flips(model, edits),
+        "edited_over_original": _accuracy(_take(editeds, changed), _take(originals, changed)),
+        "chosen_over_rejected": _accuracy(chosen, _take(originals, natural)),
+        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums),
     }
-    if model.level == "token" and rows:
-        report["classes"] = _classes(model, rows)
+    if originals.probs is not None and editeds.probs is not None and rows:
+        labels = [z for side in ("original_labels", "edited_labels") for r in rows for z in getattr(r, side)]
+        predicted = torch.cat(originals.probs + editeds.probs).argmax(-1) - 1
+        report["classes"] = rewards.class_report(predicted, torch.tensor(labels))
     return report
 
 
-def _accuracy(model: RewardModel, better: list[Pair], worse: list[Pair]) -> dict[str, Any]:
-    b, w = model.rate(better), model.rate(worse)
+def _take(ratings: Ratings, rows: list[int]) -> Ratings:
+    probs = ratings.probs
+    return Ratings([ratings.rewards[i] for i in rows], None if probs is None else [probs[i] for i in rows])
+
+
+def _accuracy(better: Ratings, worse: Ratings) -> dict[str, Any]:
     return {
-        "mean": rewards.pair_accuracy(b.means, w.means),
-        "sum": rewards.pair_accuracy(b.sums, w.sums),
-        "pairs": len(better),
+        "mean": rewards.pair_accuracy(better.means, worse.means),
+        "sum": rewards.pair_accuracy(better.sums, worse.sums),
+        "pairs": len(better.rewards),
     }
 
 
-def _flips(model: RewardModel, rows: list[TokenLabels]) -> dict[str, Any]:
-    full: list[Pair] = []
+def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float]) -> dict[str, Any]:
+    """``sums``: the score of each row's text with all edits."""
+    full: list[float] = []
+    prompts: list[list[int]] = []
     texts: list[str] = []
-    kinds: list[str] = []
-    for row in rows:
-        edits = diff.group_edits(diff.word_opcodes(row.original, row.edited))
-        known = len(row.categories) == len(edits)
-        for k in range(len(edits)):
-            full.append((row.prompt_ids, row.edited_ids))
-            texts.append(diff.undo(row.original, row.edited, edits[k]))
-            kinds.append(row.categories[k] if known else "")
-    undone = [(p, e.ids) for (p, _), e in zip(full, model.codec.responses(texts), strict=True)]
-    b, w = model.rate(full).sums, model.rate(undone).sums
     by_kind: dict[str, list[int]] = defaultdict(list)
-    for i, kind in enumerate(kinds):
-        if kind:
-            by_kind[kind].append(i)
+    for row, total in zip(rows, sums, strict=True):
+        edits = diff.group_edits(diff.word_opcodes(row.original, row.edited))
+        kinds = row.categories if len(row.categories) == len(edits) else []
+        for kind, at in zip(kinds, range(len(texts), len(texts) + len(edits)), strict=False):
+            by_kind[kind].append(at)
+        full += [total] * len(edits)
+        prompts += [row.prompt_ids] * len(edits)
+        texts += [diff.undo(row.original, row.edited, edit) for edit in edits]
+    undone = model.rate([(p, e.ids) for p, e in zip(prompts, model.codec.responses(texts), strict=True)]).sums
     return {
-        "accuracy": rewards.pair_accuracy(b, w),
-        "edits": len(b),
+        "accuracy": rewards.pair_accuracy(full, undone),
+        "edits": len(full),
         "by_category": {
-            kind: {"accuracy": rewards.pair_accuracy([b[i] for i in at], [w[i] for i in at]), "edits": len(at)}
+            kind: {"accuracy": rewards.pair_accuracy([full[i] for i in at], [undone[i] for i in at]), "edits": len(at)}
             for kind, at in sorted(by_kind.items())
         },
     }
-
-
-def _classes(model: RewardModel, rows: list[TokenLabels]) -> dict[str, Any]:
-    pairs: list[Pair] = [p for r in rows for p in ((r.prompt_ids, r.original_ids), (r.prompt_ids, r.edited_ids))]
-    labels = torch.tensor([z for r in rows for side in (r.original_labels, r.edited_labels) for z in side])
-    probs = model.rate(pairs).probs
-    assert probs is not None
-    return rewards.class_report(torch.cat(probs).argmax(-1) - 1, labels)

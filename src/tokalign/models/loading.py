@@ -71,11 +71,16 @@ def new_tiny_classifier(codec: Codec, seed: int, max_positions: int, level: str)
     return _zero_head(AutoModelForSequenceClassification.from_config(config)).eval()
 
 
-def _load(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
+def load_model(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
+    """A model by one of the ``AutoModel`` classes, in eval mode; safetensors only, no code from elsewhere.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     try:
         model = auto.from_pretrained(
             str(source),
-            dtype=getattr(torch, dtype) if dtype != "auto" else "auto",
+            dtype=getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
             **kwargs,
@@ -90,7 +95,7 @@ def _load(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
 
 def load_policy(source: str | Path, dtype: str = "float32") -> Any:
     """A causal language model, in eval mode."""
-    return _load(AutoModelForCausalLM, source, dtype)
+    return load_model(AutoModelForCausalLM, source, dtype)
 
 
 def _zero_head(model: Any) -> Any:
@@ -111,7 +116,7 @@ def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
     """A token classifier (bad / neutral / good) with a zero head over the weights at ``source``."""
     labels = dict(enumerate(CLASSES))
     return _zero_head(
-        _load(
+        load_model(
             AutoModelForTokenClassification,
             source,
             dtype,
@@ -126,10 +131,12 @@ def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
 def new_sequence_model(source: str | Path, dtype: str = "float32") -> Any:
     """A sequence classifier with one output and a zero head over the weights at ``source``."""
     return _zero_head(
-        _load(AutoModelForSequenceClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
+        load_model(AutoModelForSequenceClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
     )
 
 
 def new_value_model(source: str | Path, dtype: str = "float32") -> Any:
     """A value at every position: a token classifier with one output and a zero head."""
-    return _zero_head(_load(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True))
+    return _zero_head(
+        load_model(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
+    )

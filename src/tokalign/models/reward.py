@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from tokalign.core import rl
 from tokalign.errors import InputError
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.loading import CLASSES, _load
+from tokalign.models.loading import CLASSES, load_model
 from tokalign.models.tokenization import Codec
 
 
@@ -75,7 +75,7 @@ class RewardModel:
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        return cls(_load(auto, source, dtype), Codec.load(source), level, reading)
+        return cls(load_model(auto, source, dtype), Codec.load(source), level, reading)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":

@@ -48,6 +48,7 @@ class Codec:
                 f"the tokenizer of {source!r} has no EOS token", remedy="set eos_token in its tokenizer_config.json"
             )
         self.tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
         self.eos_id: int = tokenizer.eos_token_id
         # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -109,7 +110,9 @@ class Codec:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token by itself, for people to read."""
-        return [str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in ids]
+        for i in {*ids} - self._pieces.keys():
+            self._pieces[i] = str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False))
+        return [self._pieces[i] for i in ids]
 
 
 def same_tokenizer(a: Codec, b: Codec) -> bool:

@@ -34,7 +34,7 @@ def run(config: ShowConfig) -> None:
     if not artifacts.is_artifact(folder):
         if not folder.is_dir():
             raise InputError("there is no such artifact", where=str(folder), remedy="give an artifact's folder")
-        _overview(folder)
+        _overview(folder, config)
         return
     manifest = artifacts.verify(folder)
     if config.json:
@@ -58,7 +58,7 @@ def run(config: ShowConfig) -> None:
         raise InputError(f"no row has this id: {config.id!r}", where=str(folder), field="id")
 
 
-def _overview(folder: Path) -> None:
+def _overview(folder: Path, config: ShowConfig) -> None:
     found = {
         path.parent.relative_to(folder).as_posix(): Manifest.read(path.parent)
         for path in sorted(folder.glob("**/manifest.json"))
@@ -66,6 +66,9 @@ def _overview(folder: Path) -> None:
     }
     if not found:
         raise InputError("no artifact here or below", where=str(folder))
+    if config.json:
+        print(json.dumps({name: asdict(m) for name, m in found.items()}, ensure_ascii=False))
+        return
     console = tables.console()
     console.print(tables.stages(folder, found))
     models = {name: m for name, m in found.items() if m.kind == "reward-model"}

@@ -11,6 +11,7 @@ from tokalign.artifacts import Manifest
 from tokalign.config import DiffConfig
 from tokalign.core import diff
 from tokalign.core.diff import Labels
+from tokalign.errors import InputError
 from tokalign.models.tokenization import Codec, Encoded, train_tiny
 from tokalign.progress import Progress
 from tokalign.schemas import Edit, TokenLabels
@@ -21,23 +22,26 @@ CHUNK = 256
 
 def run(config: DiffConfig) -> Manifest:
     """Label original and edited of every edited or unchanged row."""
-    rows = sources.read_rows(config.edits, Edit, "edits", limit=config.limit)
-    usable = [r for r in rows.rows if r.status in ("edited", "unchanged")]
-    skipped = Counter(f"status {r.status}" for r in rows.rows if r.status not in ("edited", "unchanged"))
-    inputs = {"edits": rows.lineage}
+    edits = sources.read_edits(config.edits, config.limit)
+    skipped: Counter[str] = Counter()
+    inputs = {"edits": edits.lineage}
     if config.tokenizer != "tiny":
         inputs["tokenizer"] = sources.model_lineage(config.tokenizer)
 
     with artifacts.writing("token-labels", config, inputs) as out:
         if out.finished is not None:
             return out.finished
-        codec = train_tiny(_texts(usable), config.vocab) if config.tokenizer == "tiny" else Codec.load(config.tokenizer)
+        codec = (
+            train_tiny(_texts(edits.rows), config.vocab) if config.tokenizer == "tiny" else Codec.load(config.tokenizer)
+        )
         codec.save(out.folder / "tokenizer")
         tally: Counter[str] = Counter()
-        with Progress("diff", len(usable), config.quiet) as bar, out.file("data.arrow") as path:
-            labelled = (row for part in bar.over(usable, CHUNK) for row in _label(part, codec, config, skipped))
+        with Progress("diff", len(edits.rows), config.quiet) as bar, out.file("data.arrow") as path:
+            labelled = (row for part in bar.over(edits.rows, CHUNK) for row in _label(part, codec, config, skipped))
             tables.write_labels(path, _counted(labelled, tally))
-        return out.commit(rows.account(skipped), _stats(tally))
+        if not tally["rows"]:
+            raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
+        return out.commit(edits.account(skipped), _stats(tally))
 
 
 def _texts(edits: list[Edit]) -> Iterator[str]:

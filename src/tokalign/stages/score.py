@@ -8,10 +8,11 @@ from typing import Any
 from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import ScoreConfig
+from tokalign.errors import InputError
 from tokalign.models import loading
 from tokalign.models.reward import RewardModel
 from tokalign.progress import Progress
-from tokalign.schemas import Edit, ResponseRow
+from tokalign.schemas import ResponseRow
 
 
 def run(config: ScoreConfig) -> Manifest:
@@ -30,9 +31,12 @@ def run(config: ScoreConfig) -> Manifest:
         with Progress("score", len(rows), config.quiet) as bar:
             rated = (row for part in bar.over(rows, 512) for row in _rate(list(part), model, config, skipped, totals))
             n = out.jsonl("data.jsonl", rated)
-        mean = sum(totals) / len(totals) if totals else None
+        if not n:
+            raise InputError(
+                f"no row could be scored: {dict(skipped)}", where=config.responses, remedy="raise --max-length"
+            )
         account = {"in": len(rows), "out": n, "skipped": sum(skipped.values()), "reasons": dict(skipped)}
-        return out.commit(account, {"level": model.level, "score_mean": mean})
+        return out.commit(account, {"level": model.level, "score_mean": sum(totals) / n})
 
 
 def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], list[ResponseRow]]:
@@ -40,7 +44,7 @@ def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], list[ResponseRow]]:
     if not (artifacts.is_artifact(path) and Manifest.read(path).kind == "edits"):
         data = sources.read_rows(config.responses, ResponseRow, "responses", "sft", limit=config.limit)
         return data, data.rows
-    edits = sources.read_rows(config.responses, Edit, "edits", limit=config.limit)
+    edits = sources.read_edits(config.responses, config.limit)
     rows = [
         ResponseRow(id=e.id, sample=k, prompt=e.prompt, response=text, generator=name)
         for e in edits.rows

@@ -70,7 +70,7 @@ def run(config: TrainSftConfig) -> Manifest:
                 elif not numbers:
                     bar.advance()
 
-            steps = fit(model, examples, lengths, collate, _loss, config, config.seed, Path(out.folder), tell)
+            steps = fit(model, examples, lengths, collate, _loss, config, config.seed, out.folder, tell)
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
         stats = {"steps": steps, "final_loss": history[-1] if history else None, "weights": model.num_parameters()}
@@ -79,8 +79,8 @@ def run(config: TrainSftConfig) -> Manifest:
 
 def _read(config: TrainSftConfig) -> sources.Rows[Any]:
     if artifacts.is_artifact(Path(config.data)) and Manifest.read(Path(config.data)).kind == "edits":
-        return sources.read_rows(config.data, Edit, "edits", limit=config.limit)
-    return sources.read_rows(config.data, Sft, "sft", "edits", limit=config.limit)
+        return sources.read_edits(config.data, config.limit)
+    return sources.read_rows(config.data, Sft, "sft", limit=config.limit)
 
 
 def _as_sft(row: Row) -> Sft:

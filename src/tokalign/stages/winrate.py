@@ -44,9 +44,10 @@ def _named(candidates: list[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for spec in candidates:
         name, sep, path = spec.partition("=")
-        if not (sep and name and path) or name in named or name == REFERENCE:
+        if not (sep and name and path) or name in named or name == REFERENCE or Path(name).name != name:
             raise UsageError(
-                f"--candidate {spec!r}", remedy=f"give NAME=PATH, each name once, none of them {REFERENCE!r}"
+                f"--candidate {spec!r}",
+                remedy=f"give NAME=PATH, each name once, none of them {REFERENCE!r} or a path",
             )
         named[name] = path
     return named
