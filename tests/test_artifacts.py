@@ -268,7 +268,7 @@ def test_a_broken_manifest_is_rewritten_when_asked(tmp_path: Path) -> None:
 
 def test_another_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     make(tmp_path)
-    with pytest.raises(KindError, match="prompts artifact, not edits or sft") as caught:
+    with pytest.raises(KindError, match="holds prompts, not edits or sft") as caught:
         verify(tmp_path / "out", "edits", "sft")
     assert "tokalign edit" in caught.value.remedy
     assert caught.value.where == str(tmp_path / "out")

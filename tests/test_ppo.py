@@ -64,6 +64,7 @@ def share_paid(policy: Any, codec: Codec) -> float:
     return float(torch.stack(logits).softmax(-1)[:, :LIKED].sum(-1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["token", "sequence"])
 def test_what_is_paid_for_becomes_likelier(policy: Any, codec: Codec, tmp_path: Path, granularity: str) -> None:
     subject = learner(policy, codec, tmp_path, granularity=granularity)
@@ -107,6 +108,7 @@ def test_the_same_seed_gives_the_same_weights(policy: Any, codec: Codec, tmp_pat
     assert torch.equal(runs[0], runs[1])
 
 
+@pytest.mark.slow
 def test_a_strong_leash_holds_the_policy_back(policy: Any, codec: Codec, tmp_path: Path) -> None:
     drift = {}
     for kl_coef in (0.0, 5.0):

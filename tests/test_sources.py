@@ -291,7 +291,7 @@ def test_edits_are_read_from_an_artifact_as_edits_and_as_recorded_edits(tmp_path
 
 def test_an_artifact_of_the_wrong_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     artifact(tmp_path / "prompts", "prompts", [{"id": "a", "prompt": "x"}])
-    with pytest.raises(KindError, match="prompts artifact, not edits") as caught:
+    with pytest.raises(KindError, match="holds prompts, not edits") as caught:
         sources.read_rows(tmp_path / "prompts", Edit, "edits")
     assert "tokalign edit" in caught.value.remedy
     with pytest.raises(KindError, match="not edits"):

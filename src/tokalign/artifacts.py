@@ -115,7 +115,7 @@ def verify(folder: Path, *kinds: str) -> Manifest:
     manifest = Manifest.read(folder)
     if kinds and manifest.kind not in kinds:
         raise KindError(
-            f"this is a {manifest.kind} artifact, not {' or '.join(kinds)}",
+            f"this artifact holds {manifest.kind}, not {' or '.join(kinds)}",
             where=str(folder),
             remedy=f"make one with: {KINDS[kinds[0]].made_by}",
         )
