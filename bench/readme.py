@@ -1,6 +1,6 @@
-"""Writes the README's tables and picture from what was measured.
+"""Writes the README's tables from what was measured, and its picture from what the command prints.
 
-``docs/results/headline.json`` comes from ``make headline``. A test fails when the README says anything else.
+``docs/results/headline.json`` comes from ``make headline``. Tests fail when the README says anything else.
 
     python bench/readme.py
 """
@@ -16,10 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS, PICTURE = ROOT / "README.md", ROOT / "docs" / "results", ROOT / "docs" / "labels.svg"
+README, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.svg"
+RESULT = ROOT / "docs" / "results" / "headline.json"
+MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
+"""Reward models of the headline, and what the README calls them."""
+
 Result = dict[str, Any]
 
 
@@ -30,31 +35,40 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def headline(result: Result) -> str:
-    """Both arms over the seeds."""
+    """Win rates of both arms, by seed."""
     rows = []
     for s in result["seeds"]:
         won, error = s["win_rate"], s["standard_error"]
         arms = [f"{won[arm]:.1f} ± {error[arm]:.1f}" for arm in ("sequence", "token")]
-        pairs = s["edited_over_original"]
-        best = max(value for name, value in pairs.items() if name != "token")
-        rows.append(
-            [str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}", f"{best:.3f}", f"{pairs['token']:.3f}"]
-        )
+        rows.append([str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}"])
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
     gap = f"**{result['gap_mean']:+.1f}** ± {result['gap_standard_error']:.1f}"
-    rows.append(["mean", *(f"{mean:.1f}" for mean in means), gap, "", ""])
-    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference"]
-    return table([*columns, "best sequence RM, edited over original", "token RM, edited over original"], rows)
+    rows.append(["mean", *(f"{mean:.1f}" for mean in means), gap])
+    return table(["seed", "sequence-level PPO, %", "token-level PPO, %", "difference"], rows)
+
+
+def reward_models(result: Result) -> str:
+    """Held-out accuracy of the reward models, over all seeds: pairs, and one edit undone by kind of flaw."""
+    seeds = result["seeds"]
+    kinds = sorted(seeds[0]["flips"]["token"])
+    rows = []
+    for key, name in MODELS.items():
+        shares = [[s["edited_over_original"][key] for s in seeds], [s["chosen_over_rejected"][key] for s in seeds]]
+        shares += [[s["flips"][key][kind] for s in seeds] for kind in kinds]
+        rows.append([name, *(f"{statistics.mean(share):.3f}" for share in shares)])
+    return table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
 
 
 def render(text: str) -> str:
-    """The README with every ``<!-- name -->`` table made anew."""
-    made = {"headline": headline(json.loads((RESULTS / "headline.json").read_text(encoding="utf-8")))}
-    for name, markdown in made.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text, n = re.subn(pattern, lambda m, new=markdown: m[1] + new + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
-        if n != 1:
-            raise SystemExit(f"{README.name} has {n} places for {name!r}")
+    """The README with both tables made anew between their ``<!-- name -->`` marks."""
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, made in (("headline", headline(result)), ("reward-models", reward_models(result))):
+        start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        before, opened, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (opened and closed):
+            raise SystemExit(f"{README.name} has no place for {name!r}")
+        text = before + start + made + end + after
     return text
 
 
@@ -66,7 +80,9 @@ def picture() -> str:
     shown = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(Text.from_ansi(shown.strip()))
-    svg = console.export_svg(title="tokalign show data/labels --id pref-3", unique_id="labels")
+    svg = console.export_svg(
+        title=" ".join(["tokalign", *command[1:]]), unique_id="labels", theme=DEFAULT_TERMINAL_THEME
+    )
     return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 
 
