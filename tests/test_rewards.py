@@ -52,7 +52,7 @@ def test_token_loss_ignores_what_the_mask_leaves_out() -> None:
     logits.requires_grad_()
     loss = token_loss(logits, labels, mask, WEIGHTS)
     loss.backward()
-    assert float(loss) == pytest.approx(1.0986123, rel=1e-6)
+    assert loss.item() == pytest.approx(1.0986123, rel=1e-6)
     assert logits.grad is not None
     assert not logits.grad[~mask].any()
     assert logits.grad[mask].all()
@@ -61,7 +61,7 @@ def test_token_loss_ignores_what_the_mask_leaves_out() -> None:
 def test_token_loss_of_a_class_without_weight_does_not_count() -> None:
     logits = torch.tensor([[[5.0, 0.0, -2.0], [0.0, 0.0, 0.0]]])
     loss = token_loss(logits, torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([1.0, 0.0, 1.0]))
-    assert float(loss) == pytest.approx(1.0986123, rel=1e-6)
+    assert loss.item() == pytest.approx(1.0986123, rel=1e-6)
 
 
 @pytest.mark.parametrize(
