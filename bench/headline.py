@@ -2,7 +2,8 @@
 
 Each seed has its own world, policy and reward models. Both arms run the same steps on the same prompts; the
 setting of each arm (and, for the sequence arm, the pairs its reward model learns from) is the one that wins
-most on ``heldout``, and only that one is reported on ``test``. Writes docs/results/headline.json.
+most on ``heldout``, and only that one is reported on ``test``: at the playground's temperature for evaluation,
+and at 1, the temperature of training. Writes docs/results/headline.json.
 
     python bench/headline.py [--seeds 3] [--runs runs/headline] [--jobs 2]
 """
@@ -117,9 +118,10 @@ def main() -> None:
     chosen = {s: {"sequence": best(f, ("chosen", "edited")), "token": best(f, ("token",))} for s, f in folders.items()}
     verdicts = (
         tokalign(
-            f / "winrates", s, "eval-winrate", "--prompts", f"{f}/test", "--reference", f"{f}/sft-policy",
+            f / folder, s, "eval-winrate", "--prompts", f"{f}/test", "--reference", f"{f}/sft-policy", *knobs,
             *(part for arm, name in chosen[s].items() for part in ("--candidate", f"{arm}={f}/ppo/{name}")),
         )
+        for folder, knobs in (("winrates", []), ("winrates-at-1", ["--temperature", "1"]))
         for s, f in folders.items()
     )  # fmt: skip
     run(verdicts, args.jobs)
@@ -130,7 +132,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
     """Collect the seeds, print them, and write the result file."""
     seeds: list[dict[str, Any]] = []
     for seed, folder in folders.items():
-        verdict = stats(folder / "winrates")
+        verdict, at_1 = stats(folder / "winrates"), stats(folder / "winrates-at-1")
         models = {name: stats(folder / f"rm-{name}") for name in REWARD_MODELS}
         seeds.append(
             {
@@ -138,6 +140,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
                 "setting": chosen[seed],
                 "win_rate": {arm: round(c["win_rate"], 2) for arm, c in verdict["candidates"].items()},
                 "standard_error": {arm: round(c["standard_error"], 2) for arm, c in verdict["candidates"].items()},
+                "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},
                 "chosen_over_rejected": {n: round(m["chosen_over_rejected"]["mean"], 4) for n, m in models.items()},
@@ -147,20 +150,27 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
                 },
             }
         )
-    gaps = [s["win_rate"]["token"] - s["win_rate"]["sequence"] for s in seeds]
+    gaps, gaps_at_1 = ([s[key]["token"] - s[key]["sequence"] for s in seeds] for key in ("win_rate", "win_rate_at_1"))
     result = {
         "command": "python bench/headline.py",
         "tokalign": __version__,
         "grid": GRID,
-        "gap_mean": round(statistics.mean(gaps), 2),
-        "gap_standard_error": round(statistics.stdev(gaps) / len(gaps) ** 0.5, 2) if len(gaps) > 1 else None,
+        **summary("gap", gaps),
+        **summary("gap_at_1", gaps_at_1),
         "seeds": seeds,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for s, gap in zip(seeds, gaps, strict=True):
         print(f"seed {s['seed']}: {s['win_rate']}  gap {gap:+.1f}  token RM {s['edited_over_original']['token']:.3f}")
-    print(f"token less sequence: {result['gap_mean']:+.1f} ± {result['gap_standard_error']} points of win rate")
+    print(f"token less sequence: {result['gap_mean']:+.1f} ± {result['gap_standard_error']} points;", end=" ")
+    print(f"at temperature 1 {result['gap_at_1_mean']:+.1f} ± {result['gap_at_1_standard_error']}")
+
+
+def summary(name: str, gaps: list[float]) -> dict[str, float | None]:
+    """Mean over the seeds, and its standard error."""
+    error = round(statistics.stdev(gaps) / len(gaps) ** 0.5, 2) if len(gaps) > 1 else None
+    return {f"{name}_mean": round(statistics.mean(gaps), 2), f"{name}_standard_error": error}
 
 
 if __name__ == "__main__":

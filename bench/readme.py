@@ -44,7 +44,9 @@ def headline(result: Result) -> str:
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
     gap = f"**{result['gap_mean']:+.1f}** ± {result['gap_standard_error']:.1f}"
     rows.append(["mean", *(f"{mean:.1f}" for mean in means), gap])
-    return table(["seed", "sequence-level PPO, %", "token-level PPO, %", "difference"], rows)
+    made = table(["seed", "sequence-level PPO, %", "token-level PPO, %", "difference"], rows)
+    at_1 = f"{result['gap_at_1_mean']:+.1f} ± {result['gap_at_1_standard_error']:.1f}"
+    return f"{made}\n\nSampled at temperature 1 instead of 0.7, the mean difference is {at_1}."
 
 
 def reward_models(result: Result) -> str:
