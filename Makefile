@@ -14,7 +14,7 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test unit lint format data headline clean
+.PHONY: all pipeline install test unit lint format data headline soak clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -88,6 +88,10 @@ data: install
 # The claim in numbers: three seeds, both arms tuned over one grid (see bench/headline.py). Resumable.
 headline: install
 	$(BIN)/python bench/headline.py
+
+# Kill 100 runs each of four stages at random moments; what they write must be what an undisturbed run writes.
+soak: install
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf $(RUN)

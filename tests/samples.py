@@ -9,9 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from tokalign import artifacts, config
+from tokalign import config
 from tokalign.playground.world import make_requests, prompt_text, respond
 from tokalign.stages import diff, edit, playground, winrate
+from tokalign.writer import writing
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -47,7 +48,7 @@ def write_responses(out: Path, flaw_rate: float) -> None:
         response = respond(requests, answering, flaw_rate)[0]
         row = {"id": f"sample-{i}", "sample": 0, "prompt": prompt_text(requests), "response": response}
         rows.append({**row, "finished": True, "generator": f"playground at flaw rate {flaw_rate}"})
-    with artifacts.writing("responses", config.Stage(out=out), {}) as writer:
+    with writing("responses", config.Stage(out=out), {}) as writer:
         writer.commit({"in": 64, "out": writer.jsonl("data.jsonl", rows)})
 
 

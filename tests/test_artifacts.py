@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from tokalign import artifacts, errors
-from tokalign.artifacts import Manifest, verify, writing
+from tokalign import artifacts, errors, writer
+from tokalign.artifacts import Manifest, verify
 from tokalign.config import EditConfig, Stage
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
+from tokalign.writer import writing
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
 
@@ -45,7 +45,7 @@ def make(folder: Path, kind: str = "prompts", content: str = "one", **knobs: Any
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     """What lies there: bytes and time of change. The lock is not content: it says who held it last."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != artifacts.LOCK]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != writer.LOCK]
     return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 
@@ -111,7 +111,7 @@ def test_how_the_work_is_done_or_spelt_is_no_change(tmp_path: Path) -> None:
         ({"min_similarity": 0.5}, ["--min-similarity 0.3 → 0.5"]),
         ({"limit": 10}, ["--limit None → 10"]),
         ({"editor": "recorded", "seed": 3}, ["--seed 0 → 3", "--editor 'rules' → 'recorded'"]),
-        ({"content": "two"}, ["input source"]),
+        ({"content": "two"}, ["input source (sha256 7692c3ad3540 → 3fc4ccfe7458)"]),
         ({"kind": "preferences"}, ["kind prompts → preferences"]),
     ],
 )
@@ -160,19 +160,37 @@ def test_an_interrupted_run_leaves_no_manifest_and_no_half_file_and_can_be_run_a
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
 
 
-def test_a_rewrite_interrupted_while_old_files_are_removed_can_be_run_again(
+def test_what_was_being_put_aside_when_a_rewrite_was_killed_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    first, before = make(tmp_path), contents(tmp_path / "out")
+    rename = Path.rename
+    renamed: list[Path] = []
 
-    make(tmp_path)
-    (tmp_path / "out" / "checkpoints").mkdir()
+    def once(path: Path, target: Path) -> Path:
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(path)
+        return rename(path, target)
+
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", interrupt)
+        patched.setattr(Path, "rename", once)
         with pytest.raises(KeyboardInterrupt):
-            make(tmp_path, fresh=True)
-    assert verify(tmp_path / "out", make(tmp_path, fresh=True).kind)
+            make(tmp_path, fresh=True, content="two")
+    assert not artifacts.is_artifact(tmp_path / "out")
+    assert make(tmp_path) == first
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "out" / "parts").mkdir()
+    (tmp_path / "out" / "parts" / "one").write_text("1")
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError), writing("prompts", config(tmp_path, fresh=True), {}) as out:
+        out.jsonl("data.jsonl", [])
+        raise InputError("no good")
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
@@ -208,7 +226,7 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path, below: str) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from tokalign.artifacts import writing
+from tokalign.writer import writing
 from tokalign.config import Stage
 with writing("prompts", Stage(out=Path(sys.argv[1]), fresh=True), {}) as out:
     (out.folder / "half").write_text("half")
@@ -349,13 +367,13 @@ def test_an_artifact_inside_another_vouches_for_itself(tmp_path: Path) -> None:
 def test_every_error_stands_in_the_tree_of_the_docstring_below_its_parent_with_its_exit_code() -> None:
     classes = {n: c for n, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, TokalignError)}
     assert not [n for n, c in vars(errors).items() if inspect.isclass(c) and n not in classes]
-    drawn = re.findall(r"^( {4}[│├└─ ]*)(\w+Error) +(\d)  ", errors.__doc__ or "", re.MULTILINE)
+    drawn = re.findall(r"^( {4}[│├└─ ]*)(\w+Error) +([\d/]+)  ", errors.__doc__ or "", re.MULTILINE)
     assert sorted(name for _, name, _ in drawn) == sorted(classes)
     above: list[tuple[int, str]] = []
     for stem, name, code in drawn:
         above = [(depth, parent) for depth, parent in above if depth < len(stem)]
         assert classes[name].__base__ is (classes[above[-1][1]] if above else Exception)
-        assert classes[name].exit_code == int(code)
+        assert str(classes[name].exit_code) == code or name == "StoppedError"
         above.append((len(stem), name))
 
 

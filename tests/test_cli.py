@@ -136,22 +136,70 @@ def test_the_manifest_alone_goes_to_stdout(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_an_interrupted_command_says_so_and_can_be_run_again(tmp_path: Path) -> None:
-    world = ("playground", "--out", "w", "--preferences", "40000", "--sft", "1", "--prompts", "1")
-    # pytest may run where SIGINT is ignored, and its children with it.
-    listen = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-c", listen, PROGRAM, *world]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "w" / "preferences" / ".data.jsonl.tmp").exists():
+LISTEN = (
+    "import os, signal, sys; [signal.signal(s, signal.SIG_DFL) for s in (2, 15)]; os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""pytest may run where SIGINT is ignored, and its children with it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path: Path, number: int) -> None:
+    train = (
+        "train-sft",
+        str(ROOT / "data" / "sft"),
+        "--model",
+        "tiny",
+        "--vocab",
+        "500",
+        "--steps",
+        "300",
+        "--out",
+        "p",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTEN, PROGRAM, *train], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while len(steps(tmp_path / "p" / "metrics.jsonl")) < 2:
             assert process.poll() is None
-            time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert said.strip().endswith("tokalign: interrupted")
-    assert not list(tmp_path.rglob("manifest.json"))
-    assert run(tmp_path, *world).returncode == 0
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert process.returncode == 128 + number
+    assert "finishing what is at hand" in said
+    assert said.strip().endswith("→ run the same command again to go on")
+    (checkpoint,) = (tmp_path / "p" / "checkpoints").iterdir()
+    done = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert not (tmp_path / "p" / "manifest.json").exists()
+    again = run(tmp_path, *train)
+    assert f"going on after step {done}" in again.stderr
+    assert steps(tmp_path / "p" / "metrics.jsonl") == sorted(set(steps(tmp_path / "p" / "metrics.jsonl")))
+
+
+def steps(log: Path) -> list[int]:
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+HOLD = """
+import signal, time
+from tokalign import cli
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+cli.app = lambda: print("up", flush=True) or time.sleep(60)  # a command that writes nothing
+cli.main()
+"""
+
+
+def test_a_signal_while_nothing_is_written_ends_the_command() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143
+    assert "tokalign: interrupted" in said
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "reference", ""])

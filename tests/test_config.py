@@ -137,7 +137,7 @@ def test_every_knob_is_read(command: str) -> None:
     for path in SOURCE.rglob("*.py"):
         module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
         if module not in others and module != "tokalign.config":
-            read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "knobs", "k")}
+            read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "knobs", "k", "how")}
     unread = [f.name for f in fields(knobs) if f.name not in read]
     assert unread == []
 
@@ -160,7 +160,8 @@ def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
 
 def test_paths_are_inputs_or_outputs_never_compared_by_their_spelling() -> None:
     made = minimal(EvalWinrateConfig)
-    assert made.select("input") == {"prompts": "x", "candidate": ["a=b"], "reference": "x"}
+    dataset = {"revision": None, "subset": None, "split": "train"}
+    assert made.select("input") == {"prompts": "x", "candidate": ["a=b"], "reference": "x", **dataset}
     assert not {"prompts", "candidate", "reference", "out"} & set(made.select("rows"))
 
 

@@ -134,11 +134,11 @@ def test_rows_in_are_rows_out_and_rows_skipped(tmp_path: Path) -> None:
     assert [r["edited"] for r in rows] == ["Bob.", "Cy."]
 
 
-def test_the_rules_refuse_a_conversation_by_the_name_of_its_row(tmp_path: Path) -> None:
-    turns = [{"role": "user", "content": ASKED}]
-    with pytest.raises(InputError, match="'talk'"):
-        edits_of(tmp_path, preference("One."), preference("Two.", id="talk", prompt=turns))
-    assert not (tmp_path / "edits" / "manifest.json").exists()
+def test_of_a_conversation_the_rules_read_the_last_turn(tmp_path: Path) -> None:
+    turns = [{"role": r, "content": c} for r, c in (("user", "Hello."), ("assistant", "Hi."), ("user", ASKED))]
+    _, (plain, talk) = edits_of(tmp_path, preference("Two."), preference("Two.", id="talk", prompt=turns))
+    assert talk["edited"] == plain["edited"]
+    assert talk["prompt"] == turns
 
 
 def test_a_conversation_with_a_recorded_edit_is_kept(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_an_edit_that_was_rejected_is_never_learnt_from(tmp_path: Path) -> None:
     edits_of(tmp_path, *rows, editor="recorded")
     folder = next(p.parent for p in tmp_path.rglob("manifest.json"))
     read = sources.read_edits(folder)
-    assert [r.id for r in read.rows] == ["good"]
+    assert [r.id for r in read] == ["good"]
     assert read.account() == {"in": 2, "out": 1, "skipped": 1, "reasons": {"status rejected": 1}}
-    with pytest.raises(InputError, match=r"no usable edits: \{'status rejected': 1\}"):
+    with pytest.raises(InputError, match=r"no usable rows: \{'status rejected': 1\}"):
         sources.read_edits(write_jsonl(tmp_path / "e.jsonl", {**rows[1], "edited": "", "status": "rejected"}))

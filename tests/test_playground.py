@@ -179,12 +179,6 @@ def test_hand_written_edits(response: str, edited: str, categories: list[str]) -
     assert mend(PROMPT, response)[3:] == (edited, categories)
 
 
-def test_editor_refuses_a_conversation() -> None:
-    row = Preference(id="talk", prompt=[{"role": "user", "content": PROMPT}], chosen=".", rejected=".")
-    with pytest.raises(InputError, match="'talk'"):
-        RulesEditor().edit(row)
-
-
 @pytest.mark.parametrize(
     ("name", "allowed"), [("oracle", {"errors", "playground.lexicon"}), ("rules", {"playground.lexicon"})]
 )

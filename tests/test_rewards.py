@@ -1,13 +1,14 @@
 """Reward-model losses and metrics against loops and hand numbers."""
 
 import math
+from itertools import groupby
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokalign.core.rewards import class_report, pair_accuracy, pair_loss, token_loss
+from tokalign.core.rewards import class_report, pair_accuracy, pair_loss, per_span, token_loss
 
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0])
 
@@ -120,3 +121,24 @@ def test_class_report_of_no_tokens_is_all_zero() -> None:
     empty = torch.zeros(0, dtype=torch.long)
     zero = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     assert class_report(empty, empty) == {"bad": zero, "neutral": zero, "good": zero}
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-0.9, -0.4, -0.05, 0.0, 0.05, 0.3, 1.0]), min_size=1, max_size=12),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_reward_is_shared_in_its_span(rows: list[list[float]]) -> None:
+    width = max(map(len, rows))
+    padded = torch.tensor([row + [0.7] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+    shared = per_span(padded, mask)
+    for row, got in zip(rows, shared.tolist(), strict=True):
+        expected: list[float] = []
+        for _, run in groupby(row, key=lambda r: (r > 0) - (r < 0) if abs(r) >= 0.1 else None):
+            members = list(run)
+            large = abs(members[0]) >= 0.1
+            expected += [r / len(members) if large else r for r in members]
+        assert got[: len(row)] == pytest.approx(expected)

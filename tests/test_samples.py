@@ -38,4 +38,4 @@ def test_every_sample_can_be_read(manifest: Path) -> None:
     elif row is None:
         assert len(tables.read_labels(folder / "data.arrow")) == found.rows["out"]
     else:
-        assert len(sources.read_rows(folder, row, found.kind).rows) == found.rows["out"]
+        assert len(sources.read_rows(folder, row, found.kind)) == found.rows["out"]

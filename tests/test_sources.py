@@ -1,16 +1,16 @@
 """What comes from outside is read whole or refused by its place, its field and its value."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tokalign import artifacts, sources
-from tokalign.config import Format, Stage
+from tokalign.config import Foreign, Format, Stage
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
+from tokalign.writer import writing
 
 GOOD = '{"id": "a", "prompt": "x", "response": "y"}\n'
 DEEP = '{"prompt": ' + "[" * 100_000
@@ -25,7 +25,7 @@ def write(path: Path, content: str | bytes | list[Any]) -> Path:
 
 
 def prompts(path: Path, limit: int | None = None) -> list[tuple[str, Any]]:
-    return [(row.id, row.prompt) for row in sources.read_rows(path, PromptRow, "prompts", limit=limit).rows]
+    return [(row.id, row.prompt) for row in sources.read_rows(path, PromptRow, "prompts", limit=limit)]
 
 
 NEEDS = "a row needs prompt, response"
@@ -37,8 +37,8 @@ BAD: list[Any] = [
     ("a.json", '[{"prompt": "x"}]', ": row 0", ["'response'", "missing"], NEEDS),
     ("a.jsonl", GOOD + '{"prompt": "x", "response": 5}', ":2", ["'response'", "string", "'5'"], NEEDS),
     ("a.jsonl", '{"prompt": "x", "response": null}', ":1", ["'response'", "string", "'None'"], NEEDS),
-    ("a.jsonl", '{"prompt": "x", "response": NaN}', ":1", ["'response'", "string", "'nan'"], NEEDS),
-    ("a.jsonl", '{"prompt": NaN, "response": "y"}', ":1", ["'prompt'", "'nan'"], NEEDS),
+    ("a.jsonl", '{"prompt": "x", "response": NaN}', ":1", ["NaN is not a number"], "anew"),
+    ("a.jsonl", '{"prompt": NaN, "response": "y"}', ":1", ["NaN is not a number"], "anew"),
     ("a.jsonl", '{"id": 7, "prompt": "x", "response": "y"}', ":1", ["'id'", "'7'"], NEEDS),
     ("a.jsonl", '{"id": "", "prompt": "x", "response": "y"}', ":1", ["'id'", "at least 1"], NEEDS),
     ("a.jsonl", GOOD + "\n" + '{"id": "b", "prompt": "x', ":3", ["not valid JSON", "Unterminated"], CUT),
@@ -57,7 +57,10 @@ BAD: list[Any] = [
     ("a.jsonl", GOOD + "\n\n" + GOOD, ":4", ["'id'", "'a'", "twice", "a.jsonl:1"], ""),
     ("a.json", f"[{GOOD},{GOOD}]", ": row 1", ["'id'", "'a'", "twice", "a.json: row 0"], ""),
     ("a.jsonl", GOOD + '{"prompt": "x", "response": "y", "prompt": "z"}', ":2", ["'prompt'", "twice"], ""),
-    ("a.json", '[{"prompt": "x", "response": "y", "prompt": "z"}]', ":1", ["'prompt'", "twice"], ""),
+    ("a.json", '[{"prompt": "x", "response": "y", "prompt": "z"}]', "", ["'prompt'", "twice"], "anew"),
+    ("a.jsonl", '{"prompt": "x", "response": "a\\u0000b"}', ":1", ["'response'", "NUL at character 1"], NEEDS),
+    ("a.jsonl", '{"prompt": "x", "response": "a\0b"}', ":1", ["not valid JSON", "control character"], CUT),
+    ("a.jsonl", GOOD + "\ufeff" + GOOD, ":2", ["not valid JSON", "BOM"], CUT),
     ("a.jsonl", '{"prompt": "x", "response": " \\n"}', ":1", ["'response'", "empty", "' \\n'"], NEEDS),
     ("a.jsonl", '{"prompt": [{"content": "x"}], "response": "y"}', ":1", ["'prompt'", "role", "['content']"], NEEDS),
     ("a.jsonl", '{"prompt": [], "response": "y"}', ":1", ["'prompt'", "at least one turn"], NEEDS),
@@ -122,7 +125,7 @@ def test_a_byte_order_mark_at_the_start_is_no_part_of_the_rows(tmp_path: Path, n
 
 
 def test_rows_keep_their_text_to_the_letter(tmp_path: Path) -> None:
-    texts = ["  two  ", "a\u2028b\x85c\r\nd", "שלום \u202e", "\0", "e\u0301", "👩‍👩‍👧", ""]
+    texts = ["  two  ", "a\u2028b\x85c\r\nd", "שלום \u202e", "e\u0301", "👩‍👩‍👧", ""]
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     rows = [{"id": str(i), "prompt": t} for i, t in enumerate([*texts, turns])]
     expected = [(str(i), t) for i, t in enumerate([*texts, turns])]
@@ -157,7 +160,7 @@ def test_a_name_given_to_a_row_may_not_be_that_of_another(tmp_path: Path) -> Non
 def test_samples_of_one_prompt_share_its_id(tmp_path: Path) -> None:
     rows = [{"id": "a", "sample": i, "prompt": "x", "response": "y"} for i in (0, 1, 1)]
     path = write(tmp_path / "a.jsonl", rows)
-    assert len(sources.read_rows(path, ResponseRow, "responses", limit=2).rows) == 2
+    assert len(sources.read_rows(path, ResponseRow, "responses", limit=2)) == 2
     with pytest.raises(InputError, match=r"a\.jsonl:3: .*'a 1' stands twice, first at .*a\.jsonl:2"):
         sources.read_rows(path, ResponseRow, "responses")
 
@@ -172,14 +175,15 @@ def test_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
 
 def test_a_limit_above_the_rows_takes_them_all(tmp_path: Path) -> None:
     rows = sources.read_rows(write(tmp_path / "a.jsonl", GOOD), Sft, "sft", limit=9)
-    assert (len(rows.rows), rows.total, rows.kind) == (1, 1, "sft")
+    assert (len(rows), rows.total, rows.lineage["kind"]) == (1, 1, "sft")
     assert rows.account() == {"in": 1, "out": 1, "skipped": 0, "reasons": {}}
 
 
 def recorded(
     path: Path, layout: Format = "auto", passages: bool = True, strict: bool = False, limit: int | None = None
 ) -> sources.Rows[RecordedEdit]:
-    return sources.read_recorded(path, layout, passages=passages, strict=strict, limit=limit)
+    how = Foreign(format=layout, passages=passages, strict=strict)
+    return sources.read_rows(path, RecordedEdit, "edits", how=how, limit=limit)
 
 
 def qa(prediction: Any = "Bob did.", corrected: Any = "Ann did.", **more: Any) -> dict[str, Any]:
@@ -194,26 +198,26 @@ def test_qa_feedback_rows_become_recorded_edits(tmp_path: Path, layout: Format) 
     path = write(tmp_path / "qa.json", [qa(), qa("It was Bob.", "It was Ann.", question="Who was it?")])
     rows = recorded(path, layout, strict=True)
     texts = "Title\nOne. Two.\n\nThree.\n\nOther\nFour.\n\nQuestion: "
-    assert [(r.id, r.prompt, r.original, r.edited, r.chosen) for r in rows.rows] == [
+    assert [(r.id, r.prompt, r.original, r.edited, r.chosen) for r in rows] == [
         ("qa-0", f"{texts}Who did it?", "Bob did.", "Ann did.", None),
         ("qa-1", f"{texts}Who was it?", "It was Bob.", "It was Ann.", None),
     ]
-    assert (rows.kind, rows.lineage["kind"], rows.lineage["path"]) == ("edits", "qa-feedback", str(path))
+    assert (rows.lineage["kind"], rows.lineage["path"]) == ("qa-feedback", str(path))
     assert rows.lineage["sha256"] == artifacts.sha256(path)
 
 
 def test_without_passages_the_question_alone_is_the_prompt(tmp_path: Path) -> None:
     rows = recorded(write(tmp_path / "qa.jsonl", [qa()]), passages=False)
-    assert [r.prompt for r in rows.rows] == ["Who did it?"]
+    assert [r.prompt for r in rows] == ["Who did it?"]
 
 
 def test_qa_feedback_rows_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "qa.json", [qa(corrected=""), qa(), qa(" \n"), qa(corrected=None), qa()])
     rows = recorded(path)
-    assert [r.id for r in rows.rows] == ["qa-1", "qa-4"], "numbered by their place in the file"
+    assert [r.id for r in rows] == ["qa-1", "qa-4"], "numbered by their place in the file"
     assert rows.reasons == {"no correction": 2, "empty response": 1}
     assert rows.account() == {"in": 5, "out": 2, "skipped": 3, "reasons": {"no correction": 2, "empty response": 1}}
-    more = rows.account(Counter({"too long": 1}), failed=0)
+    more = rows.account([("too long", 1)], failed=0)
     assert (more["in"], more["out"], more["skipped"], more["failed"]) == (5, 1, 4, 0)
     assert more["reasons"]["too long"] == 1
     assert [recorded(path, limit=n).account()["skipped"] for n in (2, 3, 4, 5)] == [1, 2, 3, 3]
@@ -254,9 +258,9 @@ def test_a_qa_feedback_text_of_another_type_is_refused(tmp_path: Path, row: dict
 def test_rows_with_original_and_edited_are_our_own_layout(tmp_path: Path, layout: Format) -> None:
     row = {"prompt": "x", "original": "bad", "edited": "good", "chosen": "best", "categories": ["fact"]}
     rows = recorded(write(tmp_path / "a.jsonl", [row]), layout)
-    assert rows.rows == [RecordedEdit(id="row-0", **row)]  # type: ignore[arg-type]
+    assert list(rows) == [RecordedEdit(id="row-0", **row)]  # type: ignore[arg-type]
     assert rows.lineage["kind"] == "edits"
-    with pytest.raises(InputError, match="not the QA-Feedback layout: KeyError 'feedback'"):
+    with pytest.raises(InputError, match="not the qa-feedback layout: KeyError"):
         recorded(tmp_path / "a.jsonl", "qa-feedback")
 
 
@@ -270,11 +274,11 @@ def test_recorded_edits_in_a_bad_file_are_refused(tmp_path: Path, layout: Format
 
 def test_recorded_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
     row = json.dumps({"prompt": "x", "original": "bad", "edited": "good"})
-    assert len(recorded(write(tmp_path / "a.jsonl", f"{row}\nnot JSON"), limit=1).rows) == 1
+    assert len(recorded(write(tmp_path / "a.jsonl", f"{row}\nnot JSON"), limit=1)) == 1
 
 
 def artifact(folder: Path, kind: str, rows: list[dict[str, Any]]) -> artifacts.Manifest:
-    with artifacts.writing(kind, Stage(out=folder), {}) as out:
+    with writing(kind, Stage(out=folder), {}) as out:
         return out.commit({"in": len(rows), "out": out.jsonl("data.jsonl", rows)})
 
 
@@ -283,10 +287,10 @@ def test_edits_are_read_from_an_artifact_as_edits_and_as_recorded_edits(tmp_path
     other = {"id": "b", "prompt": "x", "original": "so", "edited": "so", "status": "unchanged", "usage": {"tokens": 3}}
     made = artifact(tmp_path / "edits", "edits", [row, other])
     edits = sources.read_rows(tmp_path / "edits", Edit, "edits")
-    assert [(e.id, e.status, e.similarity) for e in edits.rows] == [("a", "edited", 0.5), ("b", "unchanged", None)]
+    assert [(e.id, e.status, e.similarity) for e in edits] == [("a", "edited", 0.5), ("b", "unchanged", None)]
     assert edits.lineage == {**made.lineage(), "path": str(tmp_path / "edits")}
     again = recorded(tmp_path / "edits", limit=1)
-    assert [(r.id, r.original, r.edited) for r in again.rows] == [("a", "bad", "good")]
+    assert [(r.id, r.original, r.edited) for r in again] == [("a", "bad", "good")]
 
 
 def test_an_artifact_of_the_wrong_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
@@ -296,7 +300,7 @@ def test_an_artifact_of_the_wrong_kind_is_refused_with_the_command_that_makes_th
     assert "tokalign edit" in caught.value.remedy
     with pytest.raises(KindError, match="not edits"):
         recorded(tmp_path / "prompts")
-    assert len(sources.read_rows(tmp_path / "prompts", PromptRow, "sft", "prompts").rows) == 1, "one of several kinds"
+    assert len(sources.read_rows(tmp_path / "prompts", PromptRow, "sft", "prompts")) == 1, "one of several kinds"
 
 
 def test_an_invalid_row_of_an_artifact_is_refused_by_its_line(tmp_path: Path) -> None:
@@ -307,7 +311,7 @@ def test_an_invalid_row_of_an_artifact_is_refused_by_its_line(tmp_path: Path) ->
 
 def test_a_run_that_never_ended_and_a_folder_of_other_things_are_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "edits"
-    with pytest.raises(ZeroDivisionError), artifacts.writing("edits", Stage(out=folder), {}) as out:
+    with pytest.raises(ZeroDivisionError), writing("edits", Stage(out=folder), {}) as out:
         out.jsonl("data.jsonl", [{"id": "a", "prompt": "x", "original": "y", "edited": "z"}])
         raise ZeroDivisionError
     readers: list[Any] = [lambda f: sources.read_rows(f, Edit, "edits"), recorded]

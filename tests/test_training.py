@@ -1,13 +1,14 @@
 """Supervised training: losses fall, trouble is named, optimisers do what they say."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tokalign.config import Training
+from tokalign.config import SupervisedStage
 from tokalign.errors import TokalignError
 from tokalign.models.optim import Composite, make_optimizer, warmup_then_linear
 from tokalign.models.training import fit
@@ -32,37 +33,42 @@ def loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return ((x @ model.w + model.b - (2 * x + 1)) ** 2).mean()
 
 
-def train(folder: Path, **knobs: Any) -> tuple[Line, list[tuple[int, int]], int]:
-    torch.manual_seed(0)
-    examples = [{"id": f"r{i}", "x": torch.randn(4)} for i in range(40)]
-    model, seen = Line(), []
-    defaults: dict[str, Any] = {"batch_size": 8, "lr": 0.05, "epochs": 2.0}
-    settings = Training(**{**defaults, **knobs})
-    tell = lambda step, steps, numbers: seen.append((step, steps)) if not numbers else None  # noqa: E731
-    steps = fit(model, examples, [1] * 40, collate, loss, settings, 0, folder, tell)
-    return model, seen, steps
+def examples(n: int = 40) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [{"id": f"r{i}", "x": torch.randn(4, generator=generator)} for i in range(n)]
 
 
-def test_epochs_become_steps_and_each_is_told(tmp_path: Path) -> None:
-    _, seen, steps = train(tmp_path, epochs=2.0)
-    assert steps == 10
-    assert seen == [(i, 10) for i in range(1, 11)]
+def settings(folder: Path, **knobs: Any) -> SupervisedStage:
+    defaults: dict[str, Any] = {"batch_size": 8, "lr": 0.05, "epochs": 2.0, "quiet": True}
+    return SupervisedStage(out=folder, **{**defaults, **knobs})
+
+
+def train(folder: Path, **knobs: Any) -> tuple[Line, dict[str, Any]]:
+    model = Line()
+    return model, fit("train", model, examples(), [1] * 40, collate, loss, settings(folder, **knobs), folder)
+
+
+def test_epochs_become_steps(tmp_path: Path) -> None:
+    _, fitted = train(tmp_path, epochs=2.0)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == list(range(1, 11))
+    assert fitted == {"steps": 10, "final_loss": logged[-1]["loss"]}
 
 
 def test_steps_win_over_epochs(tmp_path: Path) -> None:
-    assert train(tmp_path, steps=3)[2] == 3
+    assert train(tmp_path, steps=3)[1]["steps"] == 3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_line_is_learnt(tmp_path: Path, optimizer: str) -> None:
-    model, _, _ = train(tmp_path, steps=300, optimizer=optimizer)
+    model, _ = train(tmp_path, steps=300, optimizer=optimizer)
     x = torch.randn(64, 4)
     assert loss(model, {"x": x}).item() < 0.05
 
 
 def test_microbatches_give_the_same_weights(tmp_path: Path) -> None:
-    whole, _, _ = train(tmp_path, steps=5, microbatch=0)
-    split, _, _ = train(tmp_path, steps=5, microbatch=2)
+    whole, _ = train(tmp_path / "whole", steps=5, microbatch=0)
+    split, _ = train(tmp_path / "split", steps=5, microbatch=2)
     assert torch.allclose(whole.w, split.w, atol=1e-6)
     assert whole.w.abs().max() > 0.05
 
@@ -71,9 +77,8 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path) -> None:
     def broken(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         return loss(model, inputs) * (float("nan") if "r7" in inputs["id"] else 1.0)
 
-    examples = [{"id": f"r{i}", "x": torch.randn(4)} for i in range(8)]
     with pytest.raises(TokalignError, match=r"nan at step 1.*r7"):
-        fit(Line(), examples, [1] * 8, collate, broken, Training(batch_size=8), 0, tmp_path, lambda *_: None)
+        fit("train", Line(), examples(8), [1] * 8, collate, broken, settings(tmp_path), tmp_path)
 
 
 def test_muon_takes_only_inner_matrices(policy: Any) -> None:

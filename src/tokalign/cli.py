@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from tokalign import __version__
+from tokalign import __version__, interrupt
 from tokalign.errors import TokalignError, UsageError
 
 if TYPE_CHECKING:
     from tokalign.config import Knobs
-
-
-INTERRUPTED = 130
 
 
 class Command(NamedTuple):
@@ -72,6 +69,9 @@ COMMANDS = {
     ),
     "eval-winrate": Command(
         "EvalWinrateConfig", "tokalign.stages.winrate", "How often a judge prefers each candidate to the reference."
+    ),
+    "export": Command(
+        "ExportConfig", "tokalign.stages.export", "Write edits, preferences or responses in another tool's layout."
     ),
     "show": Command(
         "ShowConfig",
@@ -203,6 +203,7 @@ def _root(
 
 def main() -> None:
     """Entry point: run a command; errors become one line of what and one of what to do."""
+    interrupt.listen()
     sys.exit(_guarded(app))
 
 
@@ -215,9 +216,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except OSError as e:  # a full disk, a path that may not be read
         _complain(TokalignError(str(e)))
         return 1
-    except SystemExit as e:  # how Typer ends a command; 130 is what it makes of an interruption
-        if e.code == INTERRUPTED:
-            typer.echo("tokalign: interrupted", err=True)
+    except SystemExit as e:  # how Typer ends a command
         return e.code if isinstance(e.code, int) else 1
     return 0
 

@@ -4,6 +4,7 @@ One frozen dataclass a stage. The command line, the TOML tables and the manifest
 fields. A knob's role says how a finished folder is compared when a command is run again:
 
 * ``rows``: changes the rows; another value is refused without ``--fresh``;
+* ``more``: as ``rows``, but a larger value goes on from where the run ended;
 * ``run``: how the work is done or shown; recorded, never compared;
 * ``input``: a path; what counts is the content, by hash;
 * ``out``: where the result goes.
@@ -17,13 +18,15 @@ from typing import Any, Literal
 
 from tokalign.errors import UsageError
 
-Role = Literal["rows", "run", "input", "out"]
+Role = Literal["rows", "more", "run", "input", "out"]
 Editor = Literal["rules", "recorded"]
-Format = Literal["auto", "tokalign", "qa-feedback"]
+Format = Literal["auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval"]
+ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
 Unit = Literal["word", "token"]
 Level = Literal["token", "sequence"]
 Pairs = Literal["chosen", "edited", "both"]
 Reading = Literal["expected", "discrete"]
+Normalise = Literal["none", "span"]
 Granularity = Literal["token", "sequence"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
@@ -105,6 +108,18 @@ class Stage(Knobs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Foreign(Knobs):
+    """How an input that is no artifact of ours is read."""
+
+    format: Format = knob("auto", "layout of a file or dataset")
+    revision: str | None = knob(None, "commit, tag or branch of a Hugging Face dataset", role="input")
+    subset: str | None = knob(None, "configuration of a Hugging Face dataset", role="input")
+    split: str = knob("train", "split of a Hugging Face dataset", role="input")
+    passages: bool = knob(True, "qa-feedback: put the passages into the prompt")
+    strict: bool = knob(False, "an unusable row of a foreign layout is an error, not skipped", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compute(Knobs):
     """Where and in what precision models run."""
 
@@ -125,7 +140,9 @@ class Sampling(Knobs):
 class Training(Compute):
     """Supervised training (sft and reward models)."""
 
-    steps: int = knob(0, "optimiser steps; 0: as many as --epochs needs", low=0)
+    steps: int = knob(
+        0, "optimiser steps; 0: as many as --epochs needs; a finished run is carried on to more", role="more", low=0
+    )
     epochs: float = knob(1.0, "passes over the data, where --steps is 0", low=0)
     batch_size: int = knob(16, "rows (pairs, for a reward model) in an optimiser step", low=1)
     microbatch: int = knob(0, "rows in one forward pass; 0: the whole batch", low=0)
@@ -136,7 +153,13 @@ class Training(Compute):
     warmup: float = knob(0.03, "share of the steps over which the learning rate rises", low=0, high=1)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+    save_every: int = knob(100, "steps between checkpoints, from which a killed run goes on", role="run", low=1)
     report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedStage(Training, Stage):
+    """What the stages that train on a fixed set of rows have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,24 +174,23 @@ class PlaygroundConfig(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(Stage):
+class EditConfig(Foreign, Stage):
     """Knobs of ``tokalign edit``."""
 
-    source: str = knob(..., "preferences (or recorded edits): an artifact or a file", role="input", positional=True)
+    source: str = knob(
+        ..., "preferences (or recorded edits): an artifact, a file or a dataset", role="input", positional=True
+    )
     editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere")
-    format: Format = knob("auto", "layout of a plain file")
-    passages: bool = knob(True, "qa-feedback: put the passages into the prompt")
     min_similarity: float = knob(
         0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1
     )
-    strict: bool = knob(False, "an unusable row of a foreign layout is an error, not skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffConfig(Stage):
+class DiffConfig(Foreign, Stage):
     """Knobs of ``tokalign diff``."""
 
-    edits: str = knob(..., "edits: an artifact or a file", role="input", positional=True)
+    edits: str = knob(..., "edits: an artifact, a file or a dataset", role="input", positional=True)
     tokenizer: str = knob(
         ..., "model folder or hub id whose tokenizer to use, or tiny: learn one on EDITS", role="input"
     )
@@ -178,10 +200,10 @@ class DiffConfig(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSftConfig(Training, Stage):
+class TrainSftConfig(SupervisedStage, Foreign):
     """Knobs of ``tokalign train-sft``."""
 
-    data: str = knob(..., "sft or edits: an artifact or a file", role="input", positional=True)
+    data: str = knob(..., "sft or edits: an artifact, a file or a dataset", role="input", positional=True)
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
     vocab: int = knob(4096, "tiny: largest vocabulary", low=300)
     lr: float = knob(2e-5, "peak learning rate of AdamW", low=0)
@@ -189,7 +211,7 @@ class TrainSftConfig(Training, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRmConfig(Training, Stage):
+class TrainRmConfig(SupervisedStage):
     """Knobs of ``tokalign train-rm``."""
 
     labels: str = knob(..., "a token-labels artifact, made by diff", role="input", positional=True)
@@ -203,10 +225,10 @@ class TrainRmConfig(Training, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, Compute, Stage):
+class GenerateConfig(Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign generate``."""
 
-    prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
+    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input", positional=True)
     policy: str = knob(..., "policy folder or hub id", role="input")
     n: int = knob(1, "responses a prompt; with --reward-model only the best is kept", low=1)
     reward_model: str | None = knob(None, "best-of-n by this reward model", role="input")
@@ -214,10 +236,10 @@ class GenerateConfig(Sampling, Compute, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(Compute, Stage):
+class ScoreConfig(Compute, Foreign, Stage):
     """Knobs of ``tokalign score``."""
 
-    responses: str = knob(..., "responses: an artifact or a file", role="input", positional=True)
+    responses: str = knob(..., "responses: an artifact, a file or a dataset", role="input", positional=True)
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
     reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
     batch_size: int = knob(32, "responses in one forward pass", low=1, role="run")
@@ -225,15 +247,18 @@ class ScoreConfig(Compute, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPpoConfig(Sampling, Compute, Stage):
+class TrainPpoConfig(Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign train-ppo``."""
 
-    prompts: str = knob(..., "prompts: an artifact or a file", role="input", positional=True)
+    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input", positional=True)
     policy: str = knob(..., "policy to start from, and to stay near", role="input")
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
     granularity: Granularity = knob("token", "where rewards land: at every token, or all at the last")
     reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
-    steps: int = knob(200, "rollouts, each followed by --epochs passes of updates", low=1)
+    normalise: Normalise = knob("none", "token level: span shares a reward among the tokens of its run")
+    steps: int = knob(
+        200, "rollouts, each followed by --epochs passes; a finished run is carried on to more", role="more", low=1
+    )
     batch_size: int = knob(64, "prompts in a rollout", low=1)
     epochs: int = knob(2, "passes over each rollout", low=1)
     minibatches: int = knob(2, "optimiser steps in a pass", low=1)
@@ -253,18 +278,29 @@ class TrainPpoConfig(Sampling, Compute, Stage):
     eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
     eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")
     eval_every: int = knob(10, "steps between evaluations", low=1)
+    save_every: int = knob(10, "steps between checkpoints, from which a killed run goes on", role="run", low=1)
     report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalWinrateConfig(Sampling, Compute, Stage):
+class EvalWinrateConfig(Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign eval-winrate``."""
 
-    prompts: str = knob(..., "prompts: an artifact or a file", role="input")
+    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input")
     candidate: list[str] = knob(..., "NAME=PATH of a policy or of responses; repeatable", role="input")
     reference: str = knob(..., "policy, or responses, to compare with", role="input")
     judge: Judge = knob("playground", "who compares")
     batch_size: int = knob(64, "responses sampled at a time", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Foreign, Stage):
+    """Knobs of ``tokalign export``."""
+
+    source: str = knob(..., "edits, preferences or responses: an artifact or a file", role="input", positional=True)
+    to: ExportTo = knob(..., "layout: trl (DPO), trl-sft, hh-rlhf or csv for pairs, alpaca-eval for responses")
+    out: Path = knob(..., "file to write: .jsonl, .json or .parquet", role="out")
+    fresh: bool = knob(False, "replace a file that is there", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)

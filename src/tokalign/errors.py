@@ -7,9 +7,10 @@
     │   └── ConflictError    2  the output folder holds another run
     ├── InputError           5  bad input: file:line, field, value, remedy
     │   └── KindError        5  an artifact of the wrong kind
-    └── LockedError          6  another process writes this folder
+    ├── LockedError          6  another process writes this folder
+    └── StoppedError   130/143  SIGINT or SIGTERM; what was done is kept
 
-Other codes: 0 done · 3 finished with unresolved rows · 130/143 interrupted.
+Other codes: 0 done · 3 finished with unresolved rows.
 """
 
 
@@ -59,3 +60,11 @@ class LockedError(TokalignError):
     """Another process is writing the same folder."""
 
     exit_code = 6
+
+
+class StoppedError(TokalignError):
+    """The user, or the system, asked for the end."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__("interrupted", remedy="run the same command again to go on")
+        self.exit_code = 128 + signal

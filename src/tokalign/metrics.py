@@ -10,16 +10,22 @@ from tokalign.errors import UsageError
 
 
 class MetricsLog:
-    """Writes one JSON object a line, flushed as it goes, with its ``step``."""
+    """Writes one JSON object a line, flushed as it goes, with its ``step``.
 
-    def __init__(self, folder: Path, report_to: ReportTo = "none") -> None:
-        self._file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+    A run that goes on after step ``after`` keeps the lines up to there.
+    """
+
+    def __init__(self, folder: Path, report_to: ReportTo = "none", after: int = 0) -> None:
+        path = folder / "metrics.jsonl"
+        kept = _up_to(path, after)
+        self._file = path.open("w", encoding="utf-8")
+        self._file.writelines(kept)
         self._board: Any = None
         self._wandb: Any = None
         if report_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
         elif report_to == "wandb":
             try:
                 import wandb  # type: ignore[import-not-found, unused-ignore]
@@ -49,3 +55,16 @@ class MetricsLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _up_to(path: Path, step: int) -> list[str]:
+    if not step or not path.exists():
+        return []
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    return [line for line in whole if json.loads(line)["step"] <= step]
+
+
+def last_logged(folder: Path, key: str) -> Any:
+    """The last value of ``key`` in a folder's ``metrics.jsonl``; None if there is none."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return next((row[key] for row in map(json.loads, reversed(lines)) if key in row), None)

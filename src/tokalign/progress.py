@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+Sized = TypeVar("Sized", bound=Sequence[Any])
 EVERY = 20.0
 """Seconds between plain lines."""
 
 
 class Progress:
-    """``with Progress("diff", total) as bar: bar.advance(n)``."""
+    """``with Progress("diff", total) as bar: bar.advance(n)``. ``done``: what an earlier run did already."""
 
-    def __init__(self, label: str, total: int, quiet: bool = False) -> None:
+    def __init__(self, label: str, total: int, quiet: bool = False, done: int = 0) -> None:
         self.label, self.total, self.quiet = label, total, quiet
-        self.done = 0
+        self.done = self._before = done
         self._start = self._said = time.monotonic()
         self._bar: Any = None
 
@@ -35,34 +35,36 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.label, total=self.total, rate="")
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, rate="")
         return self
+
+    def skip_to(self, done: int) -> None:
+        """An earlier run did this much."""
+        self.done = self._before = done
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        if not self.quiet:
+            print(f"{self.label}: {line}", file=sys.stderr)
 
     def advance(self, n: int = 1, **numbers: float) -> None:
         """``n`` more are done; ``numbers`` are worth a look."""
         self.done += n
         now = time.monotonic()
-        rate = self.done / max(now - self._start, 1e-9)
+        rate = (self.done - self._before) / max(now - self._start, 1e-9)
         extra = " ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f}/s {extra}")
+            self._bar.update(self._task, completed=self.done, total=self.total, rate=f"{rate:.1f}/s {extra}")
         elif not self.quiet and now - self._said >= EVERY:
             self._said = now
-            left = (self.total - self.done) / rate
+            left = (self.total - self.done) / max(rate, 1e-9)
             print(f"{self.label}: {self.done}/{self.total} {rate:.1f}/s {extra} {left:.0f} s left", file=sys.stderr)
 
-    def over(self, items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-        """Slices of ``items``; each counts as done when the next is asked for."""
-        for i in range(0, len(items), size):
-            part = items[i : i + size]
-            yield part
-            self.advance(len(part))
-
-    def each(self, items: Iterable[T]) -> Iterator[T]:
-        """``items``, counted as they pass."""
+    def parts(self, items: Iterable[Sized]) -> Iterator[Sized]:
+        """``items``, each counted by its size when the next is asked for."""
         for item in items:
             yield item
-            self.advance()
+            self.advance(len(item))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,116 +1,133 @@
-"""Reading what commands take: artifacts of ours, plain files of rows, and foreign layouts.
+"""Reading what commands take: artifacts of ours, plain files of rows, foreign layouts, datasets on the hub.
 
-Every row is validated. A fault of the file, or of a row in our own layout, raises :class:`InputError` with
-``file:line`` and field; an unusable row of a foreign layout is skipped and its reason counted.
+Every row is validated before any is used: a fault of the file, or of a row in our own layout, raises
+:class:`InputError` with ``file:line`` and field; an unusable row of a foreign layout is skipped and its reason
+counted. Then rows are read again as they are used, so memory does not grow with them.
 """
 
-import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
-from tokalign import artifacts
-from tokalign.config import Format
-from tokalign.errors import InputError, KindError, UsageError
-from tokalign.schemas import KINDS, Edit, RecordedEdit, Row
+from tokalign import artifacts, formats, readers
+from tokalign.config import Foreign
+from tokalign.errors import InputError, KindError
+from tokalign.formats import LAYOUTS, Skip
+from tokalign.migrations import migrate
+from tokalign.readers import Placed
+from tokalign.schemas import KINDS, Edit, Row
 
 R = TypeVar("R", bound=Row)
-Placed = tuple[str, dict[str, Any]]
-"""A row as it came, and its place: ``file:line`` in JSON lines, ``file: row N`` (from 0) in a JSON array."""
+Item = tuple[str, R | Skip]
+"""A place, and the valid row there or why it is left out."""
+
+_KEY = ("id", "sample", "candidate", "judge", "order")
 
 
-@dataclass
 class Rows(Generic[R]):
-    """A list of valid rows, and how it came to be."""
+    """Valid rows of one input, read anew each time they are iterated, and how they came to be.
 
-    rows: list[R]
-    lineage: dict[str, Any]
-    kind: str
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why rows were skipped, with counts."""
+    Raises:
+        InputError: a row is not valid, an id stands twice, or there are none.
+    """
 
-    @property
-    def total(self) -> int:
+    def __init__(self, items: Callable[[], Iterator[Item[R]]], lineage: dict[str, Any]) -> None:
+        self._items, self.lineage = items, lineage
+        self.total = 0
         """Rows looked at, skipped ones included."""
-        return len(self.rows) + sum(self.reasons.values())
+        self.reasons: Counter[str] = Counter()
+        """Why rows are skipped, with counts."""
+        hashes = array("q")
+        for _, item in items():
+            self.total += 1
+            if isinstance(item, Skip):
+                self.reasons[item.reason] += 1
+            else:
+                hashes.append(hash(_key(item)))
+        if not self.total:
+            raise InputError("there are no rows", where=str(lineage["path"]))
+        if not len(self):
+            raise InputError(f"no usable rows: {dict(self.reasons)}", where=str(lineage["path"]))
+        self._refuse_twins(hashes)
 
-    def account(self, skipped: Counter[str] | None = None, **more: Any) -> dict[str, Any]:
+    def __len__(self) -> int:
+        return self.total - sum(self.reasons.values())
+
+    def __iter__(self) -> Iterator[R]:
+        return (item for _, item in self._items() if not isinstance(item, Skip))
+
+    def account(self, skipped: Iterable[tuple[str, int]] = (), **more: Any) -> dict[str, Any]:
         """The manifest's ``rows``: in = out + skipped."""
-        reasons = self.reasons + (skipped or Counter())
+        reasons = self.reasons + Counter(dict(skipped))
         n = sum(reasons.values())
         return {"in": self.total, "out": self.total - n, "skipped": n, "reasons": dict(reasons), **more}
 
+    def _refuse_twins(self, hashes: "array[int]") -> None:
+        """Keys are compared by hash, eight bytes a row; where two are equal, the rows are read again."""
+        ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+        suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        if not suspects:
+            return
+        seen: dict[tuple[str, ...], str] = {}
+        for at, item in self._items():
+            if isinstance(item, Skip) or hash(key := _key(item)) not in suspects:
+                continue
+            if key in seen:
+                raise InputError(
+                    f"{' '.join(key)!r} stands twice, first at {seen[key]}",
+                    where=at,
+                    field="id",
+                    remedy="give each row an id of its own",
+                )
+            seen[key] = at
 
-def read_rows(path: str | Path, row: type[R], *kinds: str, limit: int | None = None) -> Rows[R]:
-    """Rows of an artifact of one of ``kinds``, or of a plain file with the columns of ``row``.
 
-    Plain rows without an id are called ``row-0, row-1, …``.
+def read_rows(
+    path: str | Path,
+    row: type[R],
+    *kinds: str,
+    how: Foreign | None = None,
+    limit: int | None = None,
+    keep: Callable[[R], str] = lambda _: "",
+) -> Rows[R]:
+    """Rows of an artifact of one of ``kinds``, a file or a dataset, with the columns of ``row`` or a foreign layout.
+
+    Plain rows without an id are called ``row-0, row-1, …``; foreign ones by their layout, ``hh-0, hh-1, …``.
+    ``keep`` says why a valid row is skipped all the same; "" keeps it.
 
     Raises:
         InputError: nothing is there, or a row is not valid.
         KindError: an artifact of another kind.
     """
-    source = Path(path)
-    if source.is_dir():
-        manifest = _manifest(source, *kinds)
-        placed = _placed(source / "data.jsonl")
-        lineage, kind = {**manifest.lineage(), "path": str(path)}, manifest.kind
-    else:
-        placed = _placed(_there(source))
-        lineage, kind = _file_lineage(source, kinds[0]), kinds[0]
-    return _valid(placed, row, lineage, kind, limit)
+    how = how or Foreign()
+    placed, lineage = _open(str(path), kinds, how)
+    name: str = "tokalign" if lineage["version"] else how.format
+    if name == "auto":
+        name = _layout(next(placed(), None), row)
+    text = Path(path).suffix == ".csv"
+
+    def items() -> Iterator[Item[R]]:
+        some = islice(placed(), limit)
+        for at, item in _ours(some, row, text) if name == "tokalign" else _foreign(some, row, name, how):
+            reason = "" if isinstance(item, Skip) else keep(item)
+            yield at, Skip(reason) if reason else item
+
+    return Rows(items, lineage if name == "tokalign" else {**lineage, "kind": name})
 
 
-def read_edits(path: str | Path, limit: int | None = None) -> Rows[Edit]:
+def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None = None) -> Rows[Edit]:
     """Edits that stand; the others are skipped, by status.
 
     Raises:
         InputError: as :func:`read_rows`, or none stands.
     """
-    read = read_rows(path, Edit, "edits", limit=limit)
-    stand = [r for r in read.rows if r.stands]
-    reasons = Counter(f"status {r.status}" for r in read.rows if not r.stands)
-    if not stand:
-        raise InputError(f"no usable edits: {dict(reasons)}", where=str(path), remedy="edit again: tokalign edit")
-    return Rows(stand, read.lineage, read.kind, reasons)
-
-
-def read_recorded(
-    path: str | Path, layout: Format, *, passages: bool, strict: bool, limit: int | None
-) -> Rows[RecordedEdit]:
-    """Edits made elsewhere: rows with ``original`` and ``edited``, or the QA-Feedback layout.
-
-    Raises:
-        InputError: nothing is there, or a row is not valid (in a foreign layout: with ``strict``).
-    """
-    source = Path(path)
-    if source.is_dir():
-        return read_rows(path, RecordedEdit, "edits", limit=limit)
-    placed = _placed(_there(source))
-    if layout == "auto":
-        head = list(islice(placed, 1))
-        placed = chain(head, placed)
-        layout = "qa-feedback" if head and "prediction 1" in head[0][1] else "tokalign"
-    if layout == "tokalign":
-        return _valid(placed, RecordedEdit, _file_lineage(source, "edits"), "edits", limit)
-    rows: list[RecordedEdit] = []
-    reasons: Counter[str] = Counter()
-    for number, (at, raw) in enumerate(islice(placed, limit)):
-        edit = _qa_feedback(at, raw, number, passages)
-        if isinstance(edit, RecordedEdit):
-            rows.append(edit)
-        elif strict:
-            raise InputError(edit, where=at, remedy="mend the row, or run without --strict")
-        else:
-            reasons[edit] += 1
-    if not rows:
-        raise InputError(f"no usable rows: {dict(reasons)}", where=str(path))
-    return Rows(rows, _file_lineage(source, "qa-feedback"), "edits", reasons)
+    return read_rows(path, Edit, "edits", how=how, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}")
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
@@ -126,12 +143,25 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
     return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
 
 
-def _valid(placed: Iterable[Placed], row: type[R], lineage: dict[str, Any], kind: str, limit: int | None) -> Rows[R]:
-    checked = _unique(_check(at, value, row) for at, value in _with_ids(placed))
-    rows = list(islice(checked, limit))
-    if not rows:
-        raise InputError("there are no rows", where=str(lineage["path"]))
-    return Rows(rows, lineage, kind)
+def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> tuple[Callable[[], Iterator[Placed]], dict[str, Any]]:
+    """What reads the raw rows (each time anew), and their lineage, whose version is null unless they are ours."""
+    source = Path(path)
+    if source.is_dir():
+        manifest = _manifest(source, *kinds)
+        kind, version = manifest.kind, manifest.version
+
+        def migrated() -> Iterator[Placed]:
+            for at, raw in readers.read_file(source / "data.jsonl"):
+                yield at, migrate(kind, version, KINDS[kind].version, raw)
+
+        return migrated, {**manifest.lineage(), "path": path}
+    lineage: dict[str, Any] = {"kind": kinds[0], "version": None}
+    if readers.is_hub_id(path):
+        commit = readers.hub_commit(path, how.revision)
+        lineage |= {"sha256": f"hub:{commit}:{how.subset or ''}:{how.split}", "path": path}
+        return lambda: readers.read_hub(path, commit, how.subset, how.split), lineage
+    readers.check_file(source)
+    return lambda: readers.read_file(source), {**lineage, "sha256": artifacts.sha256(source), "path": path}
 
 
 def _manifest(folder: Path, *kinds: str) -> artifacts.Manifest:
@@ -143,89 +173,45 @@ def _manifest(folder: Path, *kinds: str) -> artifacts.Manifest:
     raise KindError(f"not an artifact (no {artifacts.MANIFEST})", where=str(folder), remedy=f"make one: {made_by}")
 
 
-def _file_lineage(path: Path, kind: str) -> dict[str, Any]:
-    return {"kind": kind, "version": None, "sha256": artifacts.sha256(path), "path": str(path)}
+def _layout(first: Placed | None, row: type[Row]) -> str:
+    """Which layout a file has, by its first row: ours if it has our columns, else the first that fits."""
+    if first is None:
+        return "tokalign"
+    raw = first[1]
+    ours = set(_required(row)) <= raw.keys() and not isinstance(raw.get("chosen"), list)
+    return "tokalign" if ours else formats.detect(raw) or "tokalign"
 
 
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError("there is no such file or artifact", where=str(path))
-    return path
+def _ours(placed: Iterable[Placed], row: type[R], text: bool) -> Iterator[Item[R]]:
+    """``text``: cells are text, whatever the column holds, and an empty one stands for nothing."""
+    needed = _required(row)
+    for number, (at, raw) in enumerate(placed):
+        value = {k: v for k, v in raw.items() if v != "" or k in needed} if text else raw
+        yield at, _check(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
 
 
-def _placed(path: Path) -> Iterator[Placed]:
-    if _there(path).suffix == ".jsonl":
-        yield from _json_lines(path)
-    elif path.suffix == ".json":
-        yield from _json_array(path)
-    else:
-        raise UsageError(
-            f"cannot tell the layout of {str(path)!r}", remedy="give a .jsonl or .json file, or an artifact"
-        )
+def _foreign(placed: Iterable[Placed], row: type[R], name: str, how: Foreign) -> Iterator[Item[R]]:
+    layout = LAYOUTS[name]
+    for number, (at, raw) in enumerate(placed):
+        try:
+            made = layout.adapt(raw)
+        except (KeyError, TypeError, IndexError, AttributeError) as e:
+            raise InputError(
+                f"not the {name} layout: {type(e).__name__} {e}", where=at, remedy=f"a row needs {layout.columns}"
+            ) from e
+        if not isinstance(made, Skip):
+            if name == "qa-feedback" and not how.passages:
+                made["prompt"] = made["question"]
+            yield at, _check(at, {"source": name, **made, "id": f"{layout.prefix}-{number}"}, row)
+        elif how.strict:
+            raise InputError(made.reason, where=at, remedy="mend the row, or run without --strict")
+        else:
+            yield at, made
 
 
-def _not_utf8(e: UnicodeDecodeError, where: str, start: int = 0) -> InputError:
-    """``start``: offset in the file of what was decoded."""
-    byte = f"not UTF-8: byte {e.object[e.start]:#04x} at offset {start + e.start}"
-    return InputError(byte, where=where, remedy="convert it: iconv -t UTF-8")
-
-
-def _json_lines(path: Path) -> Iterator[Placed]:
-    with path.open("rb") as f:
-        start = 0
-        for number, raw in enumerate(f, 1):
-            at = f"{path}:{number}"
-            try:
-                line = raw.decode()
-            except UnicodeDecodeError as e:
-                raise _not_utf8(e, at, start) from e
-            start += len(raw)
-            line = line.removeprefix("\ufeff") if number == 1 else line
-            if not line.strip():
-                continue
-            try:
-                yield at, _object(json.loads(line, object_pairs_hook=_no_twins), at)
-            except (ValueError, RecursionError) as e:
-                raise InputError(f"not valid JSON: {e}", where=at, remedy="the line may be cut short") from e
-
-
-def _json_array(path: Path) -> Iterator[Placed]:
+def _check(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    except UnicodeDecodeError as e:
-        raise _not_utf8(e, str(path)) from e
-    except (ValueError, RecursionError) as e:
-        line = getattr(e, "lineno", 1)
-        raise InputError(f"not valid JSON: {e}", where=f"{path}:{line}", remedy="the file may be cut short") from e
-    if not isinstance(rows, list):
-        raise InputError(f"expected an array of rows, got {type(rows).__name__}", where=str(path))
-    for number, row in enumerate(rows):
-        at = f"{path}: row {number}"
-        yield at, _object(row, at)
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twin = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {twin!r} stands twice")
-    return row
-
-
-def _object(row: Any, at: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise InputError(f"expected an object, got {type(row).__name__}", where=at)
-    return row
-
-
-def _with_ids(placed: Iterable[Placed]) -> Iterator[Placed]:
-    for number, (at, row) in enumerate(placed):
-        yield at, row if "id" in row else {"id": f"row-{number}", **row}
-
-
-def _check(at: str, value: dict[str, Any], row: type[R]) -> tuple[str, R]:
-    try:
-        return at, row.model_validate(value)
+        return row.model_validate(value, strict=strict)
     except ValidationError as e:
         first = e.errors()[0]
         column = str(first["loc"][0]) if first["loc"] else ""
@@ -241,34 +227,5 @@ def _required(row: type[Row]) -> list[str]:
     return [name for name, f in row.model_fields.items() if f.is_required() and name != "id"]
 
 
-def _unique(rows: Iterable[tuple[str, R]]) -> Iterator[R]:
-    seen: dict[tuple[str, ...], str] = {}
-    for at, row in rows:
-        key = tuple(str(getattr(row, k)) for k in ("id", "sample", "candidate", "judge", "order") if hasattr(row, k))
-        if key in seen:
-            raise InputError(f"{' '.join(key)!r} stands twice, first at {seen[key]}", where=at, field="id")
-        seen[key] = at
-        yield row
-
-
-def _qa_feedback(at: str, raw: dict[str, Any], number: int, passages: bool) -> RecordedEdit | str:
-    """A row of QA-Feedback (Wu et al., 2023): a model's answer and a person's correction of it."""
-    try:
-        corrected = raw["feedback"]["corrected-prediction"]
-        if not isinstance(raw["question"], str) or any(isinstance(p, str) for p in raw["passages"]):
-            raise TypeError("a question is a string, a passage a list of strings")
-        context = ["\n".join([p[0], " ".join(p[1:])]) for p in raw["passages"]] if passages else []
-        prompt = "\n\n".join([*context, f"Question: {raw['question']}" if passages else raw["question"]])
-        original = raw["prediction 1"]
-    except (KeyError, TypeError, IndexError) as e:
-        raise InputError(
-            f"not the QA-Feedback layout: {type(e).__name__} {e}",
-            where=at,
-            remedy="a row needs question, passages, prediction 1, feedback.corrected-prediction",
-        ) from e
-    if not corrected:
-        return "no correction"
-    if not str(original).strip():
-        return "empty response"
-    row = {"id": f"qa-{number}", "prompt": prompt, "original": original, "edited": corrected}
-    return _check(at, row, RecordedEdit)[1]
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(str(getattr(row, k)) for k in _KEY if hasattr(row, k))

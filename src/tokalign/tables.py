@@ -1,6 +1,6 @@
-"""Arrow files of ``token-labels``: written in batches, read back as rows."""
+"""Arrow files of ``token-labels``: packed in batches, read back as rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ LABELS_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def write_labels(path: Path, rows: Iterable[TokenLabels], batch: int = 1000) -> int:
-    """Write rows as an Arrow IPC stream, ``batch`` rows in memory at a time; returns how many."""
-    n, rows = 0, iter(rows)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, LABELS_SCHEMA) as out:
-        while part := [row._asdict() for row in islice(rows, batch)]:
-            out.write_batch(pa.RecordBatch.from_pylist(part, schema=LABELS_SCHEMA))
-            n += len(part)
-    return n
+HEAD: bytes = LABELS_SCHEMA.serialize().to_pybytes()
+TAIL = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""An Arrow IPC stream is the schema's message, those of the batches one after the other, and an end mark."""
+
+
+def pack_labels(rows: Sequence[TokenLabels]) -> bytes:
+    """One batch of rows, as it stands between :data:`HEAD` and :data:`TAIL` in a file."""
+    if not rows:
+        return b""
+    batch = pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema=LABELS_SCHEMA)
+    return batch.serialize().to_pybytes()  # type: ignore[no-any-return, unused-ignore]
 
 
 def read_labels(path: Path, limit: int | None = None) -> list[TokenLabels]:

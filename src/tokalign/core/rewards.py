@@ -21,6 +21,26 @@ def token_loss(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor) ->
     return torch.nn.functional.cross_entropy(logits[mask].float(), labels[mask] + 1, weight=weights)
 
 
+def per_span(rewards: Tensor, mask: Tensor, least: float = 0.1) -> Tensor:
+    """Share a reward among the tokens of its span, so that a fix weighs the same whatever its length.
+
+    A span is a run of tokens whose rewards have one sign and at least the size ``least``; each is divided by
+    the number of tokens in its run. Smaller rewards stay as they are.
+
+    Args:
+        rewards: (B, T).
+        mask: (B, T) bool, True at response tokens.
+        least: size from which a reward makes a span.
+    """
+    sign = torch.where(mask & (rewards.abs() >= least), rewards.sign(), 0.0)
+    starts = torch.ones_like(mask)
+    starts[:, 1:] = sign[:, 1:] != sign[:, :-1]
+    run = starts.long().cumsum(1)  # from 1 in each row
+    sizes = torch.zeros(len(rewards), rewards.shape[1] + 1, device=rewards.device)
+    sizes.scatter_add_(1, run, torch.ones_like(rewards))
+    return torch.where(sign != 0, rewards / sizes.gather(1, run), rewards)
+
+
 def pair_loss(better: Tensor, worse: Tensor) -> Tensor:
     """Bradley-Terry: mean of ``-log σ(better - worse)``. Scores (B,)."""
     return -torch.nn.functional.logsigmoid(better - worse).mean()

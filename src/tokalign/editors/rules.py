@@ -1,7 +1,6 @@
 """The playground's rule editor."""
 
 from tokalign.editors import Proposal
-from tokalign.errors import InputError
 from tokalign.playground import rules
 from tokalign.schemas import Preference
 
@@ -16,12 +15,7 @@ class RulesEditor:
         return row.rejected
 
     def edit(self, row: Preference) -> Proposal:
-        """Mend every flaw that the rules find.
-
-        Raises:
-            InputError: the prompt is a conversation.
-        """
-        if not isinstance(row.prompt, str):
-            raise InputError(f"row {row.id!r}: the rule editor takes plain prompts", field="prompt")
-        changes = rules.find_changes(row.prompt, row.rejected)
+        """Mend every flaw that the rules find; of a conversation, the last turn is what was asked."""
+        asked = row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
+        changes = rules.find_changes(asked, row.rejected)
         return Proposal(rules.apply_changes(row.rejected, changes), [c.kind for c in changes])

@@ -69,6 +69,26 @@ class Learner:
             betas=(0.9, 0.95),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from step to step, for ``torch.save``."""
+        return {
+            "policy": self.policy.state_dict(),
+            "value_model": self.value_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "scaling": None if self.scaling is None else self.scaling._asdict(),
+            "reuse_logprobs": self.reuse_logprobs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.policy.load_state_dict(state["policy"])
+        self.value_model.load_state_dict(state["value_model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.scaling = state["scaling"] and rl.Scaling(**state["scaling"])
+        self.reuse_logprobs = state["reuse_logprobs"]
+
     def step(self, prompts: Sequence[list[int]]) -> dict[str, float]:
         """One rollout over ``prompts`` and its updates. Returns the metrics of the step."""
         k, clock = self.knobs, [time.perf_counter()]

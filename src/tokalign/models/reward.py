@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
@@ -50,6 +51,7 @@ class RewardModel:
     codec: Codec
     level: str
     reading: str = "expected"
+    normalise: str = "none"
 
     @classmethod
     def load(cls, source: str | Path, dtype: str = "float32", reading: str = "expected") -> "RewardModel":
@@ -89,6 +91,8 @@ class RewardModel:
             if self.level == "token":
                 p = class_probs(self.model, batch)
                 reward = self._read(p)
+                if self.normalise == "span":
+                    reward = rewards_of.per_span(reward, mask)
             else:
                 reward = rl.spread_score(sequence_scores(self.model, batch), mask)
             for row, i in enumerate(group):

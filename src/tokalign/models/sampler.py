@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from tokalign.config import Sampling
 from tokalign.models.batch import by_length
 from tokalign.models.tokenization import Codec
-from tokalign.progress import Progress
+from tokalign.schemas import PromptRow
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Sampled:
     finished: bool
 
 
+CHUNK = 256
+"""Prompts answered between two places where a run can be cut, in batches of similar length."""
+
+
 def respond(
     policy: Any,
     codec: Codec,
@@ -36,7 +40,6 @@ def respond(
     knobs: Sampling,
     seed: int,
     batch_size: int,
-    bar: Progress | None = None,
 ) -> list[tuple[str, bool]]:
     """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
 
@@ -57,9 +60,34 @@ def respond(
         )
         for i, s in zip(group, drawn, strict=True):
             texts[i] = (codec.decode(s.ids), s.finished)
-        if bar is not None:
-            bar.advance(len(group))
     return texts
+
+
+def respond_to(
+    rows: Sequence[PromptRow],
+    policy: Any,
+    codec: Codec,
+    knobs: Sampling,
+    seed: int,
+    batch_size: int,
+    generator: str,
+    n: int = 1,
+) -> list[dict[str, Any]]:
+    """``responses/1`` rows, ``n`` for each prompt."""
+    prompts = [p for p in codec.prompts([r.prompt for r in rows]) for _ in range(n)]
+    texts = respond(policy, codec, prompts, knobs, seed, batch_size)
+    return [
+        {
+            "id": row.id,
+            "sample": k,
+            "prompt": row.prompt,
+            "response": texts[i * n + k][0],
+            "finished": texts[i * n + k][1],
+            "generator": generator,
+        }
+        for i, row in enumerate(rows)
+        for k in range(n)
+    ]
 
 
 @torch.no_grad()

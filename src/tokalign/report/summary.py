@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tokalign.artifacts import Manifest
 from tokalign.config import Stage
@@ -27,8 +28,11 @@ NEXT = {
 }
 
 
-def written(config: Stage, result: Manifest | dict[str, Manifest]) -> None:
-    """Report one artifact, or several below one folder: JSON on stdout if asked, words on stderr."""
+def written(config: Stage, result: Any) -> None:
+    """Report one artifact, several below one folder, or a file: JSON on stdout if asked, words on stderr."""
+    if not isinstance(result, Manifest | dict):
+        _file(config, result)
+        return
     several = isinstance(result, dict)
     manifests = result if isinstance(result, dict) else {"": result}
     if config.json:
@@ -42,6 +46,15 @@ def written(config: Stage, result: Manifest | dict[str, Manifest]) -> None:
         for line in NEXT.get(manifest.kind, []):
             level = manifest.stats.get("level", "token")
             print("  next: " + line.format(path=safe(str(config.out / name)), level=level), file=sys.stderr)
+
+
+def _file(config: Stage, exported: Any) -> None:
+    if config.json:
+        print(json.dumps(exported._asdict(), ensure_ascii=False))
+    if not config.quiet:
+        print(f"{exported.rows} rows → {safe(exported.file)}", file=sys.stderr)
+        for reason, n in exported.skipped.items():
+            print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
 
 
 def _say(path: Path, m: Manifest) -> None:

@@ -3,12 +3,17 @@
 from collections import Counter
 from typing import Any
 
-from tokalign import artifacts, sources
+from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import EditConfig
 from tokalign.editors import Editor, gate
 from tokalign.progress import Progress
-from tokalign.schemas import Edit, Preference
+from tokalign.rowfile import RowFile, group
+from tokalign.schemas import Edit, Preference, RecordedEdit
+from tokalign.writer import writing
+
+CHUNK = 256
+"""Rows between which a run can be cut."""
 
 
 def run(config: EditConfig) -> Manifest:
@@ -18,23 +23,23 @@ def run(config: EditConfig) -> Manifest:
     if config.editor == "rules":
         from tokalign.editors.rules import RulesEditor
 
-        rows = sources.read_rows(config.source, Preference, "preferences", limit=config.limit)
+        rows = sources.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
         editor = RulesEditor()
     else:
         from tokalign.editors.recorded import RecordedEditor
 
-        rows = sources.read_recorded(
-            config.source, config.format, passages=config.passages, strict=config.strict, limit=config.limit
-        )
+        rows = sources.read_rows(config.source, RecordedEdit, "edits", how=config, limit=config.limit)
         editor = RecordedEditor()
 
-    with artifacts.writing("edits", config, {"source": rows.lineage}) as out:
+    with writing("edits", config, {"source": rows.lineage}) as out:
         if out.finished is not None:
             return out.finished
-        with Progress("edit", len(rows.rows), config.quiet) as bar:
-            edits = [_edit(row, editor, config) for row in bar.each(rows.rows)]
-        out.jsonl("data.jsonl", (e.model_dump() for e in edits))
-        return out.commit(rows.account(), _stats(edits))
+        with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
+            for part in bar.parts(file.left(rows, CHUNK)):
+                edits = [_edit(row, editor, config) for row in part]
+                file.append_json(e.model_dump() for e in edits)
+                file.count(_count(edits))
+        return out.commit(rows.account(), _stats(file))
 
 
 def _edit(row: Any, editor: Editor, config: EditConfig) -> Edit:
@@ -57,11 +62,12 @@ def _edit(row: Any, editor: Editor, config: EditConfig) -> Edit:
     )
 
 
-def _stats(edits: list[Edit]) -> dict[str, Any]:
-    kept = [e.similarity for e in edits if e.similarity is not None]
-    return {
-        "status": dict(Counter(e.status for e in edits)),
-        "reasons": dict(Counter(e.reason for e in edits if e.reason)),
-        "categories": dict(Counter(c for e in edits for c in e.categories)),
-        "similarity_mean": sum(kept) / len(kept),
-    }
+def _count(edits: list[Edit]) -> dict[str, float]:
+    names = [f"status/{e.status}" for e in edits] + [f"reasons/{e.reason}" for e in edits if e.reason]
+    counts = Counter(names + [f"categories/{c}" for e in edits for c in e.categories])
+    return {**counts, "similarity": sum(e.similarity or 0.0 for e in edits)}
+
+
+def _stats(file: RowFile) -> dict[str, Any]:
+    groups = {name: group(file.tally, name) for name in ("status", "reasons", "categories")}
+    return {**groups, "similarity_mean": file.mean("similarity")}

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tokalign import artifacts
 from tokalign.artifacts import Manifest
 from tokalign.config import PlaygroundConfig
 from tokalign.playground.world import World
+from tokalign.writer import writing
 
 Written = dict[str, Manifest]
 
@@ -26,7 +26,7 @@ def run(config: PlaygroundConfig) -> Written:
     for name, kind, n, rows in sets:
         drawn = list(rows)  # drawn even if the set is there already: later sets depend on it
         kept = drawn[: config.limit]
-        with artifacts.writing(kind, config, {}, config.out / name) as out:
+        with writing(kind, config, {}, config.out / name) as out:
             if out.finished is None:
                 out.jsonl("data.jsonl", kept)
                 written[name] = out.commit({"in": n, "out": len(kept), "skipped": n - len(kept)})

@@ -2,17 +2,19 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokalign import artifacts, sources
+from tokalign import checkpoints, interrupt, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import TrainPpoConfig
 from tokalign.core import winrate
 from tokalign.errors import InputError, UsageError
 from tokalign.judges import Judge
-from tokalign.metrics import MetricsLog
+from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models import loading
 from tokalign.models.ppo import Learner
 from tokalign.models.reward import RewardModel
@@ -20,13 +22,14 @@ from tokalign.models.sampler import respond
 from tokalign.models.tokenization import Codec, same_tokenizer
 from tokalign.progress import Progress
 from tokalign.schemas import PromptRow
+from tokalign.writer import writing
 
 SHOWN = ("reward", "kl", "length")
 
 
 def run(config: TrainPpoConfig) -> Manifest:
     """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
-    data = sources.read_rows(config.prompts, PromptRow, "prompts", limit=config.limit)
+    data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
     inputs = {
         "prompts": data.lineage,
         "policy": sources.model_lineage(config.policy, "policy"),
@@ -37,57 +40,92 @@ def run(config: TrainPpoConfig) -> Manifest:
         heldout = sources.read_rows(config.eval_prompts, PromptRow, "prompts")
         inputs["eval_prompts"] = heldout.lineage
 
-    with artifacts.writing("policy", config, inputs) as out:
+    with writing("policy", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         learner = _learner(config, device)
         codec, reward_model = learner.codec, learner.reward_model
-        prompts = [p for p in codec.prompts([r.prompt for r in data.rows]) if _fits(p, config)]
+        prompts = [p for p in codec.prompts([r.prompt for r in data]) if _fits(p, config)]
         if not prompts:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
         contest = None
         if heldout is not None:
-            contest = Contest(config, learner, heldout.rows, _judge(config, reward_model))
+            contest = Contest(config, learner, list(heldout), _judge(config, reward_model))
 
-        last = out.folder / "checkpoints" / "last"
-        best: dict[str, Any] = {"step": 0, "win_rate": 50.0}
-        tokens = 0.0
+        folder = out.folder / "checkpoints"
         batches = _batches(len(prompts), config.batch_size, config.seed)
-        with (
-            MetricsLog(out.folder, config.report_to) as log,
-            Progress("train-ppo", config.steps, config.quiet) as bar,
-        ):
-            for step in range(1, config.steps + 1):
-                metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
-                tokens += metrics["length"] * config.batch_size
-                if contest is not None and (step % config.eval_every == 0 or step == config.steps):
-                    metrics |= contest.hold(learner.policy)
-                    if metrics["win_rate"] > best["win_rate"] or best["step"] == 0:
-                        best = {"step": step, "win_rate": metrics["win_rate"]}
-                        learner.policy.save_pretrained(str(out.folder))
-                log.write(step, metrics)
-                bar.advance(1, **{k: metrics[k] for k in SHOWN})
-        learner.policy.save_pretrained(str(last))
-        codec.save(last)
+        with Progress("train-ppo", config.steps, config.quiet) as bar:
+            at = _resume(learner, checkpoints.newest(folder, bar.say))
+            bar.skip_to(at.step)
+            for _ in range(at.step):
+                next(batches)
+            with MetricsLog(out.folder, config.report_to, after=at.step) as log:
+                for step in range(at.step + 1, config.steps + 1):
+                    metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
+                    at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
+                    if contest is not None and (step % config.eval_every == 0 or step == config.steps):
+                        metrics |= contest.hold(learner.policy)
+                        if at.best_win_rate is None or metrics["win_rate"] > at.best_win_rate:
+                            at = replace(at, best_step=step, best_win_rate=metrics["win_rate"])
+                            learner.policy.save_pretrained(str(folder / f"best-{step}"))
+                    log.write(step, metrics)
+                    bar.advance(1, **{k: metrics[k] for k in SHOWN})
+                    if step % config.save_every == 0 or step == config.steps or interrupt.asked():
+                        _save(learner, at, folder)
+                    interrupt.check()
+        checkpoints.keep_last(folder)
+        _forget_old_best(at, folder)
+        learner.policy.save_pretrained(str(folder / "last"))
+        codec.save(folder / "last")
         codec.save(out.folder)
-        if contest is None:
-            best = {"step": config.steps, "win_rate": None}
-            for path in last.iterdir():
-                shutil.copy2(path, out.folder)
-        skipped = len(data.rows) - len(prompts)
+        for path in (folder / (f"best-{at.best_step}" if contest else "last")).iterdir():
+            shutil.copy2(path, out.folder)
+        skipped = len(data) - len(prompts)
         reasons = {"over --max-length": skipped} if skipped else {}
-        account = {"in": len(data.rows), "out": len(prompts), "skipped": skipped, "reasons": reasons}
+        last = {k: last_logged(out.folder, k) for k in (*SHOWN, "win_rate")}
         stats = {
             "steps": config.steps,
-            "best_step": best["step"],
-            "best_win_rate": best["win_rate"],
-            "response_tokens": int(tokens),
+            "best_step": at.best_step if contest else config.steps,
+            "best_win_rate": at.best_win_rate,
+            "response_tokens": int(at.tokens),
             "reused_sampler_logprobs": learner.reuse_logprobs,
-            "last": {k: metrics[k] for k in (*SHOWN, "win_rate") if k in metrics},
+            "last": {k: v for k, v in last.items() if v is not None},
         }
-        return out.commit(account, stats)
+        return out.commit(data.account(reasons.items()), stats)
+
+
+@dataclass(frozen=True)
+class At:
+    """How far a run is: ``step`` done, response ``tokens`` sampled, and the best evaluation so far."""
+
+    step: int = 0
+    tokens: float = 0.0
+    best_step: int = 0
+    best_win_rate: float | None = None
+
+
+def _save(learner: Learner, at: At, folder: Path) -> None:
+    checkpoint = folder / f"checkpoint-{at.step}"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    torch.save({"at": asdict(at), "learner": learner.state_dict()}, checkpoint / "state.pt")
+    checkpoints.seal(checkpoint)
+    _forget_old_best(at, folder)
+
+
+def _forget_old_best(at: At, folder: Path) -> None:
+    for old in folder.glob("best-*"):
+        if old.name != f"best-{at.best_step}":
+            shutil.rmtree(old)
+
+
+def _resume(learner: Learner, checkpoint: Path | None) -> At:
+    if checkpoint is None:
+        return At()
+    saved = torch.load(checkpoint / "state.pt", map_location=learner.policy.device, weights_only=True)
+    learner.load_state_dict(saved["learner"])
+    return At(**saved["at"])
 
 
 def _learner(config: TrainPpoConfig, device: torch.device) -> Learner:
@@ -103,6 +141,7 @@ def _learner(config: TrainPpoConfig, device: torch.device) -> Learner:
             f"the policy {config.policy} and the reward model {config.reward_model} have different tokenizers",
             remedy="train the reward model with the policy's tokenizer: tokalign diff … --tokenizer POLICY",
         )
+    reward_model.normalise = config.normalise
     reward_model.model.to(device)
     return Learner(
         policy=loading.load_policy(config.policy, config.dtype).to(device),

@@ -12,14 +12,13 @@ from tokalign.artifacts import Manifest
 from tokalign.config import TrainRmConfig
 from tokalign.core import rewards
 from tokalign.errors import InputError
-from tokalign.metrics import MetricsLog
 from tokalign.models import evaluation, loading
 from tokalign.models.batch import Batch, pad_rows
 from tokalign.models.reward import RewardModel, sequence_scores
 from tokalign.models.tokenization import Codec, same_tokenizer
 from tokalign.models.training import fit
-from tokalign.progress import Progress
 from tokalign.schemas import TokenLabels
+from tokalign.writer import writing
 
 
 def run(config: TrainRmConfig) -> Manifest:
@@ -32,7 +31,7 @@ def run(config: TrainRmConfig) -> Manifest:
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
 
-    with artifacts.writing("reward-model", config, inputs) as out:
+    with writing("reward-model", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
@@ -61,23 +60,14 @@ def run(config: TrainRmConfig) -> Manifest:
             return rewards.pair_loss(better, worse)
 
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
-        with MetricsLog(out.folder, config.report_to) as log, Progress("train-rm", 0, config.quiet) as bar:
-
-            def tell(step: int, steps: int, numbers: dict[str, float]) -> None:
-                bar.total = steps
-                if "loss" in numbers:
-                    log.write(step, numbers)
-                elif not numbers:
-                    bar.advance()
-
-            steps = fit(model, examples, lengths, collate, loss, config, config.seed, out.folder, tell)
+        fitted = fit("train-rm", model, examples, lengths, collate, loss, config, out.folder)
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
         metrics = evaluation.evaluate(RewardModel(model, codec, config.level), heldout)
         n_skipped = sum(skipped.values())
         account = {"in": len(rows), "out": len(usable), "skipped": n_skipped, "reasons": dict(skipped)}
         split = {"train": len(train), "heldout": len(heldout)}
-        return out.commit({**account, **split}, {"level": config.level, "steps": steps, **metrics})
+        return out.commit({**account, **split}, {"level": config.level, **fitted, **metrics})
 
 
 def _fits(row: TokenLabels, config: TrainRmConfig, skipped: Counter[str]) -> bool:

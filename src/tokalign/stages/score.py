@@ -1,7 +1,7 @@
 """``tokalign score``: responses in, the reward of every token out."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +12,60 @@ from tokalign.errors import InputError
 from tokalign.models import loading
 from tokalign.models.reward import RewardModel
 from tokalign.progress import Progress
+from tokalign.rowfile import group
 from tokalign.schemas import ResponseRow
+from tokalign.writer import writing
+
+CHUNK = 256
+"""Responses rated between two places where a run can be cut, in batches of similar length."""
 
 
 def run(config: ScoreConfig) -> Manifest:
     """Rate responses. Of an edits artifact both sides are rated: sample 0 the original, 1 the edited."""
-    data, rows = _read(config)
+    data, rows, n_rows = _read(config)
     inputs = {"responses": data.lineage, "reward_model": sources.model_lineage(config.reward_model, "reward-model")}
 
-    with artifacts.writing("token-rewards", config, inputs) as out:
+    with writing("token-rewards", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward)
         model.model.to(device)
-        skipped: Counter[str] = Counter()
-        totals: list[float] = []
-        with Progress("score", len(rows), config.quiet) as bar:
-            rated = (row for part in bar.over(rows, 512) for row in _rate(list(part), model, config, skipped, totals))
-            n = out.jsonl("data.jsonl", rated)
-        if not n:
+        with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
+            for part in bar.parts(file.left(rows, CHUNK)):
+                skipped: Counter[str] = Counter()
+                rated = list(_rate(part, model, config, skipped))
+                file.append_json(rated)
+                file.count({f"skipped/{why}": n for why, n in skipped.items()})
+                file.count({"score": sum(r["score_mean"] for r in rated)})
+        skipped = data.reasons + Counter(group(file.tally, "skipped"))
+        if not file.written:
             raise InputError(
                 f"no row could be scored: {dict(skipped)}", where=config.responses, remedy="raise --max-length"
             )
-        account = {"in": len(rows), "out": n, "skipped": sum(skipped.values()), "reasons": dict(skipped)}
-        return out.commit(account, {"level": model.level, "score_mean": sum(totals) / n})
+        n_skipped = sum(skipped.values())
+        account = {"in": file.written + n_skipped, "out": file.written, "skipped": n_skipped, "reasons": dict(skipped)}
+        return out.commit(account, {"level": model.level, "score_mean": file.mean("score")})
 
 
-def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], list[ResponseRow]]:
+def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], Iterable[ResponseRow], int]:
+    """The input, its rows as responses, and how many those are."""
     path = Path(config.responses)
     if not (artifacts.is_artifact(path) and Manifest.read(path).kind == "edits"):
-        data = sources.read_rows(config.responses, ResponseRow, "responses", "sft", limit=config.limit)
-        return data, data.rows
-    edits = sources.read_edits(config.responses, config.limit)
-    rows = [
+        kinds = ("responses", "sft")
+        data = sources.read_rows(config.responses, ResponseRow, *kinds, how=config, limit=config.limit)
+        return data, data, len(data)
+    edits = sources.read_edits(config.responses, config, config.limit)
+    rows = (
         ResponseRow(id=e.id, sample=k, prompt=e.prompt, response=text, generator=name)
-        for e in edits.rows
+        for e in edits
         for k, (name, text) in enumerate((("original", e.original), ("edited", e.edited)))
-    ]
-    return edits, rows
+    )
+    return edits, rows, 2 * len(edits)
 
 
 def _rate(
-    rows: list[ResponseRow], model: RewardModel, config: ScoreConfig, skipped: Counter[str], totals: list[float]
+    rows: list[ResponseRow], model: RewardModel, config: ScoreConfig, skipped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     prompts = model.codec.prompts([r.prompt for r in rows])
     responses = model.codec.responses([r.response for r in rows])
@@ -72,7 +83,6 @@ def _rate(
     means, sums = ratings.means, ratings.sums
     for i, (row, _, ids, offsets) in enumerate(kept):
         probs = None if ratings.probs is None else [[round(p, 6) for p in c] for c in ratings.probs[i].T.tolist()]
-        totals.append(means[i])
         yield {
             "id": row.id,
             "sample": row.sample,

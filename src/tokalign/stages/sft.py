@@ -11,14 +11,13 @@ from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import TrainSftConfig
 from tokalign.errors import InputError
-from tokalign.metrics import MetricsLog
 from tokalign.models import loading
 from tokalign.models.batch import Batch
 from tokalign.models.policy import response_logprobs
 from tokalign.models.tokenization import Codec, train_tiny
 from tokalign.models.training import fit
-from tokalign.progress import Progress
 from tokalign.schemas import Edit, Row, Sft
+from tokalign.writer import writing
 
 
 def run(config: TrainSftConfig) -> Manifest:
@@ -28,12 +27,12 @@ def run(config: TrainSftConfig) -> Manifest:
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
 
-    with artifacts.writing("policy", config, inputs) as out:
+    with writing("policy", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        texts = [(r.prompt, r.response) for r in map(_as_sft, data.rows)]
+        texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
         if config.model == "tiny":
             plain = (t for p, r in texts for t in ([p] if isinstance(p, str) else [x["content"] for x in p]) + [r])
             codec = train_tiny(plain, config.vocab)
@@ -46,7 +45,7 @@ def run(config: TrainSftConfig) -> Manifest:
         skipped: Counter[str] = Counter()
         examples = []
         prompts, responses = codec.prompts([p for p, _ in texts]), codec.responses([r for _, r in texts])
-        for row, prompt, response in zip(data.rows, prompts, responses, strict=True):
+        for row, prompt, response in zip(data, prompts, responses, strict=True):
             if len(prompt) + len(response.ids) > config.max_length:
                 skipped["over --max-length"] += 1
             else:
@@ -59,28 +58,17 @@ def run(config: TrainSftConfig) -> Manifest:
             return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
-        with MetricsLog(out.folder, config.report_to) as log, Progress("train-sft", 0, config.quiet) as bar:
-            history: list[float] = []
-
-            def tell(step: int, steps: int, numbers: dict[str, float]) -> None:
-                bar.total = steps
-                if "loss" in numbers:
-                    history.append(numbers["loss"])
-                    log.write(step, numbers)
-                elif not numbers:
-                    bar.advance()
-
-            steps = fit(model, examples, lengths, collate, _loss, config, config.seed, out.folder, tell)
+        fitted = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
-        stats = {"steps": steps, "final_loss": history[-1] if history else None, "weights": model.num_parameters()}
-        return out.commit(data.account(skipped), stats)
+        stats = {**fitted, "weights": model.num_parameters()}
+        return out.commit(data.account(skipped.items()), stats)
 
 
 def _read(config: TrainSftConfig) -> sources.Rows[Any]:
     if artifacts.is_artifact(Path(config.data)) and Manifest.read(Path(config.data)).kind == "edits":
-        return sources.read_edits(config.data, config.limit)
-    return sources.read_rows(config.data, Sft, "sft", limit=config.limit)
+        return sources.read_edits(config.data, config, config.limit)
+    return sources.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
 
 
 def _as_sft(row: Row) -> Sft:

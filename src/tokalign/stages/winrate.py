@@ -1,23 +1,23 @@
 """``tokalign eval-winrate``: prompts, candidates and a reference in; judgements and win rates out."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokalign import artifacts, sources
-from tokalign.artifacts import Manifest, Writer
+from tokalign.artifacts import Manifest
 from tokalign.config import EvalWinrateConfig
 from tokalign.core import winrate
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.playground import PlaygroundJudge
 from tokalign.models import loading
-from tokalign.models.sampler import respond
+from tokalign.models.sampler import CHUNK, respond_to
 from tokalign.models.tokenization import Codec
 from tokalign.progress import Progress
 from tokalign.schemas import PromptRow, ResponseRow
+from tokalign.writer import Writer, writing
 
 REFERENCE = "reference"
 JUDGES = {"playground": PlaygroundJudge}
@@ -25,19 +25,20 @@ JUDGES = {"playground": PlaygroundJudge}
 
 def run(config: EvalWinrateConfig) -> Manifest:
     """Let every candidate answer every prompt, and the judge compare each answer with the reference's."""
-    data = sources.read_rows(config.prompts, PromptRow, "prompts", limit=config.limit)
+    data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
     paths = {REFERENCE: config.reference, **_named(config.candidate)}
     inputs = {"prompts": data.lineage}
     inputs |= {name: sources.model_lineage(path, "policy", "responses") for name, path in paths.items()}
 
-    with artifacts.writing("winrates", config, inputs) as out:
+    with writing("winrates", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         texts: dict[str, list[str]] = {}
-        with Progress("eval-winrate", len(paths) * len(data.rows), config.quiet) as bar:
-            for name, path in paths.items():
-                texts[name] = _respond(name, path, data.rows, config, out, bar)
-        return _judge(config, data.rows, texts, out)
+        with Progress("eval-winrate", len(paths) * len(data), config.quiet) as bar:
+            for n, (name, path) in enumerate(paths.items()):
+                bar.skip_to(n * len(data))
+                texts[name] = _respond(name, path, data, config, out, bar)
+        return _judge(config, list(data), texts, out)
 
 
 def _named(candidates: list[str]) -> dict[str, str]:
@@ -54,34 +55,38 @@ def _named(candidates: list[str]) -> dict[str, str]:
 
 
 def _respond(
-    name: str, path: str, rows: list[PromptRow], config: EvalWinrateConfig, out: Writer, bar: Progress
+    name: str, path: str, data: sources.Rows[PromptRow], config: EvalWinrateConfig, out: Writer, bar: Progress
 ) -> list[str]:
-    """Responses in the order of ``rows``: read from an artifact, or sampled here and kept below ``responses/``."""
+    """Responses in the order of the prompts: read from an artifact, or sampled here and kept below ``responses/``."""
     folder = Path(path)
-    if artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses":
-        found = {r.id: r.response for r in sources.read_rows(path, ResponseRow, "responses").rows if r.sample == 0}
-        missing = [r.id for r in rows if r.id not in found]
-        if missing:
-            raise InputError(
-                f"no response to {len(missing)} of {len(rows)} prompts, the first is {missing[0]!r}",
-                where=path,
-                field="id",
-                remedy="generate responses to the same prompts",
-            )
-        bar.advance(len(rows))
-        return [found[r.id] for r in rows]
-    torch.manual_seed(config.seed)
+    if not (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses"):
+        folder = out.folder / "responses" / name
+        inputs = {"prompts": data.lineage, "policy": sources.model_lineage(path)}
+        with writing("responses", replace(config, fresh=False), inputs, folder) as nested:
+            if nested.finished is None:
+                _sample(name, path, data, config, nested, bar)
+    found = {r.id: r.response for r in sources.read_rows(folder, ResponseRow, "responses") if r.sample == 0}
+    missing = [r.id for r in data if r.id not in found]
+    if missing:
+        raise InputError(
+            f"no response to {len(missing)} of {len(data)} prompts, the first is {missing[0]!r}",
+            where=path,
+            field="id",
+            remedy="generate responses to the same prompts",
+        )
+    return [found[r.id] for r in data]
+
+
+def _sample(
+    name: str, path: str, data: sources.Rows[PromptRow], config: EvalWinrateConfig, nested: Writer, bar: Progress
+) -> None:
     codec = Codec.load(path)
     policy = loading.load_policy(path, config.dtype).to(loading.pick_device(config.device))
-    drawn = respond(policy, codec, codec.prompts([r.prompt for r in rows]), config, config.seed, config.batch_size, bar)
-    lines = (
-        {"id": r.id, "sample": 0, "prompt": r.prompt, "response": text, "finished": ended, "generator": name}
-        for r, (text, ended) in zip(rows, drawn, strict=True)
-    )
-    with artifacts.writing("responses", config, {}, out.folder / "responses" / name) as nested:
-        n = nested.jsonl("data.jsonl", lines)
-        nested.commit({"in": len(rows), "out": n})
-    return [text for text, _ in drawn]
+    with nested.rows() as file:
+        for part in bar.parts(file.left(data, CHUNK)):
+            seed = config.seed + file.taken
+            file.append_json(respond_to(part, policy, codec, config, seed, config.batch_size, name))
+    nested.commit({"in": len(data), "out": file.written})
 
 
 def _judge(config: EvalWinrateConfig, rows: list[PromptRow], texts: dict[str, list[str]], out: Writer) -> Manifest:
@@ -116,7 +121,7 @@ def _judge(config: EvalWinrateConfig, rows: list[PromptRow], texts: dict[str, li
             "ci95": [rate["win_rate"] - half, rate["win_rate"] + half],
             "avg_length": sum(map(len, candidate)) / len(candidate),
         }
-    with artifacts.writing("judgements", config, {}, out.folder / "judgements") as nested:
+    with writing("judgements", replace(config, fresh=True), {}, out.folder / "judgements") as nested:
         nested.jsonl("data.jsonl", judgements)
         nested.commit({"in": len(judgements), "out": len(judgements)})
     with out.file("data.json") as path:

@@ -1,0 +1,265 @@
+"""Rows out of files and Hugging Face datasets, one by one, each with its place; what they mean is not known here."""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokalign.errors import InputError, UsageError
+
+Placed = tuple[str, dict[str, Any]]
+"""A row as it came, and its place: ``file:line`` in text, ``file: row N`` (from 0) elsewhere."""
+
+LONGEST = 64 * 1024 * 1024
+"""Bytes of the longest line taken: memory does not grow with what a broken file holds."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source names a dataset on the hub: ``owner/name``, and nothing of that name lies here."""
+    here = Path(source).exists() or Path(source).suffix in _READERS
+    return not here and _HUB_ID.fullmatch(source) is not None
+
+
+def read_file(path: Path) -> Iterator[Placed]:
+    """Rows of ``.jsonl``, ``.json`` (an array, read whole), ``.csv``, ``.parquet`` or ``.arrow``.
+
+    Raises:
+        UsageError: another suffix.
+        InputError: nothing is there, or it is not what its suffix says; with the place.
+    """
+    check_file(path)
+    return _READERS[path.suffix](path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what :func:`read_file` cannot read, by its name."""
+    if not path.is_file():
+        raise InputError("there is no such file or artifact", where=str(path))
+    if path.suffix not in _READERS:
+        known = ", ".join(_READERS)
+        raise UsageError(f"cannot tell the layout of {str(path)!r}", remedy=f"give a {known} file, or an artifact")
+
+
+def _json_lines(path: Path) -> Iterator[Placed]:
+    with path.open("rb") as f:
+        start, number = 0, 0
+        while raw := f.readline(LONGEST + 1):
+            number += 1
+            at = f"{path}:{number}"
+            if len(raw) > LONGEST:
+                raise InputError(
+                    f"the line is longer than {LONGEST >> 20} MB; it begins {raw[:40]!r}",
+                    where=at,
+                    remedy="a row is one line: is this an array (.json), or a file without line ends?",
+                )
+            line = _decode(raw, at, start)
+            start += len(raw)
+            line = line.removeprefix("\ufeff") if number == 1 else line
+            if line.strip():
+                yield at, _object(_parse(line, at, "the line"), at)
+
+
+def _json_array(path: Path) -> Iterator[Placed]:
+    rows = _parse(_decode(path.read_bytes(), str(path), 0).removeprefix("\ufeff"), str(path), "the file")
+    if not isinstance(rows, list):
+        raise InputError(f"expected an array of rows, got {type(rows).__name__}", where=str(path))
+    for number, row in enumerate(rows):
+        at = f"{path}: row {number}"
+        yield at, _object(row, at)
+
+
+class _OddValueError(ValueError):
+    """A key stands twice in one object, or a number is none."""
+
+
+def _parse(text: str, at: str, what: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_number)
+    except _OddValueError as e:
+        raise InputError(str(e), where=at, remedy="write the row anew") from e
+    except json.JSONDecodeError as e:
+        place = at if what == "the line" else f"{at}:{e.lineno}"
+        raise InputError(f"not valid JSON: {e}", where=place, remedy=f"{what} may be cut short") from e
+    except (ValueError, RecursionError) as e:  # more digits, or deeper nesting, than Python takes
+        raise InputError(f"not valid JSON: {e}", where=at, remedy=f"write {what} anew") from e
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twin = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+        raise _OddValueError(f"the key {twin!r} stands twice in one object")
+    return row
+
+
+def _no_number(name: str) -> Any:
+    raise _OddValueError(f"{name} is not a number that JSON knows")
+
+
+def _object(row: Any, at: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"expected an object, got {type(row).__name__}", where=at)
+    return row
+
+
+def _decode(raw: bytes, where: str, start: int) -> str:
+    """``start``: offset in the file of what is decoded."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as e:
+        byte = f"not UTF-8: byte {raw[e.start]:#04x} at offset {start + e.start}"
+        raise InputError(byte, where=where, remedy="convert it: iconv -t UTF-8") from e
+
+
+def _csv(path: Path) -> Iterator[Placed]:
+    """A cell is text; a conversation, or another list, is written as JSON."""
+    limit = csv.field_size_limit(LONGEST)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as f:
+            reader = csv.reader(f, strict=True)
+            columns = next(reader, [])
+            if len(set(columns)) < len(columns):
+                raise InputError(f"a column stands twice: {columns}", where=f"{path}:1")
+            line = reader.line_num + 1
+            for cells in reader:
+                at, line = f"{path}:{line}", reader.line_num + 1
+                if len(cells) != len(columns) and cells:
+                    raise InputError(
+                        f"{len(cells)} cells, but {len(columns)} columns",
+                        where=at,
+                        remedy="quote cells that hold commas",
+                    )
+                if cells:
+                    yield at, {k: _cell(v) for k, v in zip(columns, cells, strict=True)}
+    except UnicodeDecodeError as e:
+        raise InputError(f"not UTF-8: {e}", where=str(path), remedy="convert it: iconv -t UTF-8") from e
+    except csv.Error as e:
+        raise InputError(f"not valid CSV: {e}", where=f"{path}:{reader.line_num}", remedy="see RFC 4180") from e
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _cell(text: str) -> Any:
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from _batches(path, file.iter_batches(batch_size=256))
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f"not a whole Parquet file: {e}", where=str(path), remedy="fetch or make it again") from e
+
+
+def _arrow(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            if source.read(6) == b"ARROW1":
+                file = pa.ipc.open_file(source)
+                yield from _batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
+            else:
+                source.seek(0)
+                yield from _batches(path, pa.ipc.open_stream(source))
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f"not a whole Arrow file: {e}", where=str(path), remedy="fetch or make it again") from e
+
+
+def _batches(path: Path, batches: Any) -> Iterator[Placed]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield f"{path}: row {number}", row
+            number += 1
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_array,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """The commit that a revision of a dataset on the hub stands for.
+
+    Raises:
+        InputError: it cannot be reached, does not exist, or is gated; with what to do.
+    """
+    from huggingface_hub import HfApi
+
+    with _HubErrors(name):
+        commit = HfApi().dataset_info(name, revision=revision).sha
+        assert commit is not None
+        return commit
+
+
+def read_hub(name: str, commit: str, subset: str | None, split: str) -> Iterator[Placed]:
+    """Rows of a dataset on the hub, streamed.
+
+    Raises:
+        InputError: as :func:`hub_commit`, or there is no such split.
+    """
+    import datasets
+
+    with _HubErrors(name):
+        try:
+            rows = iter(datasets.load_dataset(name, subset, split=split, revision=commit, streaming=True))
+            yield from ((f"{name}: row {number}", dict(row)) for number, row in enumerate(rows))
+        except ValueError as e:
+            remedy = "see --split and --subset, or download the file you mean and give its path"
+            raise InputError(str(e).splitlines()[0], where=name, remedy=remedy) from e
+
+
+class _HubErrors:
+    """Says what a failed request means to the user."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, InputError):
+            return
+        from huggingface_hub import errors
+
+        local = f"or give a file: nothing called {self.name!r} lies here"
+        if isinstance(error, errors.GatedRepoError):
+            remedy = f"ask for access at https://huggingface.co/datasets/{self.name}, then: hf auth login"
+            raise InputError(
+                "the dataset is gated: its owner must let you in", where=self.name, remedy=remedy
+            ) from error
+        if isinstance(error, errors.RevisionNotFoundError):
+            raise InputError("the dataset has no such revision", where=self.name, remedy="see --revision") from error
+        if isinstance(error, errors.RepositoryNotFoundError):
+            remedy = f"check the name; a private one needs: hf auth login; {local}"
+            raise InputError("there is no such file, artifact or dataset", where=self.name, remedy=remedy) from error
+        if isinstance(error, errors.OfflineModeIsEnabled | OSError | errors.HfHubHTTPError) or _is_network(error):
+            offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"the hub cannot be reached{offline}: {text}", where=self.name, remedy=f"connect, {local}"
+            ) from error
+
+
+def _is_network(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp"}

@@ -1,0 +1,283 @@
+"""Writing an artifact: one process at a time, whole or not at all, and on from where a killed run ended.
+
+Making the same thing again does nothing when it is finished and goes on when it is not; making another thing
+over it is refused without ``--fresh`` (see :func:`writing`).
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tokalign import __version__, interrupt
+from tokalign.artifacts import MANIFEST, PLAN, Manifest, hash_json, is_artifact, sha256, sync, verify, write_whole
+from tokalign.config import Stage
+from tokalign.errors import ConflictError, InputError, LockedError, UsageError
+from tokalign.rowfile import PROGRESS, RowFile
+from tokalign.schemas import KINDS
+
+LOCK, ASIDE = ".lock", ".replaced"
+_OURS = (LOCK, PLAN, PROGRESS, ASIDE)
+"""Names in a folder that are of the run and not of its result."""
+_LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch", "transformers")
+
+
+class Writer:
+    """One artifact being written. Use :func:`writing`."""
+
+    def __init__(self, folder: Path, kind: str, config: Stage, inputs: Mapping[str, dict[str, Any]]) -> None:
+        self.folder, self.kind, self.config = folder, kind, config
+        # A knob that names an input counts by the content that was read, not by how its path was spelt.
+        self.knobs = config.select("rows", "more")
+        self.inputs = [
+            {"name": name, **entry, "path": _relative(entry["path"], folder)} for name, entry in inputs.items()
+        ]
+        self.finished: Manifest | None = None
+        self.resumed = False
+        """Whether something of this very run is there already."""
+        self._start = time.perf_counter()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the rows: knobs, and inputs by content."""
+        contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
+        return {"kind": self.kind, **self.knobs, **contents}
+
+    def rows(self, name: str = "data.jsonl", head: bytes = b"", tail: bytes = b"") -> RowFile:
+        """A data file that grows by appending and survives a kill; see :class:`RowFile`."""
+        return RowFile(self.folder, name, head, tail)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write a data file at; it takes its name only when the block ends well."""
+        temporary = self.folder / f".{name}.tmp"
+        yield temporary
+        sync(temporary)
+        temporary.replace(self.folder / name)
+        sync(self.folder)
+
+    def jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write rows as JSON lines; returns how many."""
+        n = 0
+        with self.file(name) as path, path.open("w", encoding="utf-8") as f:
+            for row in rows:
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+                n += 1
+        return n
+
+    def commit(self, rows: Mapping[str, Any], stats: Mapping[str, Any] | None = None) -> Manifest:
+        """Write the manifest: from here on the artifact exists."""
+        files = []
+        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+            name = path.relative_to(self.folder).as_posix()
+            if name.split("/")[0] in _OURS or _of_a_run(path) or _inside_nested(path, self.folder):
+                continue
+            sync(path)
+            entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
+            files.append({**entry, "rows": rows["out"]} if name in ("data.jsonl", "data.arrow") else entry)
+        manifest = Manifest(
+            kind=self.kind,
+            version=KINDS[self.kind].version,
+            tokalign=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=["tokalign", *sys.argv[1:]],
+            config=self.config.select("rows", "more", "run", "input", "out"),
+            config_hash=hash_json(self.fingerprint),
+            seed=self.config.seed,
+            inputs=self.inputs,
+            files=files,
+            rows={"skipped": 0, "failed": 0, "reasons": {}, **rows},
+            stats=dict(stats or {}),
+            libraries={n: metadata.version(n) for n in _LIBRARIES if n in sys.modules},
+            seconds=round(time.perf_counter() - self._start, 3),
+        )
+        write_whole(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+        for name in (PROGRESS, PLAN):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+        return manifest
+
+
+@contextmanager
+def writing(
+    kind: str, config: Stage, inputs: Mapping[str, dict[str, Any]], out: Path | None = None
+) -> Iterator[Writer]:
+    """Hold the output folder while a stage writes it.
+
+    If the folder already holds this very run, ``finished`` is its manifest and there is nothing to do; if it
+    holds a part of it, ``resumed`` is true and what is there may be used. With ``--fresh`` what was there is put
+    aside, and comes back if this run is refused. Signals wait for :func:`tokalign.interrupt.check`.
+
+    Args:
+        kind: what is written.
+        config: the stage's knobs.
+        inputs: by name, the ``lineage`` of each input with its ``path``.
+        out: the folder, where it is not ``config.out``.
+
+    Raises:
+        ConflictError: the folder holds something else; the fields that differ are named.
+        LockedError: another process writes it.
+    """
+    folder = out or config.out
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise ConflictError(f"{folder} is a file, not a folder", remedy="choose another --out") from e
+    _refuse_foreign(folder)  # before the lock, which leaves a file
+    with _locked(folder), interrupt.patiently():
+        if (folder / ASIDE).is_dir() and not is_artifact(folder) and not (folder / PLAN).is_file():
+            _restore(folder)  # killed while it was put aside
+        writer = Writer(folder, kind, config, inputs)
+        if not config.fresh:
+            _compare(writer)
+        if writer.finished is None:
+            _begin(writer)
+        try:
+            yield writer
+        except (InputError, UsageError):  # what was asked for cannot be: leave things as they were
+            if writer.finished is None and not writer.resumed and not is_artifact(folder):
+                _empty(folder, but=(LOCK, ASIDE))
+                if (folder / ASIDE).is_dir():
+                    _restore(folder)
+                elif made:
+                    shutil.rmtree(folder)
+            raise
+
+
+def _compare(writer: Writer) -> None:
+    """Find out what is there of this run: all of it, a part, or nothing."""
+    folder = writer.folder
+    there = Manifest.read(folder) if is_artifact(folder) else None
+    before = there.fingerprint(writer.knobs) if there else _planned(folder)
+    if before is None:
+        return
+    if changes := _changes(before, writer.fingerprint, writer.config.select("more")):
+        run = "another run" if there else "an unfinished other run"
+        raise ConflictError(
+            f"{folder} holds {run}; changed: {', '.join(changes)}",
+            remedy="choose another --out, or pass --fresh to rewrite it",
+        )
+    if there:
+        verify(folder)
+    if there and before == writer.fingerprint:
+        writer.finished = there
+    else:
+        writer.resumed = True
+
+
+def _begin(writer: Writer) -> None:
+    """Make the folder ready for a run that is not finished."""
+    folder = writer.folder
+    if writer.resumed:
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+    elif is_artifact(folder):
+        _put_aside(folder)
+    else:
+        _empty(folder, but=(LOCK, ASIDE))
+    write_whole(folder / PLAN, json.dumps({"fingerprint": writer.fingerprint}))
+    (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
+
+
+def _refuse_foreign(folder: Path) -> None:
+    names = {p.name for p in folder.iterdir()}
+    if not names & {MANIFEST, PLAN, ASIDE} and names - {LOCK}:
+        raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
+
+
+def _planned(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of the unfinished run there; None where there is none."""
+    try:
+        plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return plan
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], more: Iterable[str]) -> list[str]:
+    """What differs between the run that is there and the one asked for, in words; ``more`` knobs may have grown."""
+    if before["kind"] != now["kind"]:
+        return [f"kind {before['kind']} → {now['kind']}"]
+    grown = {k for k in more if before.get(k) and now[k] > before[k]}
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in grown]
+    return [
+        f"{key} (sha256 {_short(before.get(key))} → {_short(now.get(key))})"
+        if key.startswith("input ")
+        else f"--{key.replace('_', '-')} {before.get(key)!r} → {now.get(key)!r}"
+        for key in changed
+    ]
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest if ":" in digest else digest[:12]
+
+
+def _put_aside(folder: Path) -> None:
+    """Move a finished artifact out of the way, the manifest first: a half-moved one is never taken for whole."""
+    aside = folder / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    (folder / MANIFEST).rename(aside / MANIFEST)
+    for path in folder.iterdir():
+        if path.name not in (LOCK, ASIDE):
+            path.rename(aside / path.name)
+
+
+def _restore(folder: Path) -> None:
+    """Undo :func:`_put_aside`, the manifest last."""
+    aside = folder / ASIDE
+    for path in sorted(aside.iterdir(), key=lambda p: p.name == MANIFEST):
+        path.rename(folder / path.name)
+    aside.rmdir()
+
+
+def _empty(folder: Path, but: tuple[str, ...]) -> None:
+    for path in folder.iterdir():
+        if path.name in but:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / LOCK).open("a+", encoding="utf-8") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            f.seek(0)
+            raise LockedError(
+                f"{folder} is being written by process {f.read().strip() or '?'}",
+                remedy="wait for it to end, or choose another --out",
+            ) from e
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def _of_a_run(path: Path) -> bool:
+    """Whether a file serves to go on with a run: half-written ones, and checkpoints, which are sealed apart."""
+    return path.suffix in (".tmp", ".part") or any(p.startswith("checkpoint-") for p in path.parts)
+
+
+def _inside_nested(path: Path, folder: Path) -> bool:
+    """Whether a file belongs to an artifact inside this one, which vouches for it itself."""
+    return any(is_artifact(p) for p in path.parents if folder in p.parents)
+
+
+def _relative(path: str, folder: Path) -> str:
+    """Paths that exist are kept relative to the artifact, so that a tree of artifacts can be moved."""
+    return os.path.relpath(path, folder) if Path(path).exists() else path

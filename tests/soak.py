@@ -1,0 +1,158 @@
+"""Kill a stage at random moments, run it again, and compare what it writes with an uninterrupted run.
+
+    python -m tests.soak [--runs 100] [--stage edit]
+
+Every run is a process of its own, forked from one that has imported everything, and is killed by SIGKILL up to
+three times before it is left to end. ``make test`` does ten runs a stage.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokalign import rowfile
+from tokalign.stages import diff, edit, ppo, reward, sft
+
+SETTINGS = "--batch-size 4 --save-every 1"
+PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
+STAGES = {
+    "edit": "edit preferences",
+    "diff": "diff edits --tokenizer policy",
+    "train-rm": f"train-rm labels --model policy --level token --steps 9 {SETTINGS}",
+    "train-ppo": f"train-ppo prompts --policy policy --reward-model rm {PPO}",
+}
+"""Each stage but for ``--out``, in a folder that :func:`prepare` has filled."""
+
+PREPARE = (
+    "playground --out . --preferences 60 --sft 60 --prompts 24 --heldout 8 --test 1",
+    "edit preferences --out edits",
+    "train-sft sft --model tiny --vocab 500 --steps 3 --batch-size 8 --out policy",
+    "diff edits --tokenizer policy --out labels",
+    "train-rm labels --model policy --level token --steps 2 --out rm",
+)
+
+
+class Outcome(NamedTuple):
+    """What became of the runs of one stage."""
+
+    runs: int
+    kills: int
+    """Runs that a kill met while they were at work."""
+    went_on: int
+    """Kills that left something to go on from."""
+    unequal: list[str]
+    """Files that differ from the uninterrupted run's."""
+
+
+def start(command: str, folder: Path) -> int:
+    """Run a command in a child process; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.chdir(folder)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    errors = os.open(folder / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(errors, 2)
+    # Tiny inputs: cut and save as often as large ones would be.
+    rowfile.EVERY = 0.0
+    edit.CHUNK = diff.CHUNK = 4
+    sys.argv = ["tokalign", *command.split()]
+    from tokalign.cli import app
+
+    code = 1
+    try:
+        app()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    except BaseException as e:
+        print(repr(e), file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(command: str, folder: Path) -> float:
+    """Run a command to its end; returns the seconds it took."""
+    began = time.monotonic()
+    _, status = os.waitpid(start(command, folder), 0)
+    if status:
+        raise RuntimeError(f"{command}: status {status}: {(folder / 'stderr.txt').read_text()[-2000:]}")
+    return time.monotonic() - began
+
+
+def prepare(folder: Path) -> None:
+    """The inputs of all stages."""
+    for command in PREPARE:
+        finish(command, folder)
+
+
+def result(out: Path) -> dict[str, str]:
+    """What must be equal: rows and weights, by hash."""
+    kept = [p for p in sorted(out.rglob("*")) if p.name.startswith("data.") or p.name == "model.safetensors"]
+    final = [p for p in kept if not any(part.startswith("checkpoint-") for part in p.parts)]
+    return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in final}
+
+
+def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
+    """Kill and resume ``runs`` runs of a stage in a prepared folder."""
+    rng = random.Random(f"{stage} {seed}")
+    seconds = min(finish(f"{STAGES[stage]} --out {stage}-whole-{k}", folder) for k in range(2))
+    expected = result(folder / f"{stage}-whole-0")
+    kills = went_on = 0
+    unequal: list[str] = []
+    for run in range(runs):
+        out = f"{stage}-{run}"
+        command = f"{STAGES[stage]} --out {out}"
+        for _ in range(rng.randint(1, 3)):
+            pid = start(command, folder)
+            time.sleep(rng.uniform(0.02, seconds))
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            if os.WIFSIGNALED(status) and not (folder / out / "manifest.json").exists():
+                kills += 1
+                went_on += has_state(folder / out)
+        finish(command, folder)
+        got = result(folder / out)
+        unequal += [f"{out}/{name}" for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)]
+    return Outcome(runs, kills, went_on, unequal)
+
+
+def has_state(out: Path) -> bool:
+    """Whether an unfinished run left something to go on from."""
+    return (out / rowfile.PROGRESS).exists() or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
+
+
+IMPORTED: list[Any] = [sft, reward, ppo]
+"""Imported here so that a fork need not."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--stage", choices=list(STAGES), action="append")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(folder)
+        failed = False
+        for stage in args.stage or STAGES:
+            o = soak(stage, args.runs, folder)
+            failed |= bool(o.unequal)
+            print(
+                f"{stage:>10}: {o.runs} runs, {o.kills} kills at work, {o.went_on} with something to go on from, ",
+                end="",
+            )
+            print(f"{len(o.unequal)} files differ {o.unequal[:3]}", flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

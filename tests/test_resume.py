@@ -1,0 +1,257 @@
+"""A run that was cut goes on where it was, and ends as if nothing had happened."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import samples, soak
+from tokalign import checkpoints, config, interrupt, rowfile
+from tokalign.artifacts import Manifest
+from tokalign.errors import ConflictError, StoppedError
+from tokalign.models.loading import load_policy
+from tokalign.rowfile import RowFile, group
+from tokalign.stages import ppo, sft
+
+
+class CutError(Exception):
+    """Stands for a kill: nothing is cleaned up after it."""
+
+
+def write(folder: Path, n: int, size: int, cut: int | None = None) -> RowFile:
+    """Double the numbers below ``n``; die while the chunk that holds ``cut`` is worked on, half of it written."""
+    with RowFile(folder, "data.jsonl", b"head\n", b"tail\n") as file:
+        for part in file.left(range(n), size):
+            file.append_json({"x": 2 * i} for i in part[: len(part) // 2])
+            if cut in part:
+                file._file.flush()
+                raise CutError
+            file.append_json({"x": 2 * i} for i in part[len(part) // 2 :])
+            file.count({"sum": sum(part), "odd/yes": sum(i % 2 for i in part)})
+    return file
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4))
+def test_rows_are_the_same_wherever_a_run_was_cut(
+    tmp_path_factory: pytest.TempPathFactory, n: int, size: int, cuts: list[int]
+) -> None:
+    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
+    rowfile.EVERY, before = 0.0, rowfile.EVERY
+    try:
+        expected = write(whole, n, size)
+        for at in cuts:
+            try:
+                write(cut, n, size, at)
+            except CutError:
+                assert not (cut / "data.jsonl").exists()
+        got = write(cut, n, size)
+    finally:
+        rowfile.EVERY = before
+    text = "".join(f'{{"x": {2 * i}}}\n' for i in range(n))
+    assert (cut / "data.jsonl").read_text() == (whole / "data.jsonl").read_text() == f"head\n{text}tail\n"
+    assert (got.taken, got.written, got.tally) == (n, n, expected.tally)
+    assert group(got.tally, "odd") == ({"yes": n // 2} if n else {})
+
+
+def cut_at(folder: Path, row: int) -> None:
+    with pytest.raises(CutError):
+        write(folder, 20, 5, row)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowfile, "EVERY", 0.0)
+    cut_at(tmp_path, 12)
+    with RowFile(tmp_path, "data.jsonl", b"head\n") as file:
+        assert next(iter(file.left(range(20), 5))) == [10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("damage", ["part gone", "part short", "state cut", "state gone", "state of another file"])
+def test_a_state_that_does_not_fit_its_file_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(rowfile, "EVERY", 0.0)
+    write(tmp_path / "..", 20, 5)
+    cut_at(tmp_path, 12)
+    part, state = tmp_path / ".data.jsonl.part", tmp_path / rowfile.PROGRESS
+    if damage == "part gone":
+        part.unlink()
+    elif damage == "part short":
+        part.write_bytes(part.read_bytes()[:20])
+    elif damage == "state cut":
+        state.write_text(state.read_text()[:20])
+    elif damage == "state gone":
+        state.unlink()
+    else:
+        state.write_text(json.dumps({**json.loads(state.read_text()), "file": "data.arrow"}))
+    assert write(tmp_path, 20, 5).taken == 20
+    assert (tmp_path / "data.jsonl").read_bytes() == (tmp_path / ".." / "data.jsonl").read_bytes()
+
+
+def test_killed_between_the_last_row_and_the_manifest_nothing_is_done_again(tmp_path: Path) -> None:
+    write(tmp_path, 20, 5)
+    before = (tmp_path / "data.jsonl").read_bytes()
+    with RowFile(tmp_path, "data.jsonl", b"head\n", b"tail\n") as file:
+        assert list(file.left(range(20), 5)) == []
+    assert (tmp_path / "data.jsonl").read_bytes() == before
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Ask for the end, as SIGTERM does."""
+    yield lambda: monkeypatch.setattr(interrupt._State, "received", 15)
+    monkeypatch.setattr(interrupt._State, "received", 0)
+
+
+def test_when_asked_to_end_the_rows_at_hand_are_finished_and_saved(tmp_path: Path, ask: Callable[[], None]) -> None:
+    with pytest.raises(StoppedError) as caught, RowFile(tmp_path, "data.jsonl") as file:
+        for part in file.left(range(20), 5):
+            ask()
+            file.append_json({"x": i} for i in part)
+    assert caught.value.exit_code == 143
+    assert json.loads((tmp_path / rowfile.PROGRESS).read_text())["taken"] == 5
+
+
+def checkpoint(parent: Path, step: int, sealed: bool = True) -> Path:
+    folder = parent / f"checkpoint-{step}"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "state.pt").write_text(f"weights {step}")
+    (folder / "deep" / "rng").write_text("dice")
+    if sealed:
+        checkpoints.seal(folder)
+    return folder
+
+
+def names(parent: Path) -> list[str]:
+    return sorted(p.name for p in parent.iterdir())
+
+
+def test_the_newest_whole_checkpoint_is_taken_by_step_and_two_are_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert checkpoints.newest(tmp_path / "none", said.append) is None
+    for step in (8, 9, 10):
+        checkpoint(tmp_path, step)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-9"]
+    found = checkpoints.newest(tmp_path, said.append)
+    assert found == tmp_path / "checkpoint-10"
+    assert checkpoints.step_of(found) == 10
+    assert said == ["going on after step 10"]
+    checkpoints.keep_last(tmp_path)
+    assert names(tmp_path) == ["checkpoint-10"]
+
+
+@pytest.mark.parametrize("damage", ["never sealed", "truncated", "changed", "file gone", "seal cut"])
+def test_a_newest_checkpoint_that_is_not_whole_is_passed_over_aloud(tmp_path: Path, damage: str) -> None:
+    checkpoint(tmp_path, 9)
+    newest = checkpoint(tmp_path, 10, sealed=damage != "never sealed")
+    if damage == "truncated":
+        (newest / "state.pt").write_text("weigh")
+    elif damage == "changed":
+        (newest / "state.pt").write_text("weights 11")
+    elif damage == "file gone":
+        (newest / "deep" / "rng").unlink()
+    elif damage == "seal cut":
+        (newest / checkpoints.SEAL).write_text("{")
+    said: list[str] = []
+    assert checkpoints.newest(tmp_path, said.append) == tmp_path / "checkpoint-9"
+    assert said[0].startswith("checkpoint-10 is not whole")
+    assert names(tmp_path) == ["checkpoint-9"], "what it was going to write over is gone"
+
+
+def test_an_unsealed_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 1)
+    checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 3, sealed=False)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def train_sft(out: Path, steps: int = 6, **knobs: Any) -> Manifest:
+    shape: dict[str, Any] = {"vocab": 500, "batch_size": 8, "optimizer": "muon", "lr": 1e-3, "save_every": 2}
+    data = str(samples.DATA / "sft")
+    return sft.run(
+        config.TrainSftConfig(data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **knobs})
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_policy(folder).state_dict()
+    return found
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = weights(a), weights(b)
+    return all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch", [0, 2])
+def test_supervised_training_goes_on_from_a_truncated_checkpoint_by_the_one_before(
+    tmp_path: Path,
+    ask: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    microbatch: int,
+) -> None:
+    """Six steps over three batches an epoch: the cut, after step 4, is within the second epoch."""
+    train_sft(tmp_path / "whole", microbatch=microbatch)
+    seal = checkpoints.seal
+
+    def seal_and_ask(folder: Path) -> None:
+        seal(folder)
+        if checkpoints.step_of(folder) == 4:
+            ask()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "seal", seal_and_ask)
+        with pytest.raises(StoppedError):
+            train_sft(tmp_path / "cut", microbatch=microbatch)
+        patched.setattr(interrupt._State, "received", 0)
+    newest, *_ = sorted((tmp_path / "cut" / "checkpoints").iterdir(), reverse=True)
+    optimizer = newest / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    monkeypatch.setattr(interrupt._State, "received", 0)
+    again = train_sft(tmp_path / "cut", microbatch=microbatch)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert again.stats["steps"] == 6
+    logged = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("soak")
+    soak.prepare(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", list(soak.STAGES))
+def test_ten_killed_runs_of_a_stage_end_as_one_that_was_not(prepared: Path, stage: str) -> None:
+    outcome = soak.soak(stage, 10, prepared)
+    assert outcome.unequal == []
+    assert outcome.kills >= 5, "the kills came too late to mean anything"
+    assert outcome.went_on >= 1
+
+
+def train_ppo(prepared: Path, out: Path, steps: int) -> Manifest:
+    knobs: dict[str, Any] = {"batch_size": 4, "max_new_tokens": 8, "lr": 1e-3, "save_every": 3, "quiet": True}
+    paths = {"prompts": "prompts", "policy": "policy", "reward_model": "rm", "eval_prompts": "heldout"}
+    where = {name: str(prepared / path) for name, path in paths.items()}
+    return ppo.run(config.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: Path, tmp_path: Path) -> None:
+    train_ppo(prepared, tmp_path / "six", 6)
+    first = train_ppo(prepared, tmp_path / "more", 4)
+    shutil.copytree(tmp_path / "more", tmp_path / "before")
+    second = train_ppo(prepared, tmp_path / "more", 6)
+    assert (first.config["steps"], second.config["steps"]) == (4, 6)
+    assert same(tmp_path / "six" / "checkpoints" / "last", tmp_path / "more" / "checkpoints" / "last")
+    assert same(tmp_path / "six", tmp_path / "more")
+    with pytest.raises(ConflictError, match="--steps 6 → 4"):
+        train_ppo(prepared, tmp_path / "more", 4)
