@@ -193,6 +193,14 @@ def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None
     assert contents(tmp_path / "out") == before
 
 
+def test_a_kill_while_the_plan_is_written_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in (writer.LOCK, f".{artifacts.PLAN}.tmp"):
+        (tmp_path / "out" / name).write_text("{")
+    assert verify(tmp_path / "out", make(tmp_path).kind)
+    assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
+
+
 def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
     thesis = tmp_path / "out" / "thesis.tex"
     thesis.parent.mkdir()

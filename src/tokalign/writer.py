@@ -191,7 +191,7 @@ def _begin(writer: Writer) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
-    if not names & {MANIFEST, PLAN, ASIDE} and names - {LOCK}:
+    if not names & {MANIFEST, PLAN, ASIDE} and names - {LOCK, f".{PLAN}.tmp"}:  # the latter by a kill at the start
         raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
 
 
