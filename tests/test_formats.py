@@ -53,7 +53,7 @@ PAIRS: list[tuple[Format, dict[str, Any], tuple[Any, str, str]]] = [
     ),
     (
         "ultrafeedback",
-        {**UF, **{side: [USER, said("assistant", text)] for side, text in SIDES}, "score_chosen": 8.0, "score_rejected": 5},
+        {**UF, **{side: [USER, said("assistant", t)] for side, t in SIDES}, "score_chosen": 8.0, "score_rejected": 5},
         ("Q?", "Good.", "Bad."),
     ),
     (

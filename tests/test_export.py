@@ -1,0 +1,116 @@
+"""What is exported is what other tools read, and comes back the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_cli import ROOT, run
+from tests.test_formats import WORDS
+from tokalign import readers, sources
+from tokalign.config import ExportConfig, ExportTo, Foreign
+from tokalign.errors import ConflictError, InputError, UsageError
+from tokalign.schemas import Preference, ResponseRow
+from tokalign.stages import export
+
+TURNS = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}, {"role": "user", "content": "So?"}]
+
+
+def edit(i: int, prompt: Any = "Q?", original: str = "Bad.", edited: str = "Good.", **more: Any) -> dict[str, Any]:
+    return {"id": f"e{i}", "prompt": prompt, "original": original, "edited": edited, **more}
+
+
+def exported(folder: Path, rows: list[dict[str, Any]], to: ExportTo, name: str = "out.jsonl", **knobs: Any) -> Path:
+    source = folder / "source.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    export.run(ExportConfig(source=str(source), to=to, out=folder / name, fresh=True, **knobs))
+    return folder / name
+
+
+PROMPTS = st.one_of(WORDS, WORDS.map(lambda t: [*TURNS, {"role": "assistant", "content": t}, TURNS[0]]))
+
+
+@given(st.lists(st.tuples(PROMPTS, WORDS, WORDS).filter(lambda t: t[1] != t[2]), min_size=1, max_size=4))
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("trl", "o.jsonl"), ("trl", "o.json"), ("trl", "o.parquet"), ("hh-rlhf", "o.jsonl"), ("csv", "o.csv")],
+)
+def test_pairs_come_back_the_same(
+    tmp_path_factory: pytest.TempPathFactory, to: ExportTo, name: str, pairs: list[tuple[Any, str, str]]
+) -> None:
+    """Texts here begin and end in no white space, which transcripts do not keep, and hold no turn of a transcript."""
+    folder = tmp_path_factory.mktemp("x")
+    path = exported(folder, [edit(i, *texts) for i, texts in enumerate(pairs)], to, name)
+    how = Foreign() if to == "csv" else Foreign(format=to)
+    back = sources.read_rows(path, Preference, "preferences", how=how)
+    assert [(r.prompt, r.rejected, r.chosen) for r in back] == pairs
+
+
+def raw(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in readers.read_file(path)]
+
+
+def test_trl_rows_are_those_of_its_documentation(tmp_path: Path) -> None:
+    assert raw(exported(tmp_path, [edit(0)], "trl")) == [{"prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}]
+    assert raw(exported(tmp_path, [edit(0)], "trl-sft")) == [{"prompt": "Q?", "completion": "Good."}]
+    said = [{"role": "assistant", "content": "Good."}]
+    mixed = raw(exported(tmp_path, [edit(0), edit(1, TURNS)], "trl-sft"))
+    assert mixed == [{"prompt": TURNS[:1], "completion": said}, {"prompt": TURNS, "completion": said}]
+    bad = [{"role": "assistant", "content": "Bad."}]
+    assert raw(exported(tmp_path, [edit(1, TURNS)], "trl")) == [{"prompt": TURNS, "chosen": said, "rejected": bad}]
+
+
+def test_only_edits_that_changed_something_are_pairs(tmp_path: Path) -> None:
+    rows = [edit(0), edit(1, edited="Bad.", status="unchanged"), edit(2, status="rejected"), edit(3)]
+    source = tmp_path / "s.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = export.run(ExportConfig(source=str(source), to="csv", out=tmp_path / "o.csv"))
+    assert (made.rows, made.skipped) == (2, {"status unchanged": 1, "status rejected": 1})
+    assert [row["id"] for row in raw(tmp_path / "o.csv")] == ["e0", "e3"]
+
+
+def test_preferences_and_responses_are_exported_too(tmp_path: Path) -> None:
+    out = tmp_path / "o.json"
+    export.run(ExportConfig(source=str(ROOT / "data" / "preferences"), to="trl", out=out, limit=3))
+    first = json.loads((ROOT / "data" / "preferences" / "data.jsonl").open().readline())
+    assert raw(out)[0] == {k: first[k] for k in ("prompt", "chosen", "rejected")}
+    assert len(raw(out)) == 3
+    export.run(ExportConfig(source=str(ROOT / "data" / "responses-good"), to="alpaca-eval", out=out, fresh=True))
+    assert set(raw(out)[0]) == {"instruction", "output", "generator"}
+    ours = sources.read_rows(ROOT / "data" / "responses-good", ResponseRow, "responses")
+    back = sources.read_rows(out, ResponseRow, "responses")
+    assert [(r.prompt, r.response, r.generator) for r in back] == [(r.prompt, r.response, r.generator) for r in ours]
+
+
+def test_a_file_that_is_there_is_kept_unless_asked(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_text("mine")
+    config = ExportConfig(source=str(ROOT / "data" / "edits"), to="trl", out=tmp_path / "o.jsonl")
+    with pytest.raises(ConflictError, match="is there already"):
+        export.run(config)
+    assert (tmp_path / "o.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["o.txt", "o"])
+def test_an_unknown_suffix_is_a_usage_error_that_names_those_known(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"--out .*{name}") as caught:
+        export.run(ExportConfig(source=str(ROOT / "data" / "edits"), to="trl", out=tmp_path / name))
+    assert ".parquet" in caught.value.remedy
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise InputError("no good")
+
+    monkeypatch.setattr(export, "_trl", fail)
+    with pytest.raises(InputError):
+        export.run(ExportConfig(source=str(ROOT / "data" / "edits"), to="trl", out=tmp_path / "o.jsonl"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    done = run(ROOT, "export", "data/edits", "--to", "trl", "--out", str(tmp_path / "deep" / "o.jsonl"), "--json")
+    assert json.loads(done.stdout) == {"file": str(tmp_path / "deep" / "o.jsonl"), "rows": 200, "skipped": {}}
+    assert "200 rows →" in done.stderr
