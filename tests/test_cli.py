@@ -202,6 +202,7 @@ def test_a_signal_while_nothing_is_written_ends_the_command() -> None:
     assert "tokalign: interrupted" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../up", "a/b", "reference", ""])
 def test_a_candidate_is_named_by_a_word(tmp_path: Path, name: str) -> None:
     responses = str(ROOT / "data" / "responses-good")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_cli import ROOT, run
+from tests.conftest import ROOT
+from tests.test_cli import run
 from tests.test_formats import WORDS
 from tokalign import readers, sources
 from tokalign.config import ExportConfig, ExportTo, Foreign
@@ -44,7 +45,7 @@ def test_pairs_come_back_the_same(
     """Texts here begin and end in no white space, which transcripts do not keep, and hold no turn of a transcript."""
     folder = tmp_path_factory.mktemp("x")
     path = exported(folder, [edit(i, *texts) for i, texts in enumerate(pairs)], to, name)
-    how = Foreign() if to == "csv" else Foreign(format=to)
+    how = Foreign(format="tokalign" if to == "csv" else to)  # type: ignore[arg-type]
     back = sources.read_rows(path, Preference, "preferences", how=how)
     assert [(r.prompt, r.rejected, r.chosen) for r in back] == pairs
 

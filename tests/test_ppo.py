@@ -97,6 +97,7 @@ def test_microbatches_change_nothing_but_memory(policy: Any, codec: Codec, tmp_p
     assert (updated[0] - start).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(policy: Any, codec: Codec, tmp_path: Path) -> None:
     runs = []
     for _ in range(2):

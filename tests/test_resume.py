@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import samples, soak
@@ -37,6 +37,7 @@ def write(folder: Path, n: int, size: int, cut: int | None = None) -> RowFile:
     return file
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4))
 def test_rows_are_the_same_wherever_a_run_was_cut(
     tmp_path_factory: pytest.TempPathFactory, n: int, size: int, cuts: list[int]

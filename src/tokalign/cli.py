@@ -216,6 +216,11 @@ def _guarded(command: Callable[[], Any]) -> int:
     except OSError as e:  # a full disk, a path that may not be read
         _complain(TokalignError(str(e)))
         return 1
+    except Exception as e:
+        if "os error" not in str(e):  # how libraries written in Rust tell of a full disk
+            raise
+        _complain(TokalignError(str(e)))
+        return 1
     except SystemExit as e:  # how Typer ends a command
         return e.code if isinstance(e.code, int) else 1
     return 0
