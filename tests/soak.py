@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign import rowfile
-from tokalign.stages import diff, edit, ppo, reward, sft
+from tokalign.stages import diff, edit, generate, ppo, reward, score, sft, winrate
 
 SETTINGS = "--batch-size 4 --save-every 1"
 PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
@@ -27,6 +27,10 @@ STAGES = {
     "diff": "diff edits --tokenizer policy",
     "train-rm": f"train-rm labels --model policy --level token --steps 9 {SETTINGS}",
     "train-ppo": f"train-ppo prompts --policy policy --reward-model rm {PPO}",
+    "train-sft": f"train-sft sft --model tiny --vocab 500 --steps 9 {SETTINGS}",
+    "generate": "generate prompts --policy policy --max-new-tokens 12 --n 2 --reward-model rm",
+    "score": "score edits --reward-model rm",
+    "eval-winrate": "eval-winrate --prompts prompts --reference policy --candidate a=policy --max-new-tokens 12",
 }
 """Each stage but for ``--out``, in a folder that :func:`prepare` has filled."""
 
@@ -63,7 +67,7 @@ def start(command: str, folder: Path) -> int:
     os.dup2(errors, 2)
     # Tiny inputs: cut and save as often as large ones would be.
     rowfile.EVERY = 0.0
-    edit.CHUNK = diff.CHUNK = 4
+    edit.CHUNK = diff.CHUNK = generate.CHUNK = score.CHUNK = winrate.CHUNK = 4
     sys.argv = ["tokalign", *command.split()]
     from tokalign.cli import app
 
@@ -127,7 +131,7 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
 
 def has_state(out: Path) -> bool:
     """Whether an unfinished run left something to go on from."""
-    return (out / rowfile.PROGRESS).exists() or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
+    return any(out.rglob(rowfile.PROGRESS)) or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
 
 
 IMPORTED: list[Any] = [sft, reward, ppo]

@@ -13,8 +13,6 @@ def _clean(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as e:
         raise ValueError(f"lone surrogate at character {e.start}; no tokenizer takes it") from e
-    if "\0" in text:
-        raise ValueError(f"NUL at character {text.index(chr(0))}; it ends a text for many programs")
     return text
 
 
