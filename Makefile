@@ -72,7 +72,7 @@ lint: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
 
 test: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal

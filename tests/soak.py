@@ -67,7 +67,8 @@ def start(command: str, folder: Path) -> int:
     os.dup2(errors, 2)
     # Tiny inputs: cut and save as often as large ones would be.
     rowfile.EVERY = 0.0
-    edit.CHUNK = diff.CHUNK = generate.CHUNK = score.CHUNK = winrate.CHUNK = 4
+    for stage in (edit, diff, generate, score, winrate):
+        vars(stage)["CHUNK"] = 4
     sys.argv = ["tokalign", *command.split()]
     from tokalign.cli import app
 

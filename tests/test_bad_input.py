@@ -48,7 +48,7 @@ FILES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("existing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_bad_file(tmp_path: Path, name: str, existing: bool) -> None:
     content, code, place, message, remedy = FILES[name]
     data = tmp_path / "rows.jsonl"
