@@ -1,4 +1,4 @@
-"""Writes the README's tables from what was measured, and its picture from what the command prints.
+"""Writes the tables of README and docs from what was measured, and its picture from what the command prints.
 
 ``docs/results/headline.json`` comes from ``make headline``. Tests fail when the README says anything else.
 
@@ -20,7 +20,7 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
-README, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.svg"
+README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
 RESULT = ROOT / "docs" / "results" / "headline.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -61,15 +61,34 @@ def reward_models(result: Result) -> str:
     return table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
 
 
-def render(text: str) -> str:
-    """The README with both tables made anew between their ``<!-- name -->`` marks."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    for name, made in (("headline", headline(result)), ("reward-models", reward_models(result))):
+def human_spans(result: Result) -> str:
+    """Ways to align against the spans that people marked."""
+    rows = []
+    for name, way in result["ways"].items():
+        low, high = way["above_levenshtein_ci95"]
+        numbers = [f"{way[key]:.3f}" for key in ("precision", "recall", "f1")]
+        interval = f"{way['ci95'][0]:.3f}–{way['ci95'][1]:.3f}"
+        above = f"{way['above_levenshtein']:+.3f} ({low:+.3f} to {high:+.3f})"
+        rows.append([f"**{name}**" if name == result["default"] else name, *numbers, interval, above])
+    return table(["alignment of words", "precision", "recall", "F1", "95 %", "F1 above Levenshtein"], rows)
+
+
+TABLES = {
+    README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
+    LABELS: {"human-spans": (RESULT.with_name("human_spans.json"), human_spans)},
+}
+"""File → name of a table → where its numbers are, and what makes it."""
+
+
+def render(path: Path, text: str) -> str:
+    """The text of a file with its tables made anew between their ``<!-- name -->`` marks."""
+    for name, (source, make) in TABLES[path].items():
+        made = make(json.loads(source.read_text(encoding="utf-8")))
         start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         before, opened, rest = text.partition(start)
         _, closed, after = rest.partition(end)
         if not (opened and closed):
-            raise SystemExit(f"{README.name} has no place for {name!r}")
+            raise SystemExit(f"{path.name} has no place for {name!r}")
         text = before + start + made + end + after
     return text
 
@@ -91,7 +110,8 @@ def picture() -> str:
 def main() -> None:
     """Rewrite what is generated."""
     PICTURE.write_text(picture(), encoding="utf-8")
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in TABLES:
+        path.write_text(render(path, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

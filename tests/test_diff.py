@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tokalign.core.diff import (
     Labels,
+    Offsets,
     Opcode,
     align,
     apply,
     group_edits,
-    label_by_words,
+    label_texts,
     label_tokens,
     project,
     similarity,
@@ -42,6 +43,12 @@ TEXT = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=10).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=15),
 )
+
+
+def label_by_words(original: str, edited: str, a: Offsets, b: Offsets) -> tuple[Labels, Labels]:
+    return label_texts(word_opcodes(original, edited), original, edited, a, b)
+
+
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
 
 
@@ -206,20 +213,27 @@ def test_project_marks_a_token_exactly_when_it_touches_a_changed_character(
     n = len(chars)
     offsets = [(min(start, n), min(start + width, n)) for start, width in drawn]
     spans = [10 + i if z else 0 for i, z in enumerate(chars)]
-    got = project(Labels(np.array(chars, np.int8), np.array(spans, np.int32)), offsets)
+    got = project(Labels(np.array(chars, np.int8), np.array(spans, np.int32)), offsets, "x" * n)
     expected = [next(((chars[i], spans[i]) for i in range(*o) if chars[i]), (0, 0)) for o in offsets]
     assert list(zip(got.labels.tolist(), got.spans.tolist(), strict=True)) == expected
 
 
 def test_zero_width_tokens_are_neutral_and_tokens_on_one_character_are_all_marked() -> None:
     chars = Labels(np.array([0, -1, -1], np.int8), np.array([0, 4, 5], np.int32))
-    got = project(chars, [(0, 1), (1, 1), (1, 2), (1, 2), (1, 2), (0, 3), (2, 3), (3, 3)])
+    got = project(chars, [(0, 1), (1, 1), (1, 2), (1, 2), (1, 2), (0, 3), (2, 3), (3, 3)], "abc")
     assert got.labels.tolist() == [0, 0, -1, -1, -1, -1, -1, 0]
     assert got.spans.tolist() == [0, 0, 4, 4, 4, 4, 5, 0]
 
 
+def test_white_space_counts_only_in_tokens_that_are_nothing_else() -> None:
+    chars = Labels(np.array([0, -1, 0, -1], np.int8), np.array([0, 1, 0, 2], np.int32))
+    got = project(chars, [(0, 1), (1, 3), (1, 2), (2, 4), (3, 4)], "a b ")
+    assert got.labels.tolist() == [0, 0, -1, 0, -1]
+    assert got.spans.tolist() == [0, 0, 1, 0, 2]
+
+
 def test_projection_of_no_tokens_is_empty() -> None:
-    assert len(project(Labels(np.array([1], np.int8), np.array([1], np.int32)), []).labels) == 0
+    assert len(project(Labels(np.array([1], np.int8), np.array([1], np.int32)), [], "a").labels) == 0
 
 
 def test_an_edited_word_is_labelled_whole_whatever_its_subwords_share() -> None:

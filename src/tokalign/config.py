@@ -23,6 +23,7 @@ Editor = Literal["rules", "recorded"]
 Format = Literal["auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval"]
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
 Unit = Literal["word", "token"]
+Align = Literal["levenshtein", "lcs", "blocks"]
 Level = Literal["token", "sequence"]
 Pairs = Literal["chosen", "edited", "both"]
 Reading = Literal["expected", "discrete"]
@@ -196,6 +197,11 @@ class DiffConfig(Foreign, Stage):
     )
     vocab: int = knob(4096, "tiny: largest vocabulary", low=300)
     unit: Unit = knob("word", "what is aligned: words, projected onto tokens, or tokens (the paper's way)")
+    align: Align = knob("blocks", "blocks: keep long runs; lcs: keep most; levenshtein: the paper's way")
+    merge: int = knob(2, "blocks: a run of so many kept words, or fewer, inside an edit is a part of it", low=0)
+    whole_sentence: float = knob(
+        0.8, "blocks: a sentence of which this share changed was changed as a whole; above 1: never", low=0.1
+    )
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
 
 

@@ -19,7 +19,9 @@ from tokalign.schemas import Edit, TokenLabels
 from tokalign.writer import writing
 
 CHUNK = 256
-"""Rows tokenized at a time."""
+"""Rows tokenized and aligned at a time."""
+NEVER = 2.0
+"""A share of a sentence that is never reached."""
 
 
 def run(config: DiffConfig) -> Manifest:
@@ -61,11 +63,11 @@ def _label(edits: list[Edit], codec: Codec, config: DiffConfig) -> tuple[list[To
     prompts = codec.prompts([e.prompt for e in edits])
     originals = codec.responses([e.original for e in edits])
     editeds = codec.responses([e.edited for e in edits])
-    for e, prompt_ids, original, edited in zip(edits, prompts, originals, editeds, strict=True):
+    aligned = _align(edits, list(zip(originals, editeds, strict=True)), config)
+    for e, prompt_ids, original, edited, (a, b) in zip(edits, prompts, originals, editeds, aligned, strict=True):
         if len(prompt_ids) + max(len(original.ids), len(edited.ids)) > config.max_length:
             counts["skipped/over --max-length"] += 1
             continue
-        a, b = _align(e, original, edited, config)
         row = TokenLabels(
             id=e.id,
             prompt=[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt,
@@ -95,11 +97,22 @@ def _label(edits: list[Edit], codec: Codec, config: DiffConfig) -> tuple[list[To
     return rows, counts
 
 
-def _align(e: Edit, original: Encoded, edited: Encoded, config: DiffConfig) -> tuple[Labels, Labels]:
-    if config.unit == "word":
-        return diff.label_by_words(e.original, e.edited, original.offsets, edited.offsets)
-    opcodes = diff.align(original.ids, edited.ids)
-    return diff.label_tokens(opcodes, len(original.ids), len(edited.ids))
+def _align(edits: list[Edit], sides: list[tuple[Encoded, Encoded]], config: DiffConfig) -> list[tuple[Labels, Labels]]:
+    """Labels of original and edited of every row."""
+    cost, whole = (0, NEVER) if config.align == "lcs" else (config.merge, config.whole_sentence)
+    if config.unit == "token":
+        ids = [(a.ids, b.ids) for a, b in sides]
+        found = [diff.align(*p) for p in ids] if config.align == "levenshtein" else diff.align_tokens(ids, cost)
+        return [diff.label_tokens(ops, len(a.ids), len(b.ids)) for ops, (a, b) in zip(found, sides, strict=True)]
+    texts = [(e.original, e.edited) for e in edits]
+    if config.align == "levenshtein":
+        found = [diff.word_opcodes(*pair) for pair in texts]
+    else:
+        found = diff.block_opcodes(texts, cost, whole)
+    return [
+        diff.label_texts(ops, *pair, a.offsets, b.offsets)
+        for ops, pair, (a, b) in zip(found, texts, sides, strict=True)
+    ]
 
 
 def _stats(file: RowFile) -> dict[str, Any]:
