@@ -1,5 +1,6 @@
 """Tokenization is the rollout's: prompts and responses apart, EOS last, offsets that mean characters."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,13 @@ def test_missing_tokenizer_says_what_to_give(tmp_path: Path) -> None:
 def test_nothing_in_nothing_out(codec: Any) -> None:
     assert codec.prompts([]) == []
     assert codec.responses([]) == []
+
+
+def test_a_tokenizer_that_cuts_and_pads_by_itself_does_neither_here(codec: Codec) -> None:
+    texts = ["The sea is deep and wide and old.", "Yes."]
+    whole = codec.responses(texts)
+    cutting = Codec(copy.deepcopy(codec.tokenizer), "cutting")
+    cutting.tokenizer.backend_tokenizer.enable_truncation(2)
+    cutting.tokenizer.backend_tokenizer.enable_padding(length=64)
+    assert cutting.responses(texts) == whole
+    assert len(whole[0].ids) > 3

@@ -96,12 +96,17 @@ class Codec:
         """Ids and offsets of responses. Text that looks like a special token stays text."""
         if not texts:
             return []
-        out = self.tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
-        )
+        backend = self.tokenizer.backend_tokenizer  # asked directly: no second copy of ids and offsets
+        backend.no_truncation()
+        backend.no_padding()
+        before, backend.encode_special_tokens = backend.encode_special_tokens, True
+        try:
+            out = backend.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            backend.encode_special_tokens = before
         return [
-            Encoded([*ids, self.eos_id], [*map(tuple, offsets), (len(text), len(text))])
-            for text, ids, offsets in zip(texts, out["input_ids"], out["offset_mapping"], strict=True)
+            Encoded([*e.ids, self.eos_id], [*e.offsets, (len(text), len(text))])
+            for text, e in zip(texts, out, strict=True)
         ]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ def run(config: DiffConfig) -> Manifest:
                 file.count(counts)
         if not file.written:
             raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
-        skipped = group(file.tally, "skipped")
+        skipped = {why: n for why, n in group(file.tally, "skipped").items() if n}
         return out.commit(edits.account(skipped.items()), _stats(file))
 
 
@@ -58,16 +58,18 @@ def _texts(edits: Iterable[Edit]) -> Iterator[str]:
 
 def _label(edits: list[Edit], codec: Codec, config: DiffConfig) -> tuple[list[TokenLabels], Counter[str]]:
     """Rows that fit, and what there is to count."""
-    rows: list[TokenLabels] = []
-    counts: Counter[str] = Counter()
     prompts = codec.prompts([e.prompt for e in edits])
     originals = codec.responses([e.original for e in edits])
     editeds = codec.responses([e.edited for e in edits])
-    aligned = _align(edits, list(zip(originals, editeds, strict=True)), config)
-    for e, prompt_ids, original, edited, (a, b) in zip(edits, prompts, originals, editeds, aligned, strict=True):
-        if len(prompt_ids) + max(len(original.ids), len(edited.ids)) > config.max_length:
-            counts["skipped/over --max-length"] += 1
-            continue
+    fit = [
+        (e, p, a, b)
+        for e, p, a, b in zip(edits, prompts, originals, editeds, strict=True)
+        if len(p) + max(len(a.ids), len(b.ids)) <= config.max_length
+    ]
+    aligned = _align([e for e, *_ in fit], [(a, b) for *_, a, b in fit], config)
+    rows: list[TokenLabels] = []
+    counts = Counter({"skipped/over --max-length": len(edits) - len(fit)})
+    for (e, prompt_ids, original, edited), (a, b) in zip(fit, aligned, strict=True):
         row = TokenLabels(
             id=e.id,
             prompt=[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt,
