@@ -59,7 +59,7 @@ def seconds(work: Callable[[], Any]) -> float:
 def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> None:
     """What the stage does with its rows but for reading and writing."""
     for i in range(0, len(edits), diff.CHUNK):
-        diff._label(edits[i : i + diff.CHUNK], codec, config)
+        diff.label(edits[i : i + diff.CHUNK], codec, config)
 
 
 def tokenize(edits: list[Edit], codec: Codec) -> None:

@@ -10,7 +10,7 @@ with 95 % intervals from a bootstrap over rows, paired with plain Levenshtein ov
 import argparse
 import json
 import re
-from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,20 @@ from numpy.typing import NDArray
 
 from tokalign import __version__
 from tokalign.core import diff
-from tokalign.core.diff import Opcode
+from tokalign.core.diff import NEVER, Way
 
 WORD = re.compile(r"\w+|[^\w\s]")
-NEVER = 2.0
-Pairs = list[tuple[str, str]]
-Way = Callable[[Pairs], list[list[Opcode]]]
 
-
-def blocks(cost: int, whole: float) -> Way:
-    """The block aligner with these settings."""
-    return lambda pairs: diff.block_opcodes(pairs, cost, whole)
-
-
-WAYS: dict[str, Way] = {
-    "levenshtein": lambda pairs: [diff.word_opcodes(*pair) for pair in pairs],
-    "lcs": blocks(0, NEVER),
-    **{f"blocks, merge {cost}": blocks(cost, NEVER) for cost in (1, 2, 3)},
+WAYS = {
+    "levenshtein": Way("levenshtein"),
+    "lcs": Way("lcs"),
+    **{f"blocks, merge {cost}": Way("blocks", cost, NEVER) for cost in (1, 2, 3)},
     **{
-        f"blocks, merge {cost}, whole {whole}": blocks(cost, whole)
+        f"blocks, merge {cost}, whole {whole}": Way("blocks", cost, whole)
         for cost, whole in ((1, 0.8), (2, 0.7), (2, 0.8), (2, 0.9), (3, 0.8))
     },
 }
 BASE, DEFAULT = "levenshtein", "blocks, merge 2, whole 0.8"
-
-
-def bad_words(opcodes: list[Opcode], text: str) -> NDArray[np.bool_]:
-    """For each word, whether any of its characters was removed."""
-    bad = np.zeros(len(text) + 1, dtype=int)
-    for tag, i1, i2, _, _ in opcodes:
-        bad[i1:i2] |= tag != "equal"
-    return marked(bad, text)
 
 
 def marked(characters: NDArray[Any], text: str) -> NDArray[np.bool_]:
@@ -78,11 +61,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = [r for r in json.loads(args.data.read_text()) if r["feedback"]["corrected-prediction"]]
-    pairs = [(r["prediction 1"], r["feedback"]["corrected-prediction"]) for r in rows]
+    originals, editeds = [r["prediction 1"] for r in rows], [r["feedback"]["corrected-prediction"] for r in rows]
+    ends = [0, *accumulate(map(len, originals))]
     truth = [human(r) for r in rows]
     counts = {}
     for name, way in WAYS.items():
-        said = [bad_words(opcodes, text) for opcodes, (text, _) in zip(way(pairs), pairs, strict=True)]
+        changed, _ = diff.spans(diff.compare_texts(originals, editeds, way))
+        said = [marked(changed[i:j], text) for i, j, text in zip(ends, ends[1:], originals, strict=False)]
         counts[name] = np.array(
             [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(said, truth, strict=True)], dtype=float
         )

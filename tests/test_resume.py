@@ -79,7 +79,7 @@ def test_a_state_that_does_not_fit_its_file_is_not_used(
     monkeypatch.setattr(rowfile, "EVERY", 0.0)
     write(tmp_path / "..", 20, 5)
     cut_at(tmp_path, 12)
-    part, state = tmp_path / ".data.jsonl.part", tmp_path / rowfile.PROGRESS
+    part, state = tmp_path / ".00000.data.jsonl.part", tmp_path / rowfile.PROGRESS
     if damage == "part gone":
         part.unlink()
     elif damage == "part short":

@@ -36,6 +36,6 @@ def test_every_sample_can_be_read(manifest: Path) -> None:
     if found.kind == "winrates":
         assert json.loads((folder / "data.json").read_text())["candidates"]["good"]["win_rate"] > 50
     elif row is None:
-        assert len(tables.read_labels(folder / "data.arrow")) == found.rows["out"]
+        assert len(tables.read_labels(folder)) == found.rows["out"]
     else:
         assert len(sources.read_rows(folder, row, found.kind)) == found.rows["out"]

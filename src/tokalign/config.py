@@ -202,7 +202,9 @@ class DiffConfig(Foreign, Stage):
     whole_sentence: float = knob(
         0.8, "blocks: a sentence of which this share changed was changed as a whole; above 1: never", low=0.1
     )
+    omissions: bool = knob(False, "call the token bad, too, before which something was missing")
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+    workers: int = knob(0, "processes, a core each; 0: as many as there are cores and rows for", role="run", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,17 +28,17 @@ class RowFile:
                 file.append_json(work(part))
     """
 
-    def __init__(self, folder: Path, name: str, head: bytes = b"", tail: bytes = b"") -> None:
-        self._path, self._part = folder / name, folder / f".{name}.part"
-        self._state = folder / PROGRESS
-        self._head, self._tail = head, tail
+    def __init__(self, folder: Path, name: str, head: bytes = b"", tail: bytes = b"", shard: int = 0) -> None:
+        self._folder, self._name, self._state = folder, Path(name), folder / PROGRESS
+        self._head, self._tail, self._shard = head, tail, shard
+        self._full: list[int] = []
+        """Rows of the shards that are full."""
         self.taken = self.written = 0
         self.tally: dict[str, float] = {}
         """What :meth:`count` added up."""
 
     def __enter__(self) -> "RowFile":
-        if not self._part.exists() and self._path.exists():  # killed between the last row and the manifest
-            self._path.rename(self._part)
+        self._reopen()
         start = self._restore()
         self._file = self._part.open("r+b" if start else "wb")
         self._file.truncate(start)
@@ -48,22 +48,36 @@ class RowFile:
         self._saved = time.monotonic()
         return self
 
-    def left(self, rows: Iterable[T], size: int) -> Iterator[list[T]]:
-        """The rows that are not done yet, ``size`` at a time, always cut at the same places.
+    def parts(self, rows: Iterable[T], size: int) -> Iterator[list[T]]:
+        """The rows that are not done yet, ``size`` at a time, always cut at the same places; see :meth:`done`."""
+        rest = islice(rows, self.taken, None)
+        while part := list(islice(rest, size)):
+            yield part
+
+    def done(self, rows: int) -> None:
+        """So many more rows of the input are done with.
 
         Raises:
             StoppedError: the end was asked for; what has been appended is saved.
         """
-        rest = islice(rows, self.taken, None)
-        while part := list(islice(rest, size)):
+        self.taken += rows
+        if interrupt.asked() or time.monotonic() - self._saved >= EVERY:
+            self._save()
+        interrupt.check()
+
+    def left(self, rows: Iterable[T], size: int) -> Iterator[list[T]]:
+        """:meth:`parts`, each done with when the next is asked for."""
+        for part in self.parts(rows, size):
             yield part
-            self.taken += len(part)
-            if interrupt.asked() or time.monotonic() - self._saved >= EVERY:
-                self._save()
-            interrupt.check()
+            self.done(len(part))
 
     def append(self, data: bytes, rows: int) -> None:
         """Add rows, as the bytes they are on disk."""
+        if self._shard and self.written - sum(self._full) >= self._shard:
+            self._close()
+            self._full.append(self.written - sum(self._full))
+            self._file = self._part.open("wb")
+            self._file.write(self._head)
         self._file.write(data)
         self.written += rows
 
@@ -77,6 +91,13 @@ class RowFile:
         for name, n in numbers.items():
             self.tally[name] = self.tally.get(name, 0) + n
 
+    def count_most(self, name: str, numbers: Mapping[str, float], most: int) -> None:
+        """Keep the largest of numbers that are counted as ``name/…``."""
+        found = {**group(self.tally, name), **numbers}
+        best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
+        rest = {key: n for key, n in self.tally.items() if not key.startswith(f"{name}/")}
+        self.tally = {**rest, **{f"{name}/{key}": n for key, n in best}}
+
     def mean(self, name: str) -> float:
         """A number per row written."""
         return self.tally[name] / self.written
@@ -84,30 +105,66 @@ class RowFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._save()
-            self._file.write(self._tail)
+        if kind is not None:
+            self._file.close()
+            return
+        self._save()
+        self._close()
+        sizes = self._sizes()
+        for shard, name in enumerate(sizes):
+            self._part_of(shard).replace(self._folder / name)
+        sync(self._folder)
+        self.files = sizes
+
+    files: Mapping[str, int] = {}
+    """When all is written: the names of the files, with the rows of each."""
+
+    def _sizes(self) -> dict[str, int]:
+        rows = [*self._full, self.written - sum(self._full)]
+        if len(rows) == 1:
+            return {str(self._name): rows[0]}
+        return {f"{self._name.stem}-{k:05d}-of-{len(rows):05d}{self._name.suffix}": n for k, n in enumerate(rows)}
+
+    def _part_of(self, shard: int) -> Path:
+        return self._folder / f".{shard:05d}.{self._name}.part"
+
+    @property
+    def _part(self) -> Path:
+        return self._part_of(len(self._full))
+
+    def _close(self) -> None:
+        self._file.write(self._tail)
         self._file.close()
-        if kind is None:
-            sync(self._part)
-            self._part.replace(self._path)
-            sync(self._path.parent)
+        sync(self._part)
+
+    def _reopen(self) -> None:
+        """Undo the names of a run that was killed between the last row and the manifest."""
+        stem, suffix = self._name.stem, self._name.suffix
+        for path in self._folder.glob(f"{stem}-?????-of-?????{suffix}"):
+            path.rename(self._part_of(int(path.name.split("-")[1])))
+        whole = self._folder / self._name
+        if whole.exists() and not self._part_of(0).exists():
+            whole.rename(self._part_of(0))
 
     def _save(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-        state = {"file": self._path.name, "bytes": self._file.tell(), "taken": self.taken, "written": self.written}
-        write_whole(self._state, json.dumps({**state, "tally": self.tally}))
+        where = {"file": str(self._name), "full": self._full, "bytes": self._file.tell()}
+        done = {"taken": self.taken, "written": self.written, "tally": self.tally}
+        write_whole(self._state, json.dumps({**where, **done}))
         self._saved = time.monotonic()
 
     def _restore(self) -> int:
-        """Take up a saved state; returns where in the file it ends."""
+        """Take up a saved state; returns where in the file at hand it ends."""
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
-            if state["file"] != self._path.name or self._part.stat().st_size < state["bytes"]:
+            full, size = [int(n) for n in state["full"]], int(state["bytes"])
+            there = all(self._part_of(shard).exists() for shard in range(len(full)))
+            if state["file"] != str(self._name) or not there or self._part_of(len(full)).stat().st_size < size:
                 return 0
             self.taken, self.written, self.tally = state["taken"], state["written"], state["tally"]
-            return int(state["bytes"])
+            self._full = full
+            return size
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 

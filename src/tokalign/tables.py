@@ -1,11 +1,13 @@
 """Arrow files of ``token-labels``: packed in batches, read back as rows."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tokalign.errors import InputError
 from tokalign.schemas import TokenLabels
@@ -35,21 +37,50 @@ TAIL = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """An Arrow IPC stream is the schema's message, those of the batches one after the other, and an end mark."""
 
 
-def pack_labels(rows: Sequence[TokenLabels]) -> bytes:
-    """One batch of rows, as it stands between :data:`HEAD` and :data:`TAIL` in a file."""
-    if not rows:
-        return b""
-    batch = pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema=LABELS_SCHEMA)
+class Ragged(NamedTuple):
+    """A column of lists: their ``values`` one after the other, list ``k`` being ``rows[k]:rows[k + 1]``."""
+
+    values: NDArray[Any]
+    rows: NDArray[Any]
+
+
+def pack_labels(columns: Mapping[str, Any]) -> bytes:
+    """One batch of rows, as it stands between :data:`HEAD` and :data:`TAIL` in a file.
+
+    Args:
+        columns: every column of :data:`LABELS_SCHEMA`, a list of values or a :class:`Ragged`.
+    """
+    arrays = [_array(columns[field.name], field.type) for field in LABELS_SCHEMA]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=LABELS_SCHEMA)
     return batch.serialize().to_pybytes()  # type: ignore[no-any-return, unused-ignore]
 
 
-def read_labels(path: Path, limit: int | None = None) -> list[TokenLabels]:
-    """Rows of an Arrow file.
+def _array(column: Any, kind: Any) -> Any:
+    if not isinstance(column, Ragged):
+        return pa.array(column, type=kind)
+    values = pa.array(column.values.ravel())
+    if pa.types.is_fixed_size_list(kind.value_type):
+        values = pa.FixedSizeListArray.from_arrays(values, kind.value_type.list_size)
+    return pa.ListArray.from_arrays(pa.array(column.rows.astype(np.int32)), values.cast(kind.value_type))
+
+
+def label_files(folder: Path) -> list[Path]:
+    """The Arrow files of a ``token-labels`` artifact, in order."""
+    return sorted(folder.glob("data*.arrow"))
+
+
+def read_labels(folder: Path, limit: int | None = None) -> list[TokenLabels]:
+    """Rows of a ``token-labels`` artifact.
 
     Raises:
-        InputError: the file is cut short or has other columns.
+        InputError: a file is cut short or has other columns.
     """
-    return list(islice(_rows(path), limit))
+    return list(islice(iter_labels(folder), limit))
+
+
+def iter_labels(folder: Path) -> Iterator[TokenLabels]:
+    """:func:`read_labels`, a batch of rows at a time."""
+    return chain.from_iterable(map(_rows, label_files(folder)))
 
 
 def _rows(path: Path) -> Iterator[TokenLabels]:

@@ -45,6 +45,7 @@ class Writer:
         self.resumed = False
         """Whether something of this very run is there already."""
         self._start = time.perf_counter()
+        self._rows: RowFile | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -52,9 +53,10 @@ class Writer:
         contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
         return {"kind": self.kind, **self.knobs, **contents}
 
-    def rows(self, name: str = "data.jsonl", head: bytes = b"", tail: bytes = b"") -> RowFile:
+    def rows(self, name: str = "data.jsonl", head: bytes = b"", tail: bytes = b"", shard: int = 0) -> RowFile:
         """A data file that grows by appending and survives a kill; see :class:`RowFile`."""
-        return RowFile(self.folder, name, head, tail)
+        self._rows = RowFile(self.folder, name, head, tail, shard)
+        return self._rows
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -77,13 +79,14 @@ class Writer:
     def commit(self, rows: Mapping[str, Any], stats: Mapping[str, Any] | None = None) -> Manifest:
         """Write the manifest: from here on the artifact exists."""
         files = []
+        counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = path.relative_to(self.folder).as_posix()
             if name.split("/")[0] in _OURS or _of_a_run(path) or _inside_nested(path, self.folder):
                 continue
             sync(path)
             entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
-            files.append({**entry, "rows": rows["out"]} if name in ("data.jsonl", "data.arrow") else entry)
+            files.append({**entry, "rows": counted[name]} if name in counted else entry)
         manifest = Manifest(
             kind=self.kind,
             version=KINDS[self.kind].version,

@@ -1,19 +1,20 @@
-"""Opcodes between an original and an edited response, and the labels they give to every token.
+"""What an edit changed, and the label that every token gets for it.
 
-Pure: no I/O, no torch, no tokenizer. † marks what is the paper's (Xu et al., ACL 2024); the rest is ours.
+Pure: no I/O, no torch, no tokenizer; many pairs at a time, and no Python loop over words, characters or tokens.
+† marks what is the paper's (Xu et al., ACL 2024); the rest is ours.
 
 Two units of alignment:
 
-* ``token`` †: over token ids.
-* ``word``: over words with their leading white space, projected onto tokens by character offsets. One
-  diff serves every tokenizer, and an edited word is labelled whole: aligned by token, the subwords
-  that two different words happen to share stay neutral.
+* ``token`` †: token ids (:func:`compare_tokens`).
+* ``word``: words (:func:`compare_texts`), carried over to tokens by character offsets (:func:`project`). One
+  diff serves every tokenizer, and an edited word is labelled whole: aligned by token, the subwords that two
+  different words happen to share stay neutral.
+
+Either gives a :class:`Kept`, from which come labels (:func:`spans`), and for one pair :func:`opcodes`.
 """
 
-import re
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import count, groupby
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,16 +22,44 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Indel, LCSseq, Levenshtein
 
 from tokalign.core.blocks import Match, Side, align_blocks
+from tokalign.core.words import Ints, Words, bounds, codes, spaces, split
 
 Tag = Literal["equal", "replace", "insert", "delete"]
-Offsets = Sequence[tuple[int, int]]
-
+Spans = NDArray[np.int32]
 BAD, NEUTRAL, GOOD = -1, 0, 1
+NEVER = 2.0
+"""A share of a sentence that is never reached."""
 
-_WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
-_IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])
-"""By code point; none above is white space."""
-_SENTENCE_ENDS = frozenset(".!?…。！？")
+
+class Way(NamedTuple):
+    """How to align.
+
+    ``levenshtein`` † replaces, inserts and removes as little as possible (words with the white space before them);
+    ``lcs`` keeps as much as possible; ``blocks`` keeps long runs (see :mod:`tokalign.core.blocks`). The other two are
+    for blocks alone.
+    """
+
+    align: Literal["blocks", "lcs", "levenshtein"] = "blocks"
+    merge: int = 2
+    """A run of so many kept words, or fewer, inside an edit is a part of it."""
+    whole: float = 0.8
+    """A sentence of which this share changed was changed as a whole; above 1, never."""
+
+
+class Kept(NamedTuple):
+    """What is kept of N pairs: pieces in order, and after those of each pair an empty one where the pair ends.
+
+    Places (characters or tokens) count through all texts of a side, joined. What lies between one piece and the
+    next is an edit, if anything does.
+    """
+
+    a0: Ints
+    """(K,): where a piece begins in the originals, ``a1``: ends; ``b0``, ``b1``: in the edited texts."""
+    a1: Ints
+    b0: Ints
+    b1: Ints
+    stops: Ints
+    """(N,): the empty piece that ends each pair."""
 
 
 class Opcode(NamedTuple):
@@ -43,228 +72,266 @@ class Opcode(NamedTuple):
     j2: int
 
 
-class Labels(NamedTuple):
-    """Labels of one side, one entry a token.
-
-    ``labels`` (T,) int8: -1 bad, 0 neutral, +1 good. ``spans`` (T,) int32: the number, from 1, of the
-    edit that a token belongs to; 0 for none. Both sides of a replacement carry the same number.
-    """
-
-    labels: NDArray[np.int8]
-    spans: NDArray[np.int32]
-
-
 def words(text: str) -> list[str]:
-    """Words and punctuation marks, each with the white space before it; joined they are ``text``."""
-    return _WORD.findall(text)
-
-
-def align(original: Sequence[Hashable], edited: Sequence[Hashable]) -> list[Opcode]:
-    """A minimal Levenshtein alignment † (unit costs), as opcodes."""
-    return [
-        Opcode(op.tag, op.src_start, op.src_end, op.dest_start, op.dest_end)  # type: ignore[arg-type]
-        for op in Levenshtein.opcodes(original, edited)
-    ]
-
-
-def align_tokens(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], cost: int) -> list[list[Opcode]]:
-    """Opcodes over token ids that keep long runs (see :mod:`tokalign.core.blocks`); ``cost`` 0: the LCS."""
-    sides = [tuple(Side(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)) for ids in p) for p in pairs]
-    found = align_blocks(sides, cost)  # type: ignore[arg-type]
-    opcodes = []
-    for match, (a, b) in zip(found, pairs, strict=True):
-        rows = np.flatnonzero(match >= 0)
-        opcodes.append(_between(_pieces(rows, match[rows], np.ones(len(rows), dtype=int)), len(a), len(b)))
-    return opcodes
-
-
-def block_opcodes(pairs: Sequence[tuple[str, str]], cost: int = 2, whole: float = 0.8) -> list[list[Opcode]]:
-    """Opcodes over characters, from alignments over words that keep long runs (see :mod:`tokalign.core.blocks`).
-
-    White space before a word is no part of it: where only that differs, the word is kept.
-
-    Args:
-        pairs: original and edited of each.
-        cost: a run of so many kept words, or fewer, inside an edit is a part of it.
-        whole: a sentence of which this share changed was changed as a whole; above 1, never.
-    """
-    vocabulary: defaultdict[str, int] = defaultdict(count().__next__)
-    texts = [(_Text.of(a, vocabulary), _Text.of(b, vocabulary)) for a, b in pairs]
-    matches = align_blocks([(a.side, b.side) for a, b in texts], cost)
-    opcodes = []
-    for match, (a, b), (original, edited) in zip(matches, texts, pairs, strict=True):
-        _keep_contained(match, a.side.ids, b.side.ids)
-        _drop_sentences(match, a.side.starts, b.side.starts, whole)
-        opcodes.append(_between(_kept(match, a, b), len(original), len(edited)))
-    return opcodes
-
-
-class _Text(NamedTuple):
-    """The words of a text: what the aligner needs, where each begins, and how much white space is before it."""
-
-    side: Side
-    begins: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    spaces: NDArray[np.int64]
-    raw: NDArray[np.int32]
-    """Equal for words that are equal with the white space before them."""
-
-    @classmethod
-    def of(cls, text: str, vocabulary: Mapping[str, int]) -> "_Text":
-        found = words(text)
-        bare = [w.lstrip() or w for w in found]
-        lengths = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
-        spaces = lengths - np.fromiter(map(len, bare), dtype=np.int64, count=len(bare))
-        ids, raw = ([*map(vocabulary.__getitem__, some)] for some in (bare, found))
-        starts = np.zeros(len(found), dtype=bool)
-        starts[:1] = True
-        starts[1:] = [w in _SENTENCE_ENDS for w in bare[:-1]]
-        starts |= np.array(["\n" in w for w in found], dtype=bool)
-        side = Side(np.array(ids, dtype=np.int32), starts)
-        return cls(side, np.cumsum(lengths) - lengths, lengths, spaces, np.array(raw, dtype=np.int32))
-
-
-def _keep_contained(match: Match, a: NDArray[np.int32], b: NDArray[np.int32]) -> None:
-    """Where one side of an edit holds all words of the other, in order, nothing was removed (or put in): keep them."""
-    rows = np.concatenate([[-1], np.flatnonzero(match >= 0), [len(a)]])
-    columns = np.concatenate([[-1], match[rows[1:-1]], [len(b)]])
-    for k in np.flatnonzero((np.diff(rows) > 1) & (np.diff(columns) > 1)).tolist():
-        i, i2, j, j2 = rows[k] + 1, rows[k + 1], columns[k] + 1, columns[k + 1]
-        # Which of several ways the words of the shorter stand in the longer must not depend on who is who.
-        turned = i2 - i > j2 - j
-        one, other = a[i:i2].tolist(), b[j:j2].tolist()
-        short, long = (other, one) if turned else (one, other)
-        if LCSseq.similarity(short, long) == len(short):
-            opcodes = Indel.opcodes(short, long)
-            kept = [(op.src_start, op.dest_start, op.src_end - op.src_start) for op in opcodes if op.tag == "equal"]
-            for at_short, at_long, n in kept:
-                at_a, at_b = (at_long, at_short) if turned else (at_short, at_long)
-                match[i + at_a : i + at_a + n] = np.arange(j + at_b, j + at_b + n)
-
-
-def _drop_sentences(match: Match, starts_a: NDArray[np.bool_], starts_b: NDArray[np.bool_], whole: float) -> None:
-    """Keep nothing of a sentence, on either side, of which the share ``whole`` changed."""
-    sentence_a, sentence_b = np.cumsum(starts_a), np.cumsum(starts_b)
-    rows = np.flatnonzero(match >= 0)
-    if not len(rows):
-        return
-    columns = match[rows]
-    kept_a, kept_b = np.bincount(sentence_a[rows]), np.bincount(sentence_b[columns])
-    size_a, size_b = np.bincount(sentence_a)[: len(kept_a)], np.bincount(sentence_b)[: len(kept_b)]
-    lost_a, lost_b = 1 - kept_a / np.maximum(size_a, 1) >= whole, 1 - kept_b / np.maximum(size_b, 1) >= whole
-    match[rows[lost_a[sentence_a[rows]] | lost_b[sentence_b[columns]]]] = -1
-
-
-def _kept(match: Match, a: _Text, b: _Text) -> list[tuple[int, int, int]]:
-    """Pieces of text that are kept, as (start in original, start in edited, length), in order."""
-    rows = np.flatnonzero(match >= 0)
-    columns = match[rows]
-    same = a.raw[rows] == b.raw[columns]
-    space = np.where(same, 0, a.spaces[rows]), np.where(same, 0, b.spaces[columns])
-    i, j = a.begins[rows] + space[0], b.begins[columns] + space[1]
-    return _pieces(i, j, a.lengths[rows] - space[0])
-
-
-def _pieces(i: NDArray[Any], j: NDArray[Any], lengths: NDArray[Any]) -> list[tuple[int, int, int]]:
-    """Neighbours joined: (start, start, length) of every run that is unbroken on both sides."""
-    if not len(i):
-        return []
-    ends = np.flatnonzero((i[:-1] + lengths[:-1] != i[1:]) | (j[:-1] + lengths[:-1] != j[1:]))
-    first = np.concatenate([[0], ends + 1])
-    sizes = np.concatenate([i[ends] + lengths[ends], [i[-1] + lengths[-1]]]) - i[first]
-    return list(zip(i[first].tolist(), j[first].tolist(), sizes.tolist(), strict=True))
-
-
-def _between(kept: Iterable[tuple[int, int, int]], n: int, m: int) -> list[Opcode]:
-    """Opcodes of two sequences of lengths n and m of which these pieces are kept."""
-    opcodes: list[Opcode] = []
-    i = j = 0
-    for start_i, start_j, length in (*kept, (n, m, 0)):
-        if start_i > i or start_j > j:
-            tag: Tag = "replace" if start_i > i and start_j > j else "delete" if start_i > i else "insert"
-            opcodes.append(Opcode(tag, i, start_i, j, start_j))
-        i, j = start_i + length, start_j + length
-        if length:
-            opcodes.append(Opcode("equal", start_i, i, start_j, j))
-    return opcodes
-
-
-def word_opcodes(original: str, edited: str) -> list[Opcode]:
-    """Opcodes over characters, from an alignment over words."""
-    a, b = words(original), words(edited)
-    starts_a = np.cumsum([0, *map(len, a)]).tolist()
-    starts_b = np.cumsum([0, *map(len, b)]).tolist()
-    return [Opcode(tag, starts_a[i1], starts_a[i2], starts_b[j1], starts_b[j2]) for tag, i1, i2, j1, j2 in align(a, b)]
-
-
-def group_edits(opcodes: Sequence[Opcode]) -> list[list[Opcode]]:
-    """The edits: runs of neighbouring opcodes that are not ``equal``."""
-    return [list(run) for changed, run in groupby(opcodes, lambda op: op.tag != "equal") if changed]
-
-
-def apply(opcodes: Sequence[Opcode], original: str, edited: str) -> str:
-    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``."""
-    return "".join(original[i1:i2] if tag == "equal" else edited[j1:j2] for tag, i1, i2, j1, j2 in opcodes)
-
-
-def undo(original: str, edited: str, edit: Sequence[Opcode]) -> str:
-    """``edited`` with one edit (over characters) taken back."""
-    return edited[: edit[0].j1] + original[edit[0].i1 : edit[-1].i2] + edited[edit[-1].j2 :]
-
-
-def label_tokens(opcodes: Sequence[Opcode], n_original: int, n_edited: int) -> tuple[Labels, Labels]:
-    """Labels † from opcodes over tokens.
-
-    ``delete`` and the source of ``replace`` are bad; ``insert`` and the destination of ``replace`` are
-    good; the rest is neutral.
-    """
-    original, edited = _blank(n_original), _blank(n_edited)
-    for span, group in enumerate(group_edits(opcodes), 1):
-        for _, i1, i2, j1, j2 in group:
-            original.labels[i1:i2], original.spans[i1:i2] = BAD, span
-            edited.labels[j1:j2], edited.spans[j1:j2] = GOOD, span
-    return original, edited
-
-
-def project(chars: Labels, offsets: Offsets, text: str) -> Labels:
-    """Labels of the characters of ``text``, carried over to tokens.
-
-    A token takes the label and span of the first changed character it touches, and none if it touches
-    none; white space counts only in tokens that are nothing else. ``offsets`` are ``[start, end)`` in
-    code points; an empty one (EOS) is neutral.
-    """
-    if not len(offsets):
-        return _blank(0)
-    bounds = np.asarray(offsets, dtype=np.int64)
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    solid = ~_IS_SPACE[np.minimum(codes, len(_IS_SPACE) - 1)]
-    before = np.concatenate([[0], np.cumsum(solid)])
-    blank = before[bounds[:, 1]] == before[bounds[:, 0]]
-    first = np.where(blank, _first(chars.labels != 0, bounds), _first((chars.labels != 0) & solid, bounds))
-    touched = first < bounds[:, 1]
-    labels = np.append(chars.labels, np.int8(0))[first] * touched
-    spans = np.append(chars.spans, np.int32(0))[first] * touched
-    return Labels(labels.astype(np.int8), spans.astype(np.int32))
-
-
-def _first(changed: NDArray[np.bool_], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first changed character at or after the start of each token; one past the last if there is none."""
-    where = np.flatnonzero(changed)
-    return np.append(where, len(changed))[np.searchsorted(where, bounds[:, 0])]
-
-
-def label_texts(
-    opcodes: Sequence[Opcode], original: str, edited: str, original_offsets: Offsets, edited_offsets: Offsets
-) -> tuple[Labels, Labels]:
-    """Token labels of both sides from opcodes over characters."""
-    a, b = label_tokens(opcodes, len(original), len(edited))
-    return project(a, original_offsets, original), project(b, edited_offsets, edited)
+    """Words, each with the white space before it; joined they are ``text``."""
+    found = split([text])
+    return [text[i:j] for i, j in zip(found.begins.tolist(), found.ends.tolist(), strict=True)]
 
 
 def similarity(original: str, edited: str) -> float:
     """Share of words kept, 0 to 1: ``1 - indel distance / (words of both)``; 1 for two empty texts."""
-    return float(Indel.normalized_similarity(words(original), words(edited)))
+    return similarities([original], [edited])[0]
 
 
-def _blank(n: int) -> Labels:
-    return Labels(np.zeros(n, dtype=np.int8), np.zeros(n, dtype=np.int32))
+def similarities(originals: Sequence[str], editeds: Sequence[str]) -> list[float]:
+    """:func:`similarity` of many pairs."""
+    sides = [_sides(w.raw, w.starts, w.rows) for w in (split(originals), split(editeds))]
+    return [float(Indel.normalized_similarity(a.ids.tolist(), b.ids.tolist())) for a, b in zip(*sides, strict=True)]
+
+
+def compare_texts(originals: Sequence[str], editeds: Sequence[str], way: Way) -> Kept:
+    """Which characters each edit kept, from alignments over words.
+
+    But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
+    """
+    for seed in count():
+        kept = _compare_words(split(originals, seed), split(editeds, seed), way)
+        if _are_equal(codes(originals), codes(editeds), kept):  # else two unequal words had one hash
+            break
+    return kept
+
+
+def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, way: Way) -> Kept:
+    """Which tokens each edit kept; sentences play no part.
+
+    Args:
+        a: (T,) ids of all originals, joined.
+        rows_a: (N + 1,): the ids of original ``k`` are ``a[rows_a[k]:rows_a[k + 1]]``.
+        b: ids of the edited texts.
+        rows_b: as ``rows_a``.
+        way: how.
+    """
+    i, j = _match(_sides(a, np.zeros(len(a), dtype=bool), rows_a), _sides(b, np.zeros(len(b), dtype=bool), rows_b), way)
+    return _close(i, i + 1, j, j + 1, rows_a, rows_b)
+
+
+def spans(kept: Kept) -> tuple[Spans, Spans]:
+    """For every place of originals and edited texts, the number (from 1, by pair) of the edit it is part of, or 0.
+
+    † What is part of an edit is bad in the original and good in the edited text. Both sides of a replacement carry
+    the same number.
+    """
+    numbers = np.stack([_numbers(kept), np.zeros(len(kept.a0), dtype=np.int32)], axis=1).ravel()
+    a, b = (
+        np.repeat(numbers, np.stack([start - _before(end), end - start], axis=1).ravel())
+        for start, end in ((kept.a0, kept.a1), (kept.b0, kept.b1))
+    )
+    return a, b
+
+
+def edits(kept: Kept) -> Ints:
+    """(N,): how many edits each pair has."""
+    return _numbers(kept)[kept.stops].astype(np.int64)
+
+
+def project(of_characters: Spans, texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> Spans:
+    """Spans of characters, carried over to tokens.
+
+    A token belongs to the edit of the first changed character it touches, and to none if it touches none; white
+    space counts only in tokens that are nothing else.
+
+    Args:
+        of_characters: (C,) :func:`spans` of all texts, joined.
+        texts: the texts.
+        offsets: (T, 2) ``[start, end)`` of every token in its own text, in code points. One that is empty (EOS)
+            belongs to no edit.
+        tokens: (N + 1,): the tokens of text ``k`` are ``tokens[k]:tokens[k + 1]``.
+    """
+    starts, ends = _placed(texts, offsets, tokens)
+    solid = ~spaces(codes(texts))
+    before = np.concatenate([[0], np.cumsum(solid)])
+    blank = before[ends] == before[starts]
+    changed = of_characters != 0
+    first = np.where(blank, _next(changed)[starts], _next(changed & solid)[starts])
+    return np.append(of_characters, np.int32(0))[first] * (first < ends)
+
+
+def omissions(kept: Kept, texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> Spans:
+    """(T,): the number of the edit that put something in before a token of an original and removed nothing; 0: none.
+
+    These are the tokens of the next character that is no white space, or EOS; the arguments are as for
+    :func:`project`, and each text ends with EOS.
+    """
+    piece, numbers = _omitted(kept)
+    pair = np.searchsorted(kept.stops, piece)
+    solid = _next(~spaces(codes(texts)))[kept.a0[piece]]
+    inside = solid < bounds([len(text) for text in texts])[pair + 1]
+    of_characters = np.zeros(sum(map(len, texts)), dtype=np.int32)
+    of_characters[solid[inside]] = numbers[inside]
+    of_tokens = project(of_characters, texts, offsets, tokens)
+    of_tokens[tokens[pair[~inside] + 1] - 1] = numbers[~inside]
+    return of_tokens
+
+
+def token_omissions(kept: Kept) -> Spans:
+    """As :func:`omissions`, where tokens were compared."""
+    of_tokens = np.zeros(kept.a1[-1], dtype=np.int32)
+    piece, numbers = _omitted(kept)
+    of_tokens[kept.a0[piece]] = numbers
+    return of_tokens
+
+
+def opcodes(kept: Kept, pair: int = 0) -> list[Opcode]:
+    """The opcodes of one pair; where something changed, it is one opcode."""
+    low = int(kept.stops[pair - 1]) + 1 if pair else 0
+    part = slice(low, int(kept.stops[pair]) + 1)
+    base_a, base_b = (int(kept.a1[low - 1]), int(kept.b1[low - 1])) if low else (0, 0)
+    sides = [(x[part] - base).tolist() for x, base in zip(kept[:4], (base_a, base_a, base_b, base_b), strict=True)]
+    found: list[Opcode] = []
+    i = j = kept_i = kept_j = 0  # where the last piece ends, and where the run of pieces it ends begins
+    for start_a, end_a, start_b, end_b in zip(*sides, strict=True):
+        changed = start_a > i or start_b > j
+        last = end_a == start_a
+        if (changed or last) and i > kept_i:
+            found.append(Opcode("equal", kept_i, i, kept_j, j))
+        if changed:
+            tag: Tag = "replace" if start_a > i and start_b > j else "delete" if start_a > i else "insert"
+            found.append(Opcode(tag, i, start_a, j, start_b))
+            kept_i, kept_j = start_a, start_b
+        i, j = end_a, end_b
+    return found
+
+
+def changes(ops: Sequence[Opcode]) -> list[Opcode]:
+    """The edits: opcodes that are not ``equal``."""
+    return [op for op in ops if op.tag != "equal"]
+
+
+def apply(ops: Sequence[Opcode], original: str, edited: str) -> str:
+    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``."""
+    return "".join(original[i1:i2] if tag == "equal" else edited[j1:j2] for tag, i1, i2, j1, j2 in ops)
+
+
+def undo(original: str, edited: str, edit: Opcode) -> str:
+    """``edited`` with one edit (over characters) taken back."""
+    return edited[: edit.j1] + original[edit.i1 : edit.i2] + edited[edit.j2 :]
+
+
+def _compare_words(a: Words, b: Words, way: Way) -> Kept:
+    by_raw = way.align == "levenshtein"
+    ids_a, ids_b = (a.raw, b.raw) if by_raw else (a.ids, b.ids)
+    i, j = _match(_sides(ids_a, a.starts, a.rows), _sides(ids_b, b.starts, b.rows), way)
+    if way.align == "blocks":
+        i, j = _keep_contained(_close(i, i + 1, j, j + 1, a.rows, b.rows), i, j, a.ids, b.ids)
+        stay = ~(_lost(a.starts, i, way.whole) | _lost(b.starts, j, way.whole))
+        i, j = i[stay], j[stay]
+    same = a.raw[i] == b.raw[j]
+    a0, b0 = np.where(same, a.begins[i], a.bare[i]), np.where(same, b.begins[j], b.bare[j])
+    return _close(a0, a.ends[i], b0, b.ends[j], a.places, b.places)
+
+
+def _sides(ids: NDArray[Any], starts: NDArray[np.bool_], rows: Ints) -> list[Side]:
+    cuts = rows.tolist()
+    return [Side(ids[i:j], starts[i:j]) for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
+    """Which words (or tokens) are kept, and as which; numbers count through all texts of a side."""
+    pairs = list(zip(a, b, strict=True))
+    cost = way.merge if way.align == "blocks" else 0
+    matches = [_levenshtein(*pair) for pair in pairs] if way.align == "levenshtein" else align_blocks(pairs, cost)
+    match = np.concatenate([*matches, np.zeros(0, dtype=np.int32)])
+    first = bounds([len(side.ids) for side in b])[:-1]
+    i = np.flatnonzero(match >= 0)
+    return i, match[i] + np.repeat(first, [len(side.ids) for side in a])[i]
+
+
+def _levenshtein(a: Side, b: Side) -> Match:
+    """† Unit costs."""
+    match = np.full(len(a.ids), -1, dtype=np.int32)
+    for op in Levenshtein.opcodes(a.ids.tolist(), b.ids.tolist()):
+        if op.tag == "equal":
+            match[op.src_start : op.src_end] = np.arange(op.dest_start, op.dest_end)
+    return match
+
+
+def _keep_contained(kept: Kept, i: Ints, j: Ints, a: Ints, b: Ints) -> tuple[Ints, Ints]:
+    """Where one side of an edit holds all words of the other, in order, nothing was removed (or put in): keep them.
+
+    Args:
+        kept: over words.
+        i: words that are kept of the originals, ``j``: of the edited texts.
+        a: ids of the words of the originals, ``b``: of the edited texts.
+    """
+    before_a, before_b = _before(kept.a1), _before(kept.b1)
+    more: list[tuple[int, int]] = []
+    for k in np.flatnonzero((kept.a0 > before_a) & (kept.b0 > before_b)).tolist():
+        one, other = a[before_a[k] : kept.a0[k]].tolist(), b[before_b[k] : kept.b0[k]].tolist()
+        # Which of several ways the words of the shorter stand in the longer must not depend on who is who.
+        turned = len(one) > len(other)
+        short, long = (other, one) if turned else (one, other)
+        if LCSseq.similarity(short, long) == len(short):
+            for op in Indel.opcodes(short, long):
+                if op.tag == "equal":
+                    at = (op.dest_start, op.src_start) if turned else (op.src_start, op.dest_start)
+                    n = op.src_end - op.src_start
+                    more += [(before_a[k] + at[0] + x, before_b[k] + at[1] + x) for x in range(n)]
+    if not more:
+        return i, j
+    i, j = np.append(i, [x for x, _ in more]), np.append(j, [y for _, y in more])
+    order = np.argsort(i)
+    return i[order], j[order]
+
+
+def _lost(starts: NDArray[np.bool_], kept: Ints, whole: float) -> NDArray[np.bool_]:
+    """Which of the kept words are of a sentence of which the share ``whole`` changed."""
+    sentence = np.cumsum(starts)
+    size = np.bincount(sentence, minlength=1)
+    left = np.bincount(sentence[kept], minlength=len(size))
+    lost: NDArray[np.bool_] = 1 - left / np.maximum(size, 1) >= whole
+    return lost[sentence[kept]]
+
+
+def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -> Kept:
+    """Pieces (none is empty), and where each pair begins and ends on either side."""
+    at = np.searchsorted(a0, rows_a[1:])
+    sides = ((a0, rows_a), (a1, rows_a), (b0, rows_b), (b1, rows_b))
+    return Kept(*(np.insert(x, at, rows[1:]) for x, rows in sides), at + np.arange(len(at)))
+
+
+def _before(ends: Ints) -> Ints:
+    """Where the piece before each ends."""
+    return np.concatenate([[0], ends[:-1]])
+
+
+def _numbers(kept: Kept) -> Spans:
+    """(K,): how many edits its pair has up to each piece."""
+    changed = (kept.a0 > _before(kept.a1)) | (kept.b0 > _before(kept.b1))
+    total = np.cumsum(changed)
+    earlier = np.concatenate([[0], total[kept.stops]])[:-1]
+    return (total - np.repeat(earlier, np.diff(kept.stops, prepend=-1))).astype(np.int32)
+
+
+def _omitted(kept: Kept) -> tuple[Ints, Spans]:
+    """Pieces before which something was put in and nothing removed, and the numbers of these edits."""
+    piece = np.flatnonzero((kept.a0 == _before(kept.a1)) & (kept.b0 > _before(kept.b1)))
+    return piece, _numbers(kept)[piece]
+
+
+def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Kept) -> bool:
+    """Whether what is kept is the same on both sides."""
+    in_a, in_b = spans(kept)
+    return np.array_equal(kept.a1 - kept.a0, kept.b1 - kept.b0) and np.array_equal(a[in_a == 0], b[in_b == 0])
+
+
+def _placed(texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> tuple[Ints, Ints]:
+    """Where tokens begin and end, in all texts joined."""
+    first = np.repeat(bounds([len(text) for text in texts])[:-1], np.diff(tokens))
+    return offsets[:, 0] + first, offsets[:, 1] + first
+
+
+def _next(marks: NDArray[np.bool_]) -> Ints:
+    """(C + 1,): the first marked place at or after each; C if there is none."""
+    n = len(marks)
+    at = np.append(np.where(marks, np.arange(n), n), n)
+    return np.minimum.accumulate(at[::-1])[::-1]

@@ -18,13 +18,13 @@ def is_heldout(row: TokenLabels, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def evaluate(model: RewardModel, rows: list[TokenLabels]) -> dict[str, Any]:
+def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict[str, Any]:
     """Metrics on held-out rows.
 
     * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by mean and by sum of token rewards
       (for a sequence model both are its score), with the number of pairs;
     * ``flips``: one edit undone at a time, does the text with all edits score higher? By flaw category
-      where the categories of a row match its edits one to one;
+      where the categories of a row match its edits one to one (``way``: how edits are told apart);
     * ``classes``: precision, recall and F1 of bad / neutral / good (token level).
     """
     # Each text is rated once, and each rating serves every metric that asks for it.
@@ -37,7 +37,7 @@ def evaluate(model: RewardModel, rows: list[TokenLabels]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "edited_over_original": _accuracy(_take(editeds, changed), _take(originals, changed)),
         "chosen_over_rejected": _accuracy(chosen, _take(originals, natural)),
-        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums),
+        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, way),
     }
     if originals.probs is not None and editeds.probs is not None and rows:
         labels = [z for side in ("original_labels", "edited_labels") for r in rows for z in getattr(r, side)]
@@ -59,14 +59,15 @@ def _accuracy(better: Ratings, worse: Ratings) -> dict[str, Any]:
     }
 
 
-def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float]) -> dict[str, Any]:
+def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.Way) -> dict[str, Any]:
     """``sums``: the score of each row's text with all edits."""
     full: list[float] = []
     prompts: list[list[int]] = []
     texts: list[str] = []
     by_kind: dict[str, list[int]] = defaultdict(list)
-    for row, total in zip(rows, sums, strict=True):
-        edits = diff.group_edits(diff.word_opcodes(row.original, row.edited))
+    kept = diff.compare_texts([r.original for r in rows], [r.edited for r in rows], way)
+    for k, (row, total) in enumerate(zip(rows, sums, strict=True)):
+        edits = diff.changes(diff.opcodes(kept, k))
         kinds = row.categories if len(row.categories) == len(edits) else []
         for kind, at in zip(kinds, range(len(texts), len(texts) + len(edits)), strict=False):
             by_kind[kind].append(at)

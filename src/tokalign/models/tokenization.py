@@ -6,9 +6,12 @@ concatenated. That is what a policy emits, so labels, reward models and PPO cann
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tokalign.errors import InputError
@@ -28,6 +31,18 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+
+
+class Tokens(NamedTuple):
+    """Responses, each ending with EOS, one after the other.
+
+    ``ids`` (T,) int32. ``offsets`` (T, 2) int32: code points of the response, [len, len) for EOS. ``rows`` (N + 1,):
+    response ``k`` is ``rows[k]:rows[k + 1]``.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    rows: NDArray[np.int64]
 
 
 class Codec:
@@ -94,6 +109,13 @@ class Codec:
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids and offsets of responses. Text that looks like a special token stays text."""
+        return [
+            Encoded([*e.ids, self.eos_id], [*e.offsets, (len(text), len(text))])
+            for text, e in zip(texts, self.encode(texts), strict=True)
+        ]
+
+    def encode(self, texts: Sequence[str]) -> list[Any]:
+        """Encodings of responses, as the tokenizer makes them: without EOS."""
         if not texts:
             return []
         backend = self.tokenizer.backend_tokenizer  # asked directly: no second copy of ids and offsets
@@ -101,13 +123,23 @@ class Codec:
         backend.no_padding()
         before, backend.encode_special_tokens = backend.encode_special_tokens, True
         try:
-            out = backend.encode_batch(list(texts), add_special_tokens=False)
+            return list(backend.encode_batch(list(texts), add_special_tokens=False))
         finally:
             backend.encode_special_tokens = before
-        return [
-            Encoded([*e.ids, self.eos_id], [*e.offsets, (len(text), len(text))])
-            for text, e in zip(texts, out, strict=True)
-        ]
+
+    def tokens(self, texts: Sequence[str], encodings: Sequence[Any]) -> Tokens:
+        """What :meth:`encode` made of responses, with EOS, as arrays."""
+        ends = np.cumsum([len(e) for e in encodings])
+        total = int(ends[-1]) if len(ends) else 0
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)
+        pairs = chain.from_iterable(e.offsets for e in encodings)
+        offsets = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * total).reshape(-1, 2)
+        lengths = np.array([len(text) for text in texts], dtype=np.int32)
+        return Tokens(
+            np.insert(ids, ends, self.eos_id),
+            np.insert(offsets, ends, np.stack([lengths, lengths], axis=1), axis=0),
+            np.concatenate([[0], ends + np.arange(1, len(ends) + 1)]),
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of response ids, without special tokens."""

@@ -81,10 +81,10 @@ def _overview(folder: Path, config: ShowConfig) -> None:
 
 def _rows(folder: Path, manifest: Manifest, wanted: str | None) -> Iterator[dict[str, Any]]:
     rows: Iterator[dict[str, Any]]
-    if (folder / "data.arrow").is_file():
-        from tokalign.tables import read_labels
+    if manifest.kind == "token-labels":
+        from tokalign.tables import iter_labels
 
-        rows = (row._asdict() for row in read_labels(folder / "data.arrow"))
+        rows = (row._asdict() for row in iter_labels(folder))
     elif (folder / "data.jsonl").is_file():
         rows = map(json.loads, (folder / "data.jsonl").open(encoding="utf-8"))
     else:

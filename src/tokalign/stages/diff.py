@@ -1,27 +1,34 @@
 """``tokalign diff``: edits in, a label for every token out."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tokalign import sources, tables
+from tokalign import sources, tables, workers
 from tokalign.artifacts import Manifest
 from tokalign.config import DiffConfig
 from tokalign.core import diff
-from tokalign.core.diff import Labels
+from tokalign.core.diff import Kept, Way
 from tokalign.errors import InputError
-from tokalign.models.tokenization import Codec, Encoded, train_tiny
+from tokalign.models.tokenization import Codec, Tokens, train_tiny
 from tokalign.progress import Progress
 from tokalign.rowfile import RowFile, group
-from tokalign.schemas import Edit, TokenLabels
+from tokalign.schemas import Edit
+from tokalign.tables import Ragged
 from tokalign.writer import writing
 
 CHUNK = 256
 """Rows tokenized and aligned at a time."""
-NEVER = 2.0
-"""A share of a sentence that is never reached."""
+SHARD = 50_000
+"""Rows in a file."""
+LONGEST = 10
+"""How many of the longest edits the manifest names."""
 
 
 def run(config: DiffConfig) -> Manifest:
@@ -37,17 +44,133 @@ def run(config: DiffConfig) -> Manifest:
         codec = train_tiny(_texts(edits), config.vocab) if config.tokenizer == "tiny" else Codec.load(config.tokenizer)
         codec.save(out.folder / "tokenizer")
         with (
-            out.rows("data.arrow", tables.HEAD, tables.TAIL) as file,
+            out.rows("data.arrow", tables.HEAD, tables.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,
+            _one_thread(),
         ):
-            for part in bar.parts(file.left(edits, CHUNK)):
-                labelled, counts = _label(part, codec, config)
-                file.append(tables.pack_labels(labelled), len(labelled))
-                file.count(counts)
+            n = workers.how_many(config.workers, len(edits) - file.taken)
+            for part, made in workers.each(file.parts(edits, CHUNK), labeller, (out.folder, config), n):
+                file.append(made.data, made.rows)
+                file.count(made.counts)
+                file.count_most("longest", made.longest, LONGEST)
+                bar.advance(len(part))
+                file.done(len(part))
         if not file.written:
             raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
         skipped = {why: n for why, n in group(file.tally, "skipped").items() if n}
         return out.commit(edits.account(skipped.items()), _stats(file))
+
+
+class Labelled(NamedTuple):
+    """What is made of a chunk: rows as they stand in the file, what there is to count, and the longest edit by id."""
+
+    data: bytes
+    rows: int
+    counts: dict[str, float]
+    longest: dict[str, float]
+
+
+def labeller(folder: Path, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
+    """What labels chunks with the tokenizer in ``folder``."""
+    codec = Codec.load(folder / "tokenizer")
+    return lambda edits: label(edits, codec, config)
+
+
+def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
+    """Label the rows that fit."""
+    prompts = codec.prompts([e.prompt for e in edits])
+    encoded = codec.encode([text for e in edits for text in (e.original, e.edited)])
+    room = config.max_length - 1  # for EOS
+    lengths = [len(p) + max(len(a), len(b)) for p, a, b in zip(prompts, encoded[::2], encoded[1::2], strict=True)]
+    fit = [k for k, n in enumerate(lengths) if n <= room]
+    counts: Counter[str] = Counter({"skipped/over --max-length": len(edits) - len(fit)})
+    if not fit:
+        return Labelled(b"", 0, dict(counts), {})
+    rows = [edits[k] for k in fit]
+    originals, editeds = [e.original for e in rows], [e.edited for e in rows]
+    a = codec.tokens(originals, [encoded[2 * k] for k in fit])
+    b = codec.tokens(editeds, [encoded[2 * k + 1] for k in fit])
+    spans_a, spans_b, n_edits = _compare(originals, editeds, a, b, config)
+    similarities = _similarities(rows)
+    columns = {
+        "id": [e.id for e in rows],
+        "prompt": [[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt for e in rows],
+        "original": originals,
+        "edited": editeds,
+        "chosen": [e.chosen for e in rows],
+        "categories": [e.categories for e in rows],
+        "similarity": similarities,
+        "prompt_ids": [prompts[k] for k in fit],
+        **_side("original", a, spans_a, diff.BAD),
+        **_side("edited", b, spans_b, diff.GOOD),
+    }
+    counts.update(tokens=len(a.ids) + len(b.ids), bad=np.count_nonzero(spans_a), good=np.count_nonzero(spans_b))
+    counts.update(edits=int(n_edits.sum()), unchanged=sum(e.original == e.edited for e in rows))
+    counts.update(f"rows of similarity/{min(int(10 * s), 9)}" for s in similarities)
+    counts.update(f"rows of edits/{n}" for n in n_edits.tolist())
+    longest = _longest([(spans_a, a.rows), (spans_b, b.rows)], int(n_edits.max()))
+    top = np.argsort(-longest, kind="stable")[:LONGEST].tolist()
+    return Labelled(
+        tables.pack_labels(columns), len(rows), dict(counts), {rows[k].id: int(longest[k]) for k in top if longest[k]}
+    )
+
+
+def _compare(
+    originals: list[str], editeds: list[str], a: Tokens, b: Tokens, config: DiffConfig
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row."""
+    way = Way(config.align, config.merge, config.whole_sentence)
+    if config.unit == "token":
+        kept = diff.compare_tokens(a.ids, a.rows, b.ids, b.rows, way)
+        spans_a, spans_b = diff.spans(kept)
+        missing = diff.token_omissions(kept) if config.omissions else spans_a
+    else:
+        kept = diff.compare_texts(originals, editeds, way)
+        of_a, of_b = diff.spans(kept)
+        spans_a = diff.project(of_a, originals, a.offsets, a.rows)
+        spans_b = diff.project(of_b, editeds, b.offsets, b.rows)
+        missing = diff.omissions(kept, originals, a.offsets, a.rows) if config.omissions else spans_a
+    return np.where(spans_a, spans_a, missing), spans_b, diff.edits(kept)
+
+
+def _side(name: str, tokens: Tokens, spans: NDArray[np.int32], label: int) -> dict[str, Ragged]:
+    values = {"ids": tokens.ids, "labels": (spans != 0) * np.int8(label), "offsets": tokens.offsets, "spans": spans}
+    return {f"{name}_{key}": Ragged(value, tokens.rows) for key, value in values.items()}
+
+
+def _similarities(rows: list[Edit]) -> list[float]:
+    """Of each row; measured where the row does not say."""
+    unknown = [e for e in rows if e.similarity is None]
+    measured = iter(diff.similarities([e.original for e in unknown], [e.edited for e in unknown]))
+    return [next(measured) if e.similarity is None else e.similarity for e in rows]
+
+
+def _longest(sides: list[tuple[NDArray[np.int32], NDArray[np.int64]]], most: int) -> NDArray[np.int64]:
+    """For each row, the tokens of its longest edit, both sides together."""
+    n = len(sides[0][1]) - 1
+    tokens = np.zeros(n * (most + 1), dtype=np.int64)
+    for spans, rows in sides:
+        row = np.repeat(np.arange(n), np.diff(rows))
+        tokens += np.bincount(row * (most + 1) + spans, minlength=len(tokens))
+    table = tokens.reshape(n, most + 1)
+    table[:, 0] = 0
+    largest: NDArray[np.int64] = table.max(axis=1)
+    return largest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the tokenizer to one core a process; processes that are started take the setting over."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _texts(edits: Iterable[Edit]) -> Iterator[str]:
@@ -56,74 +179,18 @@ def _texts(edits: Iterable[Edit]) -> Iterator[str]:
         yield from [e.prompt] if isinstance(e.prompt, str) else [t["content"] for t in e.prompt]
 
 
-def _label(edits: list[Edit], codec: Codec, config: DiffConfig) -> tuple[list[TokenLabels], Counter[str]]:
-    """Rows that fit, and what there is to count."""
-    prompts = codec.prompts([e.prompt for e in edits])
-    originals = codec.responses([e.original for e in edits])
-    editeds = codec.responses([e.edited for e in edits])
-    fit = [
-        (e, p, a, b)
-        for e, p, a, b in zip(edits, prompts, originals, editeds, strict=True)
-        if len(p) + max(len(a.ids), len(b.ids)) <= config.max_length
-    ]
-    aligned = _align([e for e, *_ in fit], [(a, b) for *_, a, b in fit], config)
-    rows: list[TokenLabels] = []
-    counts = Counter({"skipped/over --max-length": len(edits) - len(fit)})
-    for (e, prompt_ids, original, edited), (a, b) in zip(fit, aligned, strict=True):
-        row = TokenLabels(
-            id=e.id,
-            prompt=[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt,
-            original=e.original,
-            edited=e.edited,
-            chosen=e.chosen,
-            categories=e.categories,
-            similarity=diff.similarity(e.original, e.edited) if e.similarity is None else e.similarity,
-            prompt_ids=prompt_ids,
-            original_ids=original.ids,
-            original_labels=a.labels.tolist(),
-            original_offsets=original.offsets,  # type: ignore[arg-type]
-            original_spans=a.spans.tolist(),
-            edited_ids=edited.ids,
-            edited_labels=b.labels.tolist(),
-            edited_offsets=edited.offsets,  # type: ignore[arg-type]
-            edited_spans=b.spans.tolist(),
-        )
-        rows.append(row)
-        counts.update(
-            tokens=len(original.ids) + len(edited.ids),
-            bad=-int(np.sum(a.labels)),
-            good=int(np.sum(b.labels)),
-            edits=int(max(a.spans.max(), b.spans.max())),
-            unchanged=e.original == e.edited,
-        )
-    return rows, counts
-
-
-def _align(edits: list[Edit], sides: list[tuple[Encoded, Encoded]], config: DiffConfig) -> list[tuple[Labels, Labels]]:
-    """Labels of original and edited of every row."""
-    cost, whole = (0, NEVER) if config.align == "lcs" else (config.merge, config.whole_sentence)
-    if config.unit == "token":
-        ids = [(a.ids, b.ids) for a, b in sides]
-        found = [diff.align(*p) for p in ids] if config.align == "levenshtein" else diff.align_tokens(ids, cost)
-        return [diff.label_tokens(ops, len(a.ids), len(b.ids)) for ops, (a, b) in zip(found, sides, strict=True)]
-    texts = [(e.original, e.edited) for e in edits]
-    if config.align == "levenshtein":
-        found = [diff.word_opcodes(*pair) for pair in texts]
-    else:
-        found = diff.block_opcodes(texts, cost, whole)
-    return [
-        diff.label_texts(ops, *pair, a.offsets, b.offsets)
-        for ops, pair, (a, b) in zip(found, texts, sides, strict=True)
-    ]
-
-
 def _stats(file: RowFile) -> dict[str, Any]:
     n = file.tally
+    per_row = group(n, "rows of edits")
     return {
         "tokens": n["tokens"],
         "share_bad": n["bad"] / n["tokens"],
         "share_good": n["good"] / n["tokens"],
         "share_neutral": 1 - (n["bad"] + n["good"]) / n["tokens"],
         "edits_per_row": file.mean("edits"),
+        "rows_by_edits": {key: per_row[key] for key in sorted(per_row, key=int)},
+        "similarity_histogram": [group(n, "rows of similarity").get(str(k), 0) for k in range(10)],
+        "longest_edits": group(n, "longest"),
         "unchanged": n["unchanged"],
+        "over_length": n["skipped/over --max-length"],
     }

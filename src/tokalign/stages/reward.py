@@ -11,6 +11,7 @@ from tokalign import artifacts, sources, tables
 from tokalign.artifacts import Manifest
 from tokalign.config import TrainRmConfig
 from tokalign.core import rewards
+from tokalign.core.diff import NEVER, Way
 from tokalign.errors import InputError
 from tokalign.models import evaluation, loading
 from tokalign.models.batch import Batch, pad_rows
@@ -26,7 +27,8 @@ def run(config: TrainRmConfig) -> Manifest:
     folder = Path(config.labels)
     if not artifacts.is_artifact(folder):
         raise InputError("not a token-labels artifact", where=config.labels, remedy="make one: tokalign diff")
-    lineage = {**artifacts.verify(folder, "token-labels").lineage(), "path": config.labels}
+    manifest = artifacts.verify(folder, "token-labels")
+    lineage = {**manifest.lineage(), "path": config.labels}
     inputs = {"labels": lineage}
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
@@ -37,7 +39,7 @@ def run(config: TrainRmConfig) -> Manifest:
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         codec = Codec.load(folder / "tokenizer")
-        rows = tables.read_labels(folder / "data.arrow", config.limit)
+        rows = tables.read_labels(folder, config.limit)
         skipped: Counter[str] = Counter()
         usable = [r for r in rows if _fits(r, config, skipped)]
         train = [r for r in usable if not evaluation.is_heldout(r, config.heldout)]
@@ -63,11 +65,17 @@ def run(config: TrainRmConfig) -> Manifest:
         fitted = fit("train-rm", model, examples, lengths, collate, loss, config, out.folder)
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
-        metrics = evaluation.evaluate(RewardModel(model, codec, config.level), heldout)
+        metrics = evaluation.evaluate(RewardModel(model, codec, config.level), heldout, _way(manifest))
         n_skipped = sum(skipped.values())
         account = {"in": len(rows), "out": len(usable), "skipped": n_skipped, "reasons": dict(skipped)}
         split = {"train": len(train), "heldout": len(heldout)}
         return out.commit({**account, **split}, {"level": config.level, **fitted, **metrics})
+
+
+def _way(labels: artifacts.Manifest) -> Way:
+    """How the labels were aligned."""
+    knobs = labels.config
+    return Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER))
 
 
 def _fits(row: TokenLabels, config: TrainRmConfig, skipped: Counter[str]) -> bool:
