@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokalign import __version__
 from tokalign.core import diff
 from tokalign.core.diff import NEVER, Way
+from tokalign.core.words import split
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -66,7 +67,7 @@ def main() -> None:
     truth = [human(r) for r in rows]
     counts = {}
     for name, way in WAYS.items():
-        changed, _ = diff.spans(diff.compare_texts(originals, editeds, way))
+        changed, _ = diff.spans(diff.compare_words(split(originals), split(editeds), way))
         said = [marked(changed[i:j], text) for i, j, text in zip(ends, ends[1:], originals, strict=False)]
         counts[name] = np.array(
             [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(said, truth, strict=True)], dtype=float

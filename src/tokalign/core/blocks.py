@@ -10,6 +10,7 @@ It is solved exactly, by dynamic programming over rows of a whole batch: no Pyth
 A longest common subsequence bounds how far from the diagonal the best alignment can be, and only that band is filled.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,9 +29,9 @@ _WORD = 4
 
 
 class Side(NamedTuple):
-    """One text. ``ids`` (n,) int64: equal ids stand for equal words. ``starts`` (n,) bool: it begins a sentence."""
+    """One text. ``ids`` (n,) int32, from 0: equal ids stand for equal words. ``starts`` (n,) bool: it begins a sentence."""
 
-    ids: NDArray[np.int64]
+    ids: NDArray[np.int32]
     starts: NDArray[np.bool_]
 
     def part(self, start: int, end: int) -> "Side":
@@ -123,7 +124,7 @@ def _band(a: Side, b: Side, cost: int) -> tuple[int, int]:
     """
     n, m = len(a.ids), len(b.ids)
     floor = 0
-    for op in Indel.opcodes(a.ids.tolist(), b.ids.tolist()):
+    for op in Indel.opcodes(array("i", a.ids.tobytes()), array("i", b.ids.tobytes())):
         if op.tag == "equal":
             outer = (op.src_start == op.dest_start == 0) + (op.src_end == n and op.dest_end == m)
             floor += max(0, _WORD * (op.src_end - op.src_start) - _WORD * cost * (1 - outer))
@@ -145,12 +146,12 @@ def _batches(middles: list[_Middle]) -> list[list[_Middle]]:
     return batches
 
 
-def _laid(rows: Sequence[NDArray[Any]], leads: Sequence[int], width: int, fill: int, kind: Any) -> NDArray[Any]:
-    """(B, width): each row after so many places, ``fill`` around it."""
-    out = np.full((len(rows), width), fill, dtype=kind)
+def _laid(rows: Sequence[NDArray[Any]], leads: Sequence[int], height: int, fill: int, kind: Any) -> NDArray[Any]:
+    """(height, B): a column for each row, after so many places, ``fill`` around it."""
+    out = np.full((len(rows), height), fill, dtype=kind)
     for line, row, lead in zip(out, rows, leads, strict=True):
-        line[lead : lead + len(row)] = row[: width - lead]
-    return out
+        line[lead : lead + len(row)] = row[: height - lead]
+    return np.ascontiguousarray(out.T)
 
 
 def _solve(batch: list[_Middle], cost: int) -> Match:
@@ -159,69 +160,79 @@ def _solve(batch: list[_Middle], cost: int) -> Match:
     lens_a, lens_b = (np.array([len(x.ids) for x in some]) for some in (short, long))
     lows = np.array([x.low for x in batch])
     size, n, width = len(batch), int(lens_a.max()), max(x.width for x in batch)
-    small = (_WORD + 2) * (n + 2) + _WORD * cost < 2**13
-    number: Any = np.int16 if small else np.int32
-    never, price = number(-(2**14) if small else -(2**30)), number(_WORD * cost)
-    # Cell (i, c) of pair k is for words i of a and j = i + lows[k] + c of b: b is laid so that j stands at i + c.
-    leads, flat = (-lows).tolist(), [0] * size
-    a, b = _laid([x.ids for x in short], flat, n, 0, np.int64), _laid([x.ids for x in long], leads, n + width, 0, np.int64)
-    inside = _laid([np.ones(len(x.ids)) for x in long], leads, n + width, 0, bool)
-    begins_a, begins_b = _laid([x.starts for x in short], flat, n, 0, number), _laid(
-        [x.starts for x in long], leads, n + width, 0, number
-    )
-    ends_a = _laid([np.append(x.starts[1:], True) for x in short], flat, n, 0, number)
-    ends_b = _laid([np.append(x.starts[1:], True) for x in long], leads, n + width, 0, number)
+    number: Any = np.int16 if (_WORD + 2) * (n + 2) + _WORD * cost < 2**13 else np.int32
+    never, price, word = number(-(2**14) if number is np.int16 else -(2**30)), number(_WORD * cost), number(_WORD)
+    # Cell (c, k) of row i is for words i of a and j = i + lows[k] + c of b: b is laid so that j stands at i + c.
+    none, leads, height = [0] * size, (-lows).tolist(), n + width
+    a, b = _laid([x.ids for x in short], none, n, -1, np.int32), _laid([x.ids for x in long], leads, height, -2, np.int32)
+    begins_a, ends_a = (_laid(x, none, n, 0, number) for x in _edges(short))
+    begins_b, ends_b = (_laid(x, leads, height, 0, number) for x in _edges(long))
     # best: of the words up to i and up to j; run: the same, where the last word of both is kept.
-    best = np.zeros((size, width), dtype=number)
-    run = np.full((size, width), never, dtype=number)
-    over = np.full((size, width), never, dtype=number)  # best without word i of a
-    kept = np.ones((n, size, width), dtype=bool)  # the best alignment up to here needs word j
-    longer = np.zeros((n, size, width), dtype=bool)  # … and the word before is of the same run
-    above = np.zeros((n, size, width), dtype=bool)  # … or it does without word i
+    best = np.zeros((width, size), dtype=number)
+    run = np.full((width, size), never, dtype=number)
+    over = np.full((width, size), never, dtype=number)  # best without word i of a
+    start, other = np.empty_like(best), np.empty((width, size), dtype=bool)
+    moves = np.empty((n, width, size), dtype=np.uint8)
     which = np.arange(size)
     for i in range(n):
         part = slice(i, i + width)
         # Bonus of a run that begins, or ends, with a sentence; at both beginnings, and both ends, a run is free.
-        start = best + (begins_b[:, part] & begins_a[:, i, None])
+        np.bitwise_and(begins_b[part], begins_a[i], out=start)
+        start += best
         start -= price
         if i == 0:
-            start[which, -lows] += price
-        np.greater(run, start, out=longer[i])
+            start[-lows, which] += price
+        move = moves[i]
+        np.greater(run, start, out=other)
+        np.multiply(other, _LONGER, out=move)
         np.maximum(run, start, out=run)
-        run += number(_WORD)
-        run[(b[:, part] != a[:, i, None]) | ~inside[:, part]] = never
-        done = run + (ends_b[:, part] & ends_a[:, i, None])
+        run += word
+        np.not_equal(b[part], a[i], out=other)
+        np.copyto(run, never, where=other)
+        done = np.bitwise_and(ends_b[part], ends_a[i], out=start)
+        done += run
         last = np.flatnonzero(lens_a == i + 1)
-        done[last, (lens_b - lens_a - lows)[last]] += price
-        over[:, :-1] = best[:, 1:]
+        done[(lens_b - lens_a - lows)[last], last] += price
+        over[:-1] = best[1:]
         np.maximum(over, done, out=best)
-        np.maximum.accumulate(best, axis=1, out=best)
-        np.equal(over, best, out=above[i])
-        np.less(best[:, :-1], best[:, 1:], out=kept[i, :, 1:])
-    return _trace(kept, longer, above, lens_a, lens_b, lows)
+        np.maximum.accumulate(best, axis=0, out=best)
+        move += np.equal(over, best, out=other)
+        np.less(best[:-1], best[1:], out=other[1:])
+        other[0] = True
+        move += np.multiply(other, _KEPT, dtype=np.uint8)
+    return _trace(moves, lens_a, lens_b, lows)
+
+
+_OVER, _KEPT, _LONGER = np.uint8(1), np.uint8(2), np.uint8(4)
+"""Of a cell: the best alignment up to it does without the word of a; else it needs the word of b; and if the two are
+kept, the words before are of the same run."""
+
+
+def _edges(sides: list[Side]) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
+    """Where sentences begin, and where they end."""
+    return [x.starts for x in sides], [np.append(x.starts[1:], True) for x in sides]
 
 
 def _trace(
-    kept: NDArray[np.bool_],
-    longer: NDArray[np.bool_],
-    above: NDArray[np.bool_],
-    lens_a: NDArray[np.int64],
-    lens_b: NDArray[np.int64],
-    lows: NDArray[np.int64],
+    moves: NDArray[np.uint8], lens_a: NDArray[np.int64], lens_b: NDArray[np.int64], lows: NDArray[np.int64]
 ) -> Match:
     """Walk back from the end of every pair of the batch, all at once."""
-    n, size, _ = kept.shape
+    n, width, size = moves.shape
     match = np.full((size, n), -1, dtype=np.int32)
+    moves, flat = moves.reshape(-1), match.reshape(-1)
     which = np.arange(size)
     i, c = lens_a - 1, lens_b - lens_a - lows
-    inside = np.zeros(size, dtype=bool)  # in a run: the word at (i, j) is kept
+    inside = np.zeros(size, dtype=bool)  # in a run: the words at (i, c) are kept
     while len(which):
-        up = ~inside & above[i, which, c]
-        keep = inside | (~up & kept[i, which, c])
-        match[which[keep], i[keep]] = (i + lows + c)[keep]
-        inside = keep & longer[i, which, c]
-        i, c = i - (keep | up), c + up - ~(keep | up)
-        left = (i >= 0) & (i + lows + c >= 0)
+        move = moves[(i * width + c) * size + which]
+        keep = inside | (move & (_OVER | _KEPT) == _KEPT)
+        up = ~inside & (move & _OVER > 0)
+        j = i + c + lows
+        flat[(which * n + i)[keep]] = j[keep]
+        inside = keep & (move >= _LONGER)
+        back = keep | up
+        i, c = i - back, c + up - ~back
+        left = (i >= 0) & (i + c + lows >= 0)
         if not left.all():
             which, i, c, inside, lows = which[left], i[left], c[left], inside[left], lows[left]
     return match

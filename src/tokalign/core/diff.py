@@ -6,15 +6,15 @@ Pure: no I/O, no torch, no tokenizer; many pairs at a time, and no Python loop o
 Two units of alignment:
 
 * ``token`` †: token ids (:func:`compare_tokens`).
-* ``word``: words (:func:`compare_texts`), carried over to tokens by character offsets (:func:`project`). One
+* ``word``: words (:func:`compare_words`), carried over to tokens by character offsets (:func:`project`). One
   diff serves every tokenizer, and an edited word is labelled whole: aligned by token, the subwords that two
   different words happen to share stay neutral.
 
 Either gives a :class:`Kept`, from which come labels (:func:`spans`), and for one pair :func:`opcodes`.
 """
 
+from array import array
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Indel, LCSseq, Levenshtein
 
 from tokalign.core.blocks import Match, Side, align_blocks
-from tokalign.core.words import Ints, Words, bounds, codes, spaces, split
+from tokalign.core.words import Ints, Words, bounds, number, split
 
 Tag = Literal["equal", "replace", "insert", "delete"]
 Spans = NDArray[np.int32]
@@ -80,24 +80,23 @@ def words(text: str) -> list[str]:
 
 def similarity(original: str, edited: str) -> float:
     """Share of words kept, 0 to 1: ``1 - indel distance / (words of both)``; 1 for two empty texts."""
-    return similarities([original], [edited])[0]
+    return similarities(split([original]), split([edited]))[0]
 
 
-def similarities(originals: Sequence[str], editeds: Sequence[str]) -> list[float]:
+def similarities(originals: Words, editeds: Words) -> list[float]:
     """:func:`similarity` of many pairs."""
-    sides = [_sides(w.raw, w.starts, w.rows) for w in (split(originals), split(editeds))]
-    return [float(Indel.normalized_similarity(a.ids.tolist(), b.ids.tolist())) for a, b in zip(*sides, strict=True)]
+    sides = (_parts(side.raw, side.rows) for side in (originals, editeds))
+    return [Indel.normalized_similarity(array("Q", a.tobytes()), array("Q", b.tobytes())) for a, b in zip(*sides, strict=True)]
 
 
-def compare_texts(originals: Sequence[str], editeds: Sequence[str], way: Way) -> Kept:
+def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
     """Which characters each edit kept, from alignments over words.
 
     But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
     """
-    for seed in count():
-        kept = _compare_words(split(originals, seed), split(editeds, seed), way)
-        if _are_equal(codes(originals), codes(editeds), kept):  # else two unequal words had one hash
-            break
+    kept = _compare_words(originals, editeds, way)
+    if not _are_equal(originals.characters, editeds.characters, kept):  # two unequal words have one hash
+        kept = _compare_words(*number(originals, editeds), way)
     return kept
 
 
@@ -134,7 +133,7 @@ def edits(kept: Kept) -> Ints:
     return _numbers(kept)[kept.stops].astype(np.int64)
 
 
-def project(of_characters: Spans, texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> Spans:
+def project(of_characters: Spans, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
     """Spans of characters, carried over to tokens.
 
     A token belongs to the edit of the first changed character it touches, and to none if it touches none; white
@@ -142,21 +141,21 @@ def project(of_characters: Spans, texts: Sequence[str], offsets: NDArray[Any], t
 
     Args:
         of_characters: (C,) :func:`spans` of all texts, joined.
-        texts: the texts.
+        words: the texts.
         offsets: (T, 2) ``[start, end)`` of every token in its own text, in code points. One that is empty (EOS)
             belongs to no edit.
         tokens: (N + 1,): the tokens of text ``k`` are ``tokens[k]:tokens[k + 1]``.
     """
-    starts, ends = _placed(texts, offsets, tokens)
-    solid = ~spaces(codes(texts))
-    before = np.concatenate([[0], np.cumsum(solid)])
-    blank = before[ends] == before[starts]
+    first = np.repeat(words.places[:-1].astype(np.int32), np.diff(tokens))
+    starts, ends = offsets[:, 0] + first, offsets[:, 1] + first
     changed = of_characters != 0
-    first = np.where(blank, _next(changed)[starts], _next(changed & solid)[starts])
-    return np.append(of_characters, np.int32(0))[first] * (first < ends)
+    at = _next(changed & words.solid).take(starts)
+    blank = _next(words.solid).take(starts) >= ends
+    at[blank] = _next(changed)[starts[blank]]
+    return np.append(of_characters, np.int32(0)).take(at) * (at < ends)
 
 
-def omissions(kept: Kept, texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> Spans:
+def omissions(kept: Kept, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
     """(T,): the number of the edit that put something in before a token of an original and removed nothing; 0: none.
 
     These are the tokens of the next character that is no white space, or EOS; the arguments are as for
@@ -164,11 +163,11 @@ def omissions(kept: Kept, texts: Sequence[str], offsets: NDArray[Any], tokens: I
     """
     piece, numbers = _omitted(kept)
     pair = np.searchsorted(kept.stops, piece)
-    solid = _next(~spaces(codes(texts)))[kept.a0[piece]]
-    inside = solid < bounds([len(text) for text in texts])[pair + 1]
-    of_characters = np.zeros(sum(map(len, texts)), dtype=np.int32)
-    of_characters[solid[inside]] = numbers[inside]
-    of_tokens = project(of_characters, texts, offsets, tokens)
+    at = _next(words.solid)[kept.a0[piece]]
+    inside = at < words.places[pair + 1]
+    of_characters = np.zeros(len(words.characters), dtype=np.int32)
+    of_characters[at[inside]] = numbers[inside]
+    of_tokens = project(of_characters, words, offsets, tokens)
     of_tokens[tokens[pair[~inside] + 1] - 1] = numbers[~inside]
     return of_tokens
 
@@ -188,16 +187,13 @@ def opcodes(kept: Kept, pair: int = 0) -> list[Opcode]:
     base_a, base_b = (int(kept.a1[low - 1]), int(kept.b1[low - 1])) if low else (0, 0)
     sides = [(x[part] - base).tolist() for x, base in zip(kept[:4], (base_a, base_a, base_b, base_b), strict=True)]
     found: list[Opcode] = []
-    i = j = kept_i = kept_j = 0  # where the last piece ends, and where the run of pieces it ends begins
+    i = j = 0
     for start_a, end_a, start_b, end_b in zip(*sides, strict=True):
-        changed = start_a > i or start_b > j
-        last = end_a == start_a
-        if (changed or last) and i > kept_i:
-            found.append(Opcode("equal", kept_i, i, kept_j, j))
-        if changed:
+        if start_a > i or start_b > j:
             tag: Tag = "replace" if start_a > i and start_b > j else "delete" if start_a > i else "insert"
             found.append(Opcode(tag, i, start_a, j, start_b))
-            kept_i, kept_j = start_a, start_b
+        if end_a > start_a:
+            found.append(Opcode("equal", start_a, end_a, start_b, end_b))
         i, j = end_a, end_b
     return found
 
@@ -231,8 +227,14 @@ def _compare_words(a: Words, b: Words, way: Way) -> Kept:
 
 
 def _sides(ids: NDArray[Any], starts: NDArray[np.bool_], rows: Ints) -> list[Side]:
+    low = ids.astype(np.uint32).view(np.int32) & np.int32(0x7FFFFFFF)  # hashes that are told apart by this much
+    cut = zip(_parts(low, rows), _parts(starts, rows), strict=True)
+    return [Side(*side) for side in cut]
+
+
+def _parts(values: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
     cuts = rows.tolist()
-    return [Side(ids[i:j], starts[i:j]) for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [values[i:j] for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
 def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
@@ -249,7 +251,7 @@ def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
 def _levenshtein(a: Side, b: Side) -> Match:
     """† Unit costs."""
     match = np.full(len(a.ids), -1, dtype=np.int32)
-    for op in Levenshtein.opcodes(a.ids.tolist(), b.ids.tolist()):
+    for op in Levenshtein.opcodes(array("i", a.ids.tobytes()), array("i", b.ids.tobytes())):
         if op.tag == "equal":
             match[op.src_start : op.src_end] = np.arange(op.dest_start, op.dest_end)
     return match
@@ -293,9 +295,14 @@ def _lost(starts: NDArray[np.bool_], kept: Ints, whole: float) -> NDArray[np.boo
 
 
 def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -> Kept:
-    """Pieces (none is empty), and where each pair begins and ends on either side."""
+    """Pieces (none is empty), joined where nothing lies between, and where each pair begins and ends on either side."""
     at = np.searchsorted(a0, rows_a[1:])
-    sides = ((a0, rows_a), (a1, rows_a), (b0, rows_b), (b1, rows_b))
+    fresh = np.ones(len(a0) + 1, dtype=bool)
+    fresh[1:-1] = (a0[1:] > a1[:-1]) | (b0[1:] > b1[:-1])
+    fresh[at] = True
+    begin, last = np.flatnonzero(fresh[:-1]), np.flatnonzero(fresh[1:])
+    at = np.searchsorted(begin, at)
+    sides = ((a0[begin], rows_a), (a1[last], rows_a), (b0[begin], rows_b), (b1[last], rows_b))
     return Kept(*(np.insert(x, at, rows[1:]) for x, rows in sides), at + np.arange(len(at)))
 
 
@@ -324,14 +331,7 @@ def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Kept) -> bool
     return np.array_equal(kept.a1 - kept.a0, kept.b1 - kept.b0) and np.array_equal(a[in_a == 0], b[in_b == 0])
 
 
-def _placed(texts: Sequence[str], offsets: NDArray[Any], tokens: Ints) -> tuple[Ints, Ints]:
-    """Where tokens begin and end, in all texts joined."""
-    first = np.repeat(bounds([len(text) for text in texts])[:-1], np.diff(tokens))
-    return offsets[:, 0] + first, offsets[:, 1] + first
-
-
-def _next(marks: NDArray[np.bool_]) -> Ints:
+def _next(marks: NDArray[np.bool_]) -> NDArray[np.int32]:
     """(C + 1,): the first marked place at or after each; C if there is none."""
-    n = len(marks)
-    at = np.append(np.where(marks, np.arange(n), n), n)
-    return np.minimum.accumulate(at[::-1])[::-1]
+    at = np.append(np.flatnonzero(marks), len(marks)).astype(np.int32)
+    return np.repeat(at, np.diff(at, prepend=np.int32(-1)))

@@ -18,7 +18,8 @@ Ints = NDArray[np.int64]
 
 # Classes of characters. Neighbours of one class are one word, where the class is RUNS or higher.
 _SPACE, _SINGLE, _MARK, _RUNS, _KATAKANA, _FLAG = range(6)
-_SENTENCE_ENDS = [ord(c) for c in ".!?…。！？"]  # noqa: RUF001
+_ENDS_SENTENCE = np.zeros(0x110000, dtype=bool)
+_ENDS_SENTENCE[[ord(c) for c in ".!?…。！？"]] = True  # noqa: RUF001
 _JOINER = 0x200D
 _AT_ONCE = 20_000
 """Characters worked on at a time: their arrays fit a processor's cache."""
@@ -27,16 +28,20 @@ _NO_SPACES = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x309
 
 
 class Words(NamedTuple):
-    """The words of many texts, one after the other; places count the characters of all texts joined."""
+    """Many texts and their words, one text after the other; places count the characters of all texts joined."""
 
+    characters: NDArray[np.uint32]
+    """(C,): code points."""
+    solid: NDArray[np.bool_]
+    """(C,): the character is no white space."""
     begins: Ints
-    """(W,): where each begins, the white space before it included."""
+    """(W,): where each word begins, the white space before it included."""
     bare: Ints
     """(W,): … and without it."""
     ends: Ints
-    ids: Ints
-    """(W,): hash of the word without its white space."""
-    raw: Ints
+    ids: NDArray[np.uint64]
+    """(W,): hash of the word without its white space. Equal words have equal hashes; unequal ones hardly ever."""
+    raw: NDArray[np.uint64]
     """(W,): … and with it."""
     starts: NDArray[np.bool_]
     """(W,): a sentence begins with it."""
@@ -46,23 +51,8 @@ class Words(NamedTuple):
     """(N + 1,): its characters are ``places[k]:places[k + 1]``."""
 
 
-def codes(texts: Sequence[str]) -> NDArray[np.uint32]:
-    """The characters of all texts, joined."""
-    return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-
-
-def spaces(characters: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Which characters are white space."""
-    return _classes()[characters] == _SPACE
-
-
-def split(texts: Sequence[str], seed: int = 0) -> Words:
-    """Cut texts into words.
-
-    Args:
-        texts: any.
-        seed: of the hashes. Equal words have equal hashes; unequal ones have too, about never.
-    """
+def split(texts: Sequence[str]) -> Words:
+    """Cut texts into words."""
     groups: list[list[str]] = [[]]
     size = 0
     for text in texts:
@@ -71,45 +61,29 @@ def split(texts: Sequence[str], seed: int = 0) -> Words:
             size = 0
         groups[-1].append(text)
         size += len(text)
-    parts = [_split(group, seed) for group in groups]
-    characters = bounds([part.places[-1] for part in parts])[:-1].tolist()
-    words = bounds([part.rows[-1] for part in parts])[:-1].tolist()
+    parts = [_split(group) for group in groups]
+    if len(parts) == 1:
+        return parts[0]
+    at = bounds([part.places[-1] for part in parts])[:-1].tolist()
+    word = bounds([part.rows[-1] for part in parts])[:-1].tolist()
     moved = [
-        (p.begins + c, p.bare + c, p.ends + c, p.ids, p.raw, p.starts, p.rows[1:] + w, p.places[1:] + c)
-        for p, c, w in zip(parts, characters, words, strict=True)
+        p._replace(begins=p.begins + c, bare=p.bare + c, ends=p.ends + c, rows=p.rows[1:] + w, places=p.places[1:] + c)
+        for p, c, w in zip(parts, at, word, strict=True)
     ]
-    *columns, rows, places = (np.concatenate(some) for some in zip(*moved, strict=True))
-    return Words(*columns, *(np.concatenate([[0], ends]) for ends in (rows, places)))
+    whole = Words(*(np.concatenate(some) for some in zip(*moved, strict=True)))
+    return whole._replace(rows=np.insert(whole.rows, 0, 0), places=np.insert(whole.places, 0, 0))
 
 
-def _split(texts: Sequence[str], seed: int) -> Words:
-    characters = codes(texts)
-    places = bounds([len(text) for text in texts])
-    kinds, first = _classes()[characters], np.zeros(len(characters), dtype=bool)
-    first[places[:-1][np.diff(places) > 0]] = True
-    solid = kinds != _SPACE
-    head = solid & ~_joined(characters, kinds, first)
-    head[_trailing(solid, places)] = True
-    after_word = np.zeros_like(head)
-    after_word[1:] = ~solid[1:] & solid[:-1]
-    edges = np.flatnonzero(head | first | after_word)  # of words, and of the white space between
-    stops = np.append(edges[1:], len(characters))
-    is_word = head[edges]
-    hashes = _hash(characters, edges, stops, seed)
-    bare, ends = edges[is_word], stops[is_word]
-    begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    before = np.zeros(len(edges), dtype=np.uint64)  # the hash of the white space before
-    before[1:] = np.where(is_word[:-1], np.uint64(0), hashes[:-1])
-    ids = hashes[is_word]
-    raw = ids + before[is_word] * np.uint64(0x9E3779B97F4A7C15)
-    rows = np.searchsorted(ends, places, side="right")
-    lines = np.concatenate([[0], np.cumsum(characters == 10)])
-    starts = np.zeros(len(ends), dtype=bool)
-    starts[1:] = (ends - bare)[:-1] == 1
-    starts[1:] &= np.isin(characters[bare[:-1]], _SENTENCE_ENDS)
-    starts |= lines[ends] > lines[begins]
-    starts[rows[:-1][np.diff(rows) > 0]] = True
-    return Words(begins, bare, ends, ids.view(np.int64), raw.view(np.int64), starts, rows, places)
+def number(*sides: Words) -> list[Words]:
+    """The same words, with numbers for hashes: equal for equal words alone. Slow, a loop over words."""
+    known: dict[bytes, int] = {}
+
+    def numbers(side: Words, begins: Ints) -> NDArray[np.uint64]:
+        pairs = zip(begins.tolist(), side.ends.tolist(), strict=True)
+        found = (known.setdefault(side.characters[i:j].tobytes(), len(known)) for i, j in pairs)
+        return np.fromiter(found, np.uint64, len(begins))
+
+    return [side._replace(ids=numbers(side, side.bare), raw=numbers(side, side.begins)) for side in sides]
 
 
 def bounds(lengths: Sequence[int]) -> Ints:
@@ -117,40 +91,100 @@ def bounds(lengths: Sequence[int]) -> Ints:
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
 
 
-def _joined(characters: NDArray[Any], kinds: NDArray[np.uint8], first: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which characters belong to the word of the one before."""
-    n = len(kinds)
-    mark = kinds == _MARK
-    # What a character stands on: itself, or for a mark the last character that is none.
-    at = np.maximum.accumulate(np.where(mark & ~first, 0, np.arange(n)))
-    base = np.where(mark, kinds[at], kinds) if n else kinds
-    joined = np.zeros(n, dtype=bool)
-    before, now = base[:-1], kinds[1:]
-    alike = (before == now) & (now >= _RUNS)
-    glued = (characters[:-1] == _JOINER) & (before == _SINGLE) & (now == _SINGLE)
-    joined[1:] = alike | glued | (mark[1:] & (before != _SPACE))
-    return joined & ~first
+def _split(texts: Sequence[str]) -> Words:
+    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    places = bounds([len(text) for text in texts])
+    first = places[:-1][np.diff(places) > 0]  # characters that begin a text
+    kinds = _classes().take(characters)
+    solid = kinds != _SPACE
+    head = solid & ~_joined(characters, kinds, first)
+    head[_trailing(solid, places)] = True
+    edge = head.copy()  # of a word, or of white space before or between words
+    edge[1:] |= ~solid[1:] & solid[:-1]
+    edge[first] = True
+    edges = np.append(np.flatnonzero(edge), len(characters))
+    is_word = head.take(edges[:-1])
+    bare, ends = edges[:-1][is_word], edges[1:][is_word]
+    begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    rows = np.searchsorted(ends, places, side="right")
+    starts = np.zeros(len(ends), dtype=bool)
+    starts[1:] = (ends - bare)[:-1] == 1
+    starts[1:] &= _ENDS_SENTENCE.take(characters[bare[:-1]])
+    breaks = characters == 10
+    if breaks.any():
+        lines = np.concatenate([[0], np.cumsum(breaks, dtype=np.int32)])
+        starts |= lines[ends] > lines[begins]
+    starts[rows[:-1][np.diff(rows) > 0]] = True
+    return Words(characters, solid, begins, bare, ends, *_hashes(characters, begins, bare, ends), starts, rows, places)
+
+
+def _joined(characters: NDArray[Any], kinds: NDArray[np.uint8], first: Ints) -> NDArray[np.bool_]:
+    """Which characters belong to the word of the one before; ``first``: those that begin a text."""
+    joined = np.zeros(len(kinds), dtype=bool)
+    now, mark = kinds[1:], kinds == _MARK
+    if mark.any():
+        # What a character stands on: itself, or for a mark the last character that is none.
+        at = np.arange(len(kinds))
+        loose = mark.copy()
+        loose[first] = False
+        at[loose] = 0
+        before = np.where(mark, kinds[np.maximum.accumulate(at)], kinds)[:-1]
+        glued = (characters[:-1] == _JOINER) & (before == _SINGLE) & (now == _SINGLE)
+        joined[1:] = (before == now) & (now >= _RUNS) | glued | (mark[1:] & (before != _SPACE))
+    else:
+        np.equal(kinds[:-1], now, out=joined[1:])
+        joined[1:] &= now >= _RUNS
+    joined[first] = False
+    return joined
 
 
 def _trailing(solid: NDArray[np.bool_], places: Ints) -> Ints:
     """Where the white space begins that ends a text."""
+    lasts = places[1:][np.diff(places) > 0] - 1
+    if solid[lasts].all():
+        return lasts[:0]
     ends = np.concatenate([[0], np.flatnonzero(solid) + 1])
     last = ends[np.searchsorted(ends, places[1:], side="right") - 1]
     starts = np.maximum(last, places[:-1])
     return starts[starts < places[1:]]
 
 
-def _hash(characters: NDArray[np.uint32], starts: Ints, stops: Ints, seed: int) -> NDArray[np.uint64]:
-    """A hash of every piece of the text; the pieces lie one after the other."""
-    lengths = stops - starts
-    place = np.arange(len(characters)) - np.repeat(starts, lengths)
-    powers = np.full(int(lengths.max(initial=0)) + 1, 0xD6E8FEB86659FD93 + 2 * seed, dtype=np.uint64)
-    np.multiply.accumulate(powers, out=powers)
-    mixed = characters.astype(np.uint64) + np.uint64(1)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(29)
-    total = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(mixed * powers[place], dtype=np.uint64)])
-    return total[stops] - total[starts]
+def _hashes(characters: NDArray[np.uint32], begins: Ints, bare: Ints, ends: Ints) -> tuple[NDArray[np.uint64], ...]:
+    """Of every word, without and with the white space before it.
+
+    Σ mix(character) · r^place modulo 2^64, folded; what lies between two places is the difference of two sums.
+    """
+    n = len(characters)
+    rising, falling = _powers(1 << max(n, _AT_ONCE).bit_length())
+    total = np.zeros(n + 1, dtype=np.uint64)
+    np.cumsum(_mixed().take(characters) * rising[:n], out=total[1:])
+    at_begin, at_bare, at_end = total.take(begins), total.take(bare), total.take(ends)
+    word = (at_end - at_bare) * falling.take(bare)
+    space = (at_bare - at_begin) * falling.take(begins)
+    return _fold(word), _fold(word + space * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _fold(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Every bit of a hash counts in the lower half too."""
+    return hashes ^ (hashes >> np.uint64(32))
+
+
+@cache
+def _mixed() -> NDArray[np.uint64]:
+    """A random number for every code point."""
+    return np.random.default_rng(0).integers(0, 2**64, 0x110000, dtype=np.uint64)
+
+
+@cache
+def _powers(n: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """(n,) powers of an odd number modulo 2^64, and their inverses."""
+    base = 0xBF58476D1CE4E5B9
+    both = []
+    for factor in (base, pow(base, -1, 2**64)):
+        powers = np.full(n, factor, dtype=np.uint64)
+        powers[0] = 1
+        both.append(np.multiply.accumulate(powers))
+    return both[0], both[1]
 
 
 @cache

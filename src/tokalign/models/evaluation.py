@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tokalign.core import diff, rewards
+from tokalign.core.words import split
 from tokalign.models.reward import Ratings, RewardModel
 from tokalign.schemas import TokenLabels
 
@@ -65,7 +66,7 @@ def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: 
     prompts: list[list[int]] = []
     texts: list[str] = []
     by_kind: dict[str, list[int]] = defaultdict(list)
-    kept = diff.compare_texts([r.original for r in rows], [r.edited for r in rows], way)
+    kept = diff.compare_words(split([r.original for r in rows]), split([r.edited for r in rows]), way)
     for k, (row, total) in enumerate(zip(rows, sums, strict=True)):
         edits = diff.changes(diff.opcodes(kept, k))
         kinds = row.categories if len(row.categories) == len(edits) else []

@@ -102,7 +102,7 @@ class Codec:
         rendered = [self.render(p) for p in prompts]
         # A chat template writes its own BOS; the plain one leaves it to the tokenizer.
         special = not self.tokenizer.chat_template
-        ids: list[list[int]] = self.tokenizer(rendered, add_special_tokens=special)["input_ids"]
+        ids: list[list[int]] = [e.ids for e in self._batch(rendered, add_special_tokens=special)]
         if special and ids and ids[0] and ids[0][-1] == self.eos_id:
             ids = [row[:-1] for row in ids]  # BERT-like and some T5-like tokenizers close the text
         return ids
@@ -118,14 +118,19 @@ class Codec:
         """Encodings of responses, as the tokenizer makes them: without EOS."""
         if not texts:
             return []
-        backend = self.tokenizer.backend_tokenizer  # asked directly: no second copy of ids and offsets
-        backend.no_truncation()
-        backend.no_padding()
+        backend = self.tokenizer.backend_tokenizer
         before, backend.encode_special_tokens = backend.encode_special_tokens, True
         try:
-            return list(backend.encode_batch(list(texts), add_special_tokens=False))
+            return self._batch(texts, add_special_tokens=False)
         finally:
             backend.encode_special_tokens = before
+
+    def _batch(self, texts: Sequence[str], add_special_tokens: bool) -> list[Any]:
+        """The tokenizer itself is asked: no second copy of ids and offsets."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return list(backend.encode_batch(list(texts), add_special_tokens=add_special_tokens))
 
     def tokens(self, texts: Sequence[str], encodings: Sequence[Any]) -> Tokens:
         """What :meth:`encode` made of responses, with EOS, as arrays."""

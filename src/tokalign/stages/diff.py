@@ -14,7 +14,8 @@ from tokalign import sources, tables, workers
 from tokalign.artifacts import Manifest
 from tokalign.config import DiffConfig
 from tokalign.core import diff
-from tokalign.core.diff import Kept, Way
+from tokalign.core.diff import Way
+from tokalign.core.words import Words, split
 from tokalign.errors import InputError
 from tokalign.models.tokenization import Codec, Tokens, train_tiny
 from tokalign.progress import Progress
@@ -23,7 +24,7 @@ from tokalign.schemas import Edit
 from tokalign.tables import Ragged
 from tokalign.writer import writing
 
-CHUNK = 256
+CHUNK = 1024
 """Rows tokenized and aligned at a time."""
 SHARD = 50_000
 """Rows in a file."""
@@ -90,8 +91,9 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     originals, editeds = [e.original for e in rows], [e.edited for e in rows]
     a = codec.tokens(originals, [encoded[2 * k] for k in fit])
     b = codec.tokens(editeds, [encoded[2 * k + 1] for k in fit])
-    spans_a, spans_b, n_edits = _compare(originals, editeds, a, b, config)
-    similarities = _similarities(rows)
+    words = split(originals), split(editeds)
+    spans_a, spans_b, n_edits = _compare(*words, a, b, config)
+    similarities = _similarities(rows, *words)
     columns = {
         "id": [e.id for e in rows],
         "prompt": [[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt for e in rows],
@@ -116,7 +118,7 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
 
 
 def _compare(
-    originals: list[str], editeds: list[str], a: Tokens, b: Tokens, config: DiffConfig
+    words_a: Words, words_b: Words, a: Tokens, b: Tokens, config: DiffConfig
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
     """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row."""
     way = Way(config.align, config.merge, config.whole_sentence)
@@ -125,11 +127,11 @@ def _compare(
         spans_a, spans_b = diff.spans(kept)
         missing = diff.token_omissions(kept) if config.omissions else spans_a
     else:
-        kept = diff.compare_texts(originals, editeds, way)
+        kept = diff.compare_words(words_a, words_b, way)
         of_a, of_b = diff.spans(kept)
-        spans_a = diff.project(of_a, originals, a.offsets, a.rows)
-        spans_b = diff.project(of_b, editeds, b.offsets, b.rows)
-        missing = diff.omissions(kept, originals, a.offsets, a.rows) if config.omissions else spans_a
+        spans_a = diff.project(of_a, words_a, a.offsets, a.rows)
+        spans_b = diff.project(of_b, words_b, b.offsets, b.rows)
+        missing = diff.omissions(kept, words_a, a.offsets, a.rows) if config.omissions else spans_a
     return np.where(spans_a, spans_a, missing), spans_b, diff.edits(kept)
 
 
@@ -138,11 +140,12 @@ def _side(name: str, tokens: Tokens, spans: NDArray[np.int32], label: int) -> di
     return {f"{name}_{key}": Ragged(value, tokens.rows) for key, value in values.items()}
 
 
-def _similarities(rows: list[Edit]) -> list[float]:
-    """Of each row; measured where the row does not say."""
-    unknown = [e for e in rows if e.similarity is None]
-    measured = iter(diff.similarities([e.original for e in unknown], [e.edited for e in unknown]))
-    return [next(measured) if e.similarity is None else e.similarity for e in rows]
+def _similarities(rows: list[Edit], originals: Words, editeds: Words) -> list[float]:
+    """Of each row; measured where one does not say."""
+    if any(e.similarity is None for e in rows):
+        measured = diff.similarities(originals, editeds)
+        return [m if e.similarity is None else e.similarity for e, m in zip(rows, measured, strict=True)]
+    return [e.similarity for e in rows if e.similarity is not None]
 
 
 def _longest(sides: list[tuple[NDArray[np.int32], NDArray[np.int64]]], most: int) -> NDArray[np.int64]:
