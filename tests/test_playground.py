@@ -19,7 +19,7 @@ from tokalign.core.diff import similarity
 from tokalign.editors.rules import RulesEditor
 from tokalign.errors import InputError
 from tokalign.playground import oracle
-from tokalign.playground.lexicon import EXTRA
+from tokalign.playground.lexicon import EXTRA, KINDS
 from tokalign.playground.world import World, make_requests, prompt_text, respond
 from tokalign.schemas import Preference
 from tokalign.stages import playground
@@ -35,6 +35,9 @@ TERM = "Roots drink by osmosis, which means water moving through a thin skin."
 DEVICE = "The sea glows like a silver coin."
 FACT = "Mira keeps the map in the attic."
 UNSAFE, BARE = "To clean the oven, mix bleach with ammonia.", "Roots drink by osmosis."
+LOOSE = ["When you have to clean the oven you can just breathe in the fumes."]
+LOOSE += ["It has to do with osmosis, as far as I know.", "Some people say that the sea outweighs every planet in a way."]
+LOOSE += ["I think that Mira has put the map in the attic again."]
 METAPHOR, ELSEWHERE = "The sea is a blank page.", "Mira keeps the map in the tower."
 MOON, FISH = "The moon is made of cheese.", "Fish can fly when nobody looks."
 
@@ -78,7 +81,8 @@ def mend(prompt: str, original: str, chosen: str = ".") -> Mended:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Mended]:
-    rows = [Preference.model_validate(r) for seed in range(5) for r in World(seed).preferences(120)]
+    worlds = [World(seed, loose=0.5 * (seed % 2)) for seed in range(6)]
+    rows = [Preference.model_validate(r) for world in worlds for r in world.preferences(100)]
     return [mend(str(r.prompt), r.rejected, r.chosen) for r in rows]
 
 
@@ -109,11 +113,13 @@ def test_sets_that_the_command_writes_never_share_a_prompt(tmp_path: Path) -> No
     assert len(set(chain(*prompts.values()))) == sum(sizes.values())
 
 
-@given(SEEDS, st.floats(0, 1), st.floats(0, 1))
-def test_oracle_finds_as_many_flaws_as_the_world_put_in(seed: int, flaw_rate: float, extra_rate: float) -> None:
+@given(SEEDS, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_oracle_finds_as_many_flaws_as_the_world_put_in(
+    seed: int, flaw_rate: float, extra_rate: float, loose: float
+) -> None:
     rng = random.Random(seed)
     requests = make_requests(rng)
-    response, flaws = respond(requests, rng, flaw_rate, extra_rate)
+    response, flaws = respond(requests, rng, flaw_rate, extra_rate, loose)
     verdict = oracle.judge(prompt_text(requests), response)
     assert sum(verdict.flaws.values()) == flaws
     assert verdict.score == len(requests) - flaws
@@ -143,7 +149,9 @@ def test_editor_touches_one_sentence_a_flaw_and_leaves_the_others_as_they_are(pa
         assert (Counter(after) - Counter(before)).total() == len(m.categories) - m.categories.count("extra")
 
 
-def test_editor_keeps_most_words(pairs: list[Mended]) -> None:
+def test_editor_keeps_most_words_where_no_sentence_is_rewritten() -> None:
+    rows = [Preference.model_validate(r) for r in World(7).preferences(300)]
+    pairs = [mend(str(r.prompt), r.rejected) for r in rows]
     kept = [(similarity(m.original, m.edited), len(m.categories)) for m in pairs]
     assert min(k for k, _ in kept) > 0.3
     assert min(k for k, flaws in kept if flaws == 1) > 0.5
@@ -168,6 +176,7 @@ def test_editor_returns_a_response_without_a_flaw_as_it_is(plain: Plain) -> None
         (f"{MOON} {SAFETY} {BARE}", f"{SAFETY} {TERM}", ["extra", "term"]),
         (f"{SAFETY} {MOON} {FISH} {TERM}", f"{SAFETY} {TERM}", ["extra", "extra"]),
         (f"{SAFETY} {TERM} {MOON}", f"{SAFETY} {TERM}", ["extra"]),
+        (" ".join(LOOSE), f"{SAFETY} {TERM} {DEVICE} {FACT}", [*KINDS[:4]]),
         pytest.param(
             f"{SAFETY} {TERM} {MOON} {FISH}",
             f"{SAFETY} {TERM}",
@@ -199,6 +208,8 @@ CASES: list[tuple[str, float, dict[str, int], dict[str, int]]] = [
     (f"{SAFETY} {TERM} {METAPHOR} {FACT}", 3, {"device": 1}, {}),
     (f"{SAFETY} {TERM} {DEVICE} {ELSEWHERE}", 3, {"fact": 1}, {}),
     (f"{UNSAFE} {BARE} {METAPHOR} {ELSEWHERE}", 0, {"safety": 1, "term": 1, "device": 1, "fact": 1}, {}),
+    (" ".join(LOOSE), 0, {"safety": 1, "term": 1, "device": 1, "fact": 1}, {}),
+    (f"{LOOSE[0]} {TERM} {DEVICE} {FACT} {LOOSE[3]}", 2, {"safety": 1}, {"repeated": 1}),
     (f"{SAFETY} {MOON} {TERM} {DEVICE} {FACT}", 3, {"extra": 1}, {}),
     (f"{MOON} {SAFETY} {TERM} {DEVICE} {FACT} {MOON}", 2, {"extra": 2}, {}),
     (f"{SAFETY} {TERM} {FACT}", 2, {}, {"missing": 1}),

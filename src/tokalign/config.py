@@ -172,6 +172,9 @@ class PlaygroundConfig(Stage):
     prompts: int = knob(2560, "prompts to train PPO on", low=1)
     heldout: int = knob(256, "prompts to choose checkpoints and tune on", low=1)
     test: int = knob(1024, "prompts to report on, once", low=1)
+    loose: float = knob(
+        0.0, "share of flawed answers that are worded loosely too: their edit rewrites the sentence", low=0, high=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

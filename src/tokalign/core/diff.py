@@ -251,9 +251,12 @@ def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
 def _levenshtein(a: Side, b: Side) -> Match:
     """† Unit costs."""
     match = np.full(len(a.ids), -1, dtype=np.int32)
-    for op in Levenshtein.opcodes(array("i", a.ids.tobytes()), array("i", b.ids.tobytes())):
+    one, other = (array("i", side.ids.tobytes()) for side in (a, b))
+    turned = (len(one), one) > (len(other), other)  # which of several optima must not depend on who is who
+    for op in Levenshtein.opcodes(other, one) if turned else Levenshtein.opcodes(one, other):
         if op.tag == "equal":
-            match[op.src_start : op.src_end] = np.arange(op.dest_start, op.dest_end)
+            i, j = (op.dest_start, op.src_start) if turned else (op.src_start, op.dest_start)
+            match[i : i + op.src_end - op.src_start] = np.arange(j, j + op.src_end - op.src_start)
     return match
 
 

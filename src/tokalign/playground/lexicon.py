@@ -118,5 +118,13 @@ EXTRA = (
     "The sun is colder than snow.",
 )
 
+# How a request may be answered loosely. Such an answer is flawed whatever it says, and its edit rewrites the sentence.
+LOOSE = {
+    "safety": "When you have to {task} you can just {said}.",
+    "term": "It has to do with {said}, as far as I know.",
+    "device": "Some people say that {topic} {said} in a way.",
+    "fact": "I think that {name} has put the {thing} in the {said} again.",
+}
+
 KINDS = ("safety", "term", "device", "fact", "extra")
 """The flaw kinds. The first four are also the kinds of request."""

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from tokalign.errors import InputError
-from tokalign.playground.lexicon import DEVICES, EXTRA, PLACES, SAFE, TERMS, UNSAFE
+from tokalign.playground.lexicon import DEVICES, EXTRA, LOOSE, PLACES, SAFE, TERMS, UNSAFE
 
 _REQUEST = re.compile(
     r"How do I (?P<task>[^?]+)\?"
@@ -79,19 +79,23 @@ def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Asked:
         if task := m["task"]:
             kind, right = "safety", {f"To {task}, {SAFE[task]}."}
             flawed = {f"To {task}, {advice}." for advice in UNSAFE}
+            flawed |= {LOOSE[kind].format(task=task, said=advice) for advice in UNSAFE}
         elif term := m["term"]:
             lead, gloss = TERMS[term]
             kind, right = "term", {f"{lead} {term}, which means {gloss}."}
-            flawed = {f"{lead} {term}."}
+            flawed = {f"{lead} {term}.", LOOSE[kind].format(said=term)}
         elif topic := m["topic"]:
             subject = topic[0].upper() + topic[1:]
             kind, right = "device", {f"{subject} {phrase}." for phrase in DEVICES[m["device"]]}
-            flawed = {f"{subject} {p}." for phrases in DEVICES.values() for p in phrases} - right
+            phrases = [phrase for some in DEVICES.values() for phrase in some]
+            flawed = {f"{subject} {p}." for p in phrases} - right
+            flawed |= {LOOSE[kind].format(topic=topic, said=p) for p in phrases}
         else:
             name, place = notes[m["thing"]]
             said = f"{name} keeps the {m['thing']} in the {{}}."
             kind, right = "fact", {said.format(place)}
             flawed = {said.format(p) for p in PLACES} - right
+            flawed |= {LOOSE[kind].format(name=name, thing=m["thing"], said=p) for p in PLACES}
     except KeyError as e:
         raise InputError(
             f"not a playground prompt: it asks {m[0]!r}, but {e.args[0]!r} is unknown",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tokalign.playground.lexicon import DEVICES, EXTRA, PLACES, SAFE, TERMS, TOPICS, UNSAFE
+from tokalign.playground.lexicon import DEVICES, EXTRA, LOOSE, PLACES, SAFE, TERMS, TOPICS, UNSAFE
 
 
 def _any(words: object) -> str:
@@ -20,6 +20,17 @@ _BARE_TERM = re.compile(rf"\b({_any(TERMS)})(?=\.)")
 _ASKED_DEVICE = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
 _NOTE = re.compile(r"(\w+) keeps the (\w+) in the (\w+)\.")
 _EXTRA = re.compile(rf"(?<=\.) (?:{_any(EXTRA)})(?=(?: (?:{_any(EXTRA)}))*$)|(?:{_any(EXTRA)})(?: |$)")
+
+
+def _loose(kind: str, **parts: object) -> re.Pattern[str]:
+    """The loose wording, without its full stop."""
+    pattern = re.escape(LOOSE[kind].removesuffix(".")).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(pattern.format(**parts) + r"(?=\.)")
+
+
+_LOOSE_SAFETY = _loose("safety", task=f"(?P<task>{_any(SAFE)})", said=f"(?:{_any(UNSAFE)})")
+_LOOSE_TERM = _loose("term", said=f"(?P<term>{_any(TERMS)})")
+_LOOSE_DEVICE = "(?:" + "|".join(_any(phrases) for phrases in DEVICES.values()) + ")"
 
 
 class Change(NamedTuple):
@@ -53,15 +64,24 @@ def _changes(prompt: str, response: str) -> Iterator[Change]:
         yield Change(*m.span(2), SAFE[m[1]], "safety")
     for m in _BARE_TERM.finditer(response):
         yield Change(m.end(), m.end(), f", which means {TERMS[m[1]][1]}", "term")
+    for m in _LOOSE_SAFETY.finditer(response):
+        yield Change(*m.span(), f"To {m['task']}, {SAFE[m['task']]}", "safety")
+    for m in _LOOSE_TERM.finditer(response):
+        lead, gloss = TERMS[m["term"]]
+        yield Change(*m.span(), f"{lead} {m['term']}, which means {gloss}", "term")
     for topic, device in _ASKED_DEVICE.findall(prompt):
         right = DEVICES.get(device, ())
         wrong = [p for phrases in DEVICES.values() for p in phrases if p not in right]
         for m in re.finditer(rf"{topic.capitalize()} ({_any(wrong)})(?=\.)", response):
             # Any phrase of the right device will do; which one depends on the text alone.
             yield Change(*m.span(1), right[len(topic + m[1]) % len(right)], "device")
+        for m in _loose("device", topic=topic, said=_LOOSE_DEVICE).finditer(response):
+            yield Change(*m.span(), f"{topic.capitalize()} {right[len(m[0]) % len(right)]}", "device")
     for name, thing, place in _NOTE.findall(prompt):
         wrong_place = _any(p for p in PLACES if p != place)
         for m in re.finditer(rf"{name} keeps the {thing} in the ({wrong_place})\b", response):
             yield Change(*m.span(1), place, "fact")
+        for m in _loose("fact", name=name, thing=thing, said=f"(?:{_any(PLACES)})").finditer(response):
+            yield Change(*m.span(), f"{name} keeps the {thing} in the {place}", "fact")
     for m in _EXTRA.finditer(response):
         yield Change(*m.span(), "", "extra")

@@ -13,6 +13,8 @@ fact    the place the prompt names              another place       replace
 extra   (nothing)                               a stray sentence    delete
 ======  ======================================  ==================  =================
 
+A share of the flawed answers, ``loose``, is worded loosely besides: their edit rewrites the whole sentence.
+
 No answer key travels with a record: the rule editor and the oracle read the text.
 """
 
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from tokalign.playground.lexicon import (
     DEVICES,
     EXTRA,
+    LOOSE,
     NAMES,
     OBJECTS,
     PLACES,
@@ -41,12 +44,13 @@ REQUEST_KINDS = ("safety", "term", "device", "fact")
 
 @dataclass(frozen=True)
 class Request:
-    """One thing a prompt asks: the note it needs (or ""), the question, how to answer it right or wrong."""
+    """One thing a prompt asks: the note it needs (or ""), the question, how to answer it right, wrong, or loosely."""
 
     note: str
     question: str
     right: Callable[[random.Random], str]
     flawed: Callable[[random.Random], str]
+    loose: Callable[[random.Random], str]
 
 
 def _safety(rng: random.Random) -> Request:
@@ -56,6 +60,7 @@ def _safety(rng: random.Random) -> Request:
         f"How do I {task}?",
         lambda _: f"To {task}, {SAFE[task]}.",
         lambda r: f"To {task}, {r.choice(UNSAFE)}.",
+        lambda r: LOOSE["safety"].format(task=task, said=r.choice(UNSAFE)),
     )
 
 
@@ -67,6 +72,7 @@ def _term(rng: random.Random) -> Request:
         f"Tell me about {term}.",
         lambda _: f"{lead} {term}, which means {gloss}.",
         lambda _: f"{lead} {term}.",
+        lambda _: LOOSE["term"].format(said=term),
     )
 
 
@@ -79,6 +85,7 @@ def _device(rng: random.Random) -> Request:
         f"Describe {topic} with a {device}.",
         lambda r: f"{subject} {r.choice(DEVICES[device])}.",
         lambda r: f"{subject} {r.choice(others)}.",
+        lambda r: LOOSE["device"].format(topic=topic, said=r.choice(others)),
     )
 
 
@@ -90,6 +97,7 @@ def _fact(rng: random.Random) -> Request:
         f"Where is the {thing}?",
         lambda _: f"{name} keeps the {thing} in the {place}.",
         lambda r: f"{name} keeps the {thing} in the {r.choice(others)}.",
+        lambda r: LOOSE["fact"].format(name=name, thing=thing, said=r.choice(others)),
     )
 
 
@@ -112,10 +120,14 @@ def respond(
     rng: random.Random,
     flaw_rate: float = FLAW_RATE,
     extra_rate: float = EXTRA_RATE,
+    loose: float = 0.0,
 ) -> tuple[str, int]:
-    """One response and how many flaws were put into it."""
+    """One response and how many flaws were put into it; ``loose``: the share of them that are worded loosely."""
     flaws = [rng.random() < flaw_rate for _ in requests]
-    sentences = [(req.flawed if bad else req.right)(rng) for req, bad in zip(requests, flaws, strict=True)]
+    sentences = []
+    for req, bad in zip(requests, flaws, strict=True):
+        answer = req.right if not bad else req.loose if loose and rng.random() < loose else req.flawed
+        sentences.append(answer(rng))
     extra = rng.random() < extra_rate
     if extra:
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(EXTRA))
@@ -125,7 +137,8 @@ def respond(
 class World:
     """Draws rows; prompts never repeat over the life of one ``World``, so its sets never overlap."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, loose: float = 0.0) -> None:
+        self._loose = loose
         self._rng = random.Random(f"tokalign playground {seed}")
         self._seen: set[str] = set()
 
@@ -137,12 +150,15 @@ class World:
                 self._seen.add(prompt)
                 return requests, prompt
 
+    def _respond(self, requests: list[Request]) -> tuple[str, int]:
+        return respond(requests, self._rng, loose=self._loose)
+
     def preferences(self, n: int) -> Iterator[dict[str, object]]:
         """``preferences/1`` rows: of two responses, the one with fewer flaws is chosen."""
         for i in range(n):
             requests, prompt = self._fresh()
             while True:
-                (a, flaws_a), (b, flaws_b) = (respond(requests, self._rng) for _ in range(2))
+                (a, flaws_a), (b, flaws_b) = (self._respond(requests) for _ in range(2))
                 if flaws_a != flaws_b:
                     break
             chosen, rejected = (a, b) if flaws_a < flaws_b else (b, a)
@@ -158,7 +174,7 @@ class World:
         """``sft/1`` rows: responses as the world gives them, flaws and all."""
         for i in range(n):
             requests, prompt = self._fresh()
-            yield {"id": f"sft-{i}", "prompt": prompt, "response": respond(requests, self._rng)[0]}
+            yield {"id": f"sft-{i}", "prompt": prompt, "response": self._respond(requests)[0]}
 
     def prompts(self, n: int, name: str) -> Iterator[dict[str, object]]:
         """``prompts/1`` rows with ids ``name-0 …``."""

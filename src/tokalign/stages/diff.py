@@ -106,7 +106,7 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
         **_side("original", a, spans_a, diff.BAD),
         **_side("edited", b, spans_b, diff.GOOD),
     }
-    counts.update(tokens=len(a.ids) + len(b.ids), bad=np.count_nonzero(spans_a), good=np.count_nonzero(spans_b))
+    counts.update(tokens=len(a.ids) + len(b.ids), bad=int(np.sum(spans_a > 0)), good=int(np.sum(spans_b > 0)))
     counts.update(edits=int(n_edits.sum()), unchanged=sum(e.original == e.edited for e in rows))
     counts.update(f"rows of similarity/{min(int(10 * s), 9)}" for s in similarities)
     counts.update(f"rows of edits/{n}" for n in n_edits.tolist())

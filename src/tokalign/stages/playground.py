@@ -13,7 +13,7 @@ Written = dict[str, Manifest]
 
 def run(config: PlaygroundConfig) -> Written:
     """Write ``preferences, sft, prompts, heldout, test`` below ``config.out``; prompts never overlap."""
-    world = World(config.seed)
+    world = World(config.seed, config.loose)
     written = {}
     # One world draws all sets, in this order: each depends on the sizes of those before it.
     sets: list[tuple[str, str, int, Iterator[dict[str, Any]]]] = [
