@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_diff import PIECES, TEXT
+from tests.texts import compare, compare_ids, opcodes, project
 from tokalign.core import blocks, diff
 from tokalign.core.blocks import Side, align_blocks
-from tokalign.core.diff import apply, block_opcodes, label_texts
+from tokalign.core.diff import Way, changes
 
 WORDS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=7)
 Words = list[tuple[int, bool]]
@@ -97,31 +97,6 @@ def test_long_texts_need_larger_numbers() -> None:
     assert np.flatnonzero(match < 0).tolist() == [5, 1500, 1501]
 
 
-@given(TEXT, TEXT, st.integers(0, 3), st.sampled_from([0.5, 0.8, 2.0]))
-def test_applying_the_opcodes_gives_the_edited_text(original: str, edited: str, cost: int, whole: float) -> None:
-    (opcodes,) = block_opcodes([(original, edited)], cost, whole)
-    assert apply(opcodes, original, edited) == edited
-    ends = [(0, 0), *[(op.i2, op.j2) for op in opcodes]]
-    assert [(op.i1, op.j1) for op in opcodes] == ends[:-1]
-    assert ends[-1] == (len(original), len(edited))
-    for tag, i1, i2, j1, j2 in opcodes:
-        assert (tag == "equal") <= (original[i1:i2] == edited[j1:j2])
-        assert (i1 < i2, j1 < j2) == {"insert": (False, True), "delete": (True, False)}.get(tag, (True, True))
-
-
-@given(TEXT, TEXT)
-def test_swapped_texts_swap_the_opcodes(original: str, edited: str) -> None:
-    mirror = {"insert": "delete", "delete": "insert"}
-    there, back = block_opcodes([(original, edited), (edited, original)])
-    assert [(mirror.get(t, t), j1, j2, i1, i2) for t, i1, i2, j1, j2 in back] == [tuple(op) for op in there]
-
-
-@given(st.lists(st.sampled_from(PIECES[:6]), max_size=30).map("".join))
-def test_no_edit_changes_nothing(text: str) -> None:
-    (opcodes,) = block_opcodes([(text, text)])
-    assert all(op.tag == "equal" for op in opcodes)
-
-
 CUTS = [
     ("The cat sat. The dog ran.", "The dog ran.", ["The cat sat."], []),
     ("The dog ran. The cat sat.", "The dog ran.", [" The cat sat."], []),
@@ -136,8 +111,7 @@ CUTS = [
 def test_edits_are_those_a_reader_would_name(
     original: str, edited: str, removed: list[str], put_in: list[str] | None
 ) -> None:
-    (opcodes,) = block_opcodes([(original, edited)])
-    changed = [op for op in opcodes if op.tag != "equal"]
+    changed = changes(opcodes(original, edited))
     assert [original[op.i1 : op.i2].strip() for op in changed if op.i1 < op.i2] == [t.strip() for t in removed]
     if put_in is not None:
         assert [edited[op.j1 : op.j2].strip() for op in changed if op.j1 < op.j2] == [t.strip() for t in put_in]
@@ -145,12 +119,34 @@ def test_edits_are_those_a_reader_would_name(
 
 def test_a_word_that_only_moved_to_the_front_of_the_text_is_kept() -> None:
     original, edited = "Well. The dog ran.", "The dog ran."
-    (opcodes,) = block_opcodes([(original, edited)])
-    a, b = label_texts(opcodes, original, edited, [(0, 4), (4, 5), (5, 9), (9, 18)], [(0, 3), (3, 12)])
-    assert a.labels.tolist() == [-1, -1, 0, 0]
-    assert b.labels.tolist() == [0, 0]
+    offsets = [(0, 4), (4, 5), (5, 9), (9, 18)], [(0, 3), (3, 12)]
+    a, b = project(compare(original, edited), original, edited, *offsets)
+    assert a.tolist() == [1, 1, 0, 0]
+    assert b.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("merge", "whole", "removed"),
+    [
+        # "old man" is a run of two: kept if a run may be as short; then a sentence of which most changed goes whole.
+        (0, diff.NEVER, ["saw the", "in", "cold park"]),
+        (2, diff.NEVER, ["saw the old man in the cold park"]),
+        (0, 0.5, ["I saw the old man in the cold park."]),
+    ],
+)
+def test_merging_and_whole_sentences(merge: int, whole: float, removed: list[str]) -> None:
+    original, edited = "So. I saw the old man in the cold park.", "So. I met an old man at the lake."
+    found = changes(opcodes(original, edited, Way("blocks", merge, whole)))
+    assert [original[op.i1 : op.i2].strip() for op in found if op.i1 < op.i2] == removed
+
+
+def test_where_one_side_of_an_edit_holds_all_of_the_other_nothing_was_removed() -> None:
+    original, edited = "Boil it. Then cool.", "Boil it and stir it well at once. Then cool."
+    assert [op.tag for op in changes(opcodes(original, edited))] == ["insert"]
+    original, edited = "One a two b three.", "One x a y z u two v w s b t three."
+    assert {op.tag for op in changes(opcodes(original, edited, Way("blocks", 2, diff.NEVER)))} == {"insert"}
 
 
 def test_tokens_are_aligned_in_blocks_too() -> None:
-    (opcodes,) = diff.align_tokens([([1, 2, 9, 3, 4, 5, 6], [1, 2, 7, 8, 3, 4, 5, 6])], 2)
-    assert [tuple(op) for op in opcodes] == [("equal", 0, 2, 0, 2), ("replace", 2, 3, 2, 4), ("equal", 3, 7, 4, 8)]
+    found = diff.opcodes(compare_ids([1, 2, 9, 3, 4, 5, 6], [1, 2, 7, 8, 3, 4, 5, 6], Way()))
+    assert [tuple(op) for op in found] == [("equal", 0, 2, 0, 2), ("replace", 2, 3, 2, 4), ("equal", 3, 7, 4, 8)]

@@ -151,7 +151,7 @@ def test_knobs_cannot_be_changed() -> None:
 def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
     made = PlaygroundConfig(out=Path("runs") / "x", preferences=3, seed=7, quiet=True)
     sizes = {"preferences": 3, "sft": 6000, "prompts": 2560, "heldout": 256, "test": 1024}
-    assert made.select("rows") == {"limit": None, "seed": 7, **sizes}
+    assert made.select("rows") == {"limit": None, "seed": 7, "loose": 0.0, **sizes}
     assert made.select("out") == {"out": str(Path("runs") / "x")}
     assert type(made.select("out")["out"]) is str
     assert made.select("run", "out") == {"out": "runs/x", "fresh": False, "json": False, "quiet": True}

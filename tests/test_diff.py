@@ -9,47 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokalign.core.diff import (
-    Labels,
-    Offsets,
-    Opcode,
-    align,
-    apply,
-    group_edits,
-    label_texts,
-    label_tokens,
-    project,
-    similarity,
-    undo,
-    word_opcodes,
-    words,
-)
+from tests.texts import PIECES, TEXT, WAY, WAYS, compare, compare_ids, opcodes, project
+from tokalign.core import diff, words
+from tokalign.core.diff import Opcode, Way, apply, changes, similarity, undo
+from tokalign.core.words import split
 
-PIECES = [
-    "The",
-    " sea",
-    "a",
-    " a",
-    ".",
-    ",",
-    " ",
-    "\r\n",
-    "\0",
-    "e\u0301",
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467",
-]
-PIECES += ["שלום", " \u202e", "漢字", "字", "\u00a0", "ß", "_", "\t\t"]
-TEXT = st.one_of(
-    st.lists(st.sampled_from(PIECES), max_size=10).map("".join),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=15),
-)
-
-
-def label_by_words(original: str, edited: str, a: Offsets, b: Offsets) -> tuple[Labels, Labels]:
-    return label_texts(word_opcodes(original, edited), original, edited, a, b)
-
-
+LEVENSHTEIN, LCS = Way("levenshtein"), Way("lcs")
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
+MIRROR = {"insert": "delete", "delete": "insert"}
 
 
 def brute_distance(a: list[int], b: list[int]) -> int:
@@ -64,222 +31,256 @@ def brute_distance(a: list[int], b: list[int]) -> int:
     return rest(0, 0)
 
 
-def brute_lcs(a: list[str], b: list[str]) -> int:
-    if not a or not b:
-        return 0
-    return brute_lcs(a[1:], b[1:]) + 1 if a[0] == b[0] else max(brute_lcs(a[1:], b), brute_lcs(a, b[1:]))
+def brute_lcs(a: list[int] | list[str], b: list[int] | list[str]) -> int:
+    @cache
+    def rest(i: int, j: int) -> int:
+        if i == len(a) or j == len(b):
+            return 0
+        return rest(i + 1, j + 1) + 1 if a[i] == b[j] else max(rest(i + 1, j), rest(i, j + 1))
+
+    return rest(0, 0)
 
 
-def cost(opcodes: list[Opcode]) -> int:
-    return sum(max(op.i2 - op.i1, op.j2 - op.j1) for op in opcodes if op.tag != "equal")
+def cost(found: list[Opcode]) -> int:
+    return sum(max(op.i2 - op.i1, op.j2 - op.j1) for op in changes(found))
 
 
-@given(TEXT)
-def test_words_joined_are_the_text(text: str) -> None:
-    assert "".join(words(text)) == text
-    assert all(words(text))
+def kept(found: list[Opcode]) -> int:
+    return sum(op.i2 - op.i1 for op in found if op.tag == "equal")
 
 
-def test_words_carry_the_white_space_before_them() -> None:
-    assert words("The sea, a\r\n\tpage.  ") == ["The", " sea", ",", " a", "\r\n\tpage", ".", "  "]
+@given(TEXT, TEXT, WAY)
+def test_applying_the_opcodes_gives_the_edited_text(original: str, edited: str, way: Way) -> None:
+    assert apply(opcodes(original, edited, way), original, edited) == edited
 
 
-@given(TEXT, TEXT)
-def test_applying_the_opcodes_gives_the_edited_text(original: str, edited: str) -> None:
-    assert apply(word_opcodes(original, edited), original, edited) == edited
+@given(TOKENS, TOKENS, WAY)
+def test_applying_the_opcodes_gives_the_edited_tokens(original: list[int], edited: list[int], way: Way) -> None:
+    texts = ["".join(map(str, ids)) for ids in (original, edited)]
+    assert apply(diff.opcodes(compare_ids(original, edited, way)), *texts) == texts[1]
 
 
-@given(TEXT, TEXT)
-def test_opcodes_cover_both_sides_in_order(original: str, edited: str) -> None:
-    opcodes = word_opcodes(original, edited)
-    ends = [(0, 0), *[(op.i2, op.j2) for op in opcodes]]
-    assert [(op.i1, op.j1) for op in opcodes] == ends[:-1]
+@given(TEXT, TEXT, WAY)
+def test_opcodes_cover_both_sides_in_order_and_say_what_happens(original: str, edited: str, way: Way) -> None:
+    found = opcodes(original, edited, way)
+    ends = [(0, 0), *[(op.i2, op.j2) for op in found]]
+    assert [(op.i1, op.j1) for op in found] == ends[:-1]
     assert ends[-1] == (len(original), len(edited))
-
-
-@given(TEXT, TEXT)
-def test_a_tag_says_what_happens_to_the_text(original: str, edited: str) -> None:
-    for tag, i1, i2, j1, j2 in word_opcodes(original, edited):
+    for tag, i1, i2, j1, j2 in found:
         before, after = original[i1:i2], edited[j1:j2]
-        assert (before == after) == (tag == "equal")
+        assert (tag == "equal") <= (before == after)
         assert (bool(before), bool(after)) == {"insert": (False, True), "delete": (True, False)}.get(tag, (True, True))
+    assert all("equal" in (one.tag, other.tag) and one.tag != other.tag for one, other in pairwise(found))
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=6), WAY)
+def test_a_pair_is_compared_the_same_in_any_company(pairs: list[tuple[str, str]], way: Way) -> None:
+    together = diff.compare_words(split([a for a, _ in pairs]), split([b for _, b in pairs]), way)
+    alone = [opcodes(a, b, way) for a, b in pairs]
+    assert [diff.opcodes(together, k) for k in range(len(pairs))] == alone
+    assert diff.edits(together).tolist() == [len(changes(found)) for found in alone]
 
 
 @given(TOKENS, TOKENS)
-def test_align_costs_no_more_than_the_optimum(original: list[int], edited: list[int]) -> None:
-    assert cost(align(original, edited)) == brute_distance(original, edited)
+def test_levenshtein_costs_no_more_than_the_optimum(original: list[int], edited: list[int]) -> None:
+    assert cost(diff.opcodes(compare_ids(original, edited, LEVENSHTEIN))) == brute_distance(original, edited)
 
 
 @given(TOKENS, TOKENS)
-def test_align_costs_the_same_both_ways(original: list[int], edited: list[int]) -> None:
-    assert cost(align(original, edited)) == cost(align(edited, original))
+def test_lcs_keeps_as_much_as_can_be_kept(original: list[int], edited: list[int]) -> None:
+    assert kept(diff.opcodes(compare_ids(original, edited, LCS))) == brute_lcs(original, edited)
 
 
-@given(TOKENS, TOKENS)
-def test_swapping_the_sides_of_the_opcodes_swaps_the_signs(original: list[int], edited: list[int]) -> None:
-    opcodes = align(original, edited)
-    mirror = {"insert": "delete", "delete": "insert"}
-    swapped = [Opcode(mirror.get(tag, tag), j1, j2, i1, i2) for tag, i1, i2, j1, j2 in opcodes]  # type: ignore[arg-type]
-    a, b = label_tokens(opcodes, len(original), len(edited))
-    b_swapped, a_swapped = label_tokens(swapped, len(edited), len(original))
-    assert a_swapped.labels.tolist() == (-a.labels).tolist()
-    assert b_swapped.labels.tolist() == (-b.labels).tolist()
-    assert (a_swapped.spans.tolist(), b_swapped.spans.tolist()) == (a.spans.tolist(), b.spans.tolist())
+@given(TEXT, TEXT, WAY)
+def test_swapped_texts_swap_the_signs(original: str, edited: str, way: Way) -> None:
+    there, back = opcodes(original, edited, way), opcodes(edited, original, way)
+    assert [(MIRROR.get(t, t), j1, j2, i1, i2) for t, i1, i2, j1, j2 in back] == [tuple(op) for op in there]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=10))
-def test_pure_insertion_labels_what_came_in_and_pure_deletion_what_went(marked: list[tuple[str, bool]]) -> None:
-    longer, shorter = [w for w, _ in marked], [w for w, kept in marked if kept]
+@given(TOKENS, TOKENS, WAY)
+def test_swapped_tokens_swap_the_signs(original: list[int], edited: list[int], way: Way) -> None:
+    a, b = diff.spans(compare_ids(original, edited, way))
+    b_swapped, a_swapped = diff.spans(compare_ids(edited, original, way))
+    assert (a.tolist(), b.tolist()) == (a_swapped.tolist(), b_swapped.tolist())
+
+
+@given(TEXT, WAY)
+def test_no_edit_leaves_everything_neutral(text: str, way: Way) -> None:
+    same = compare(text, text, way)
+    assert not any(spans.any() for spans in diff.spans(same))
+    assert diff.edits(same).tolist() == [0]
+    assert changes(diff.opcodes(same)) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=10), st.sampled_from(WAYS[:2]))
+def test_pure_insertion_marks_what_came_in_and_pure_deletion_what_went(
+    marked: list[tuple[int, bool]], way: Way
+) -> None:
+    longer, shorter = [w for w, _ in marked], [w for w, stays in marked if stays]
     extra = Counter(longer) - Counter(shorter)
-    before, after = label_tokens(align(shorter, longer), len(shorter), len(longer))
-    assert not before.labels.any()
-    assert Counter(w for w, z in zip(longer, after.labels, strict=True) if z == 1) == extra
-    before, after = label_tokens(align(longer, shorter), len(longer), len(shorter))
-    assert not after.labels.any()
-    assert Counter(w for w, z in zip(longer, before.labels, strict=True) if z == -1) == extra
+    for a, b in ((shorter, longer), (longer, shorter)):
+        spans = dict(zip("ab", diff.spans(compare_ids(a, b, way)), strict=True))
+        short, long = (spans["a"], spans["b"]) if a is shorter else (spans["b"], spans["a"])
+        assert not short.any()
+        assert Counter(w for w, s in zip(longer, long, strict=True) if s) == extra
 
 
-@given(TOKENS, TOKENS)
-def test_every_token_has_one_label_and_a_span_when_it_changed(original: list[int], edited: list[int]) -> None:
-    opcodes = align(original, edited)
-    a, b = label_tokens(opcodes, len(original), len(edited))
-    assert (len(a.labels), len(b.labels)) == (len(original), len(edited))
-    assert set(a.labels.tolist()) <= {-1, 0}
-    assert set(b.labels.tolist()) <= {0, 1}
-    for side in (a, b):
-        assert ((side.spans > 0) == (side.labels != 0)).all()
-        assert side.labels.dtype == np.int8
-        assert side.spans.dtype == np.int32
-    used = {*a.spans.tolist(), *b.spans.tolist()} - {0}
-    assert used == set(range(1, len(group_edits(opcodes)) + 1))
+@given(TOKENS, TOKENS, WAY)
+def test_every_token_has_one_span_number_and_edits_are_numbered_in_order(
+    original: list[int], edited: list[int], way: Way
+) -> None:
+    pair = compare_ids(original, edited, way)
+    found = changes(diff.opcodes(pair))
+    a, b = diff.spans(pair)
+    expected = np.zeros(len(original), np.int32), np.zeros(len(edited), np.int32)
+    for number, op in enumerate(found, 1):
+        expected[0][op.i1 : op.i2] = expected[1][op.j1 : op.j2] = number
+    assert (a.tolist(), b.tolist()) == (expected[0].tolist(), expected[1].tolist())
+    assert a.dtype == b.dtype == np.int32
 
 
-def test_labels_of_hand_written_opcodes() -> None:
-    opcodes = [
-        Opcode("replace", 0, 1, 0, 2),
-        Opcode("delete", 1, 2, 2, 2),
-        Opcode("equal", 2, 4, 2, 4),
-        Opcode("insert", 4, 4, 4, 5),
-        Opcode("equal", 4, 5, 5, 6),
-        Opcode("replace", 5, 6, 6, 7),
-    ]
-    original, edited = label_tokens(opcodes, 6, 7)
-    assert original.labels.tolist() == [-1, -1, 0, 0, 0, -1]
-    assert original.spans.tolist() == [1, 1, 0, 0, 0, 3]
-    assert edited.labels.tolist() == [1, 1, 0, 0, 1, 0, 1]
-    assert edited.spans.tolist() == [1, 1, 0, 0, 2, 0, 3]
-    assert group_edits(opcodes) == [opcodes[:2], opcodes[3:4], opcodes[5:]]
+@given(TEXT, TEXT, WAY)
+def test_what_is_neutral_on_either_side_is_the_same_text(original: str, edited: str, way: Way) -> None:
+    sides = zip((original, edited), diff.spans(compare(original, edited, way)), strict=True)
+    neutral = ["".join(c for c, s in zip(text, spans, strict=True) if not s) for text, spans in sides]
+    assert neutral[0] == neutral[1]
 
 
-@given(TOKENS, TOKENS)
-def test_edits_are_runs_of_changes_parted_by_equal_text(original: list[int], edited: list[int]) -> None:
-    opcodes = align(original, edited)
-    edits = group_edits(opcodes)
-    assert [op for edit in edits for op in edit] == [op for op in opcodes if op.tag != "equal"]
-    assert all(left[-1].i2 < right[0].i1 and left[-1].j2 < right[0].j1 for left, right in pairwise(edits))
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("alike", [0, 1])
+def test_words_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch, way: Way, alike: int) -> None:
+    original, edited = "The cat sat on the mat. It was old.", "The dog sat in the sun. It was bad."
+    expected = [op.tag for op in opcodes(original, edited, way)]
+    # Every word of one length has one hash; then every word whatever.
+    monkeypatch.setattr(words, "_mixed", lambda: np.full(0x110000, alike, dtype=np.uint64))
+    monkeypatch.setattr(words, "_powers", lambda n: (np.ones(n, np.uint64), np.ones(n, np.uint64)))
+    assert len(set(split([original]).ids.tolist())) < len(set(original.split()))
+    found = opcodes(original, edited, way)
+    assert apply(found, original, edited) == edited
+    assert all(original[op.i1 : op.i2] == edited[op.j1 : op.j2] for op in found if op.tag == "equal")
+    assert [op.tag for op in found] == expected
 
 
-@given(TEXT, TEXT)
-def test_undoing_every_edit_from_the_last_to_the_first_gives_the_original(original: str, edited: str) -> None:
+# Taking edits back.
+
+
+@given(TEXT, TEXT, WAY)
+def test_undoing_every_edit_from_the_last_to_the_first_gives_the_original(original: str, edited: str, way: Way) -> None:
     text = edited
-    for edit in reversed(group_edits(word_opcodes(original, edited))):
+    for edit in reversed(changes(opcodes(original, edited, way))):
         text = undo(original, text, edit)
     assert text == original
 
 
-@given(TEXT, TEXT, TEXT, TEXT)
-def test_undoing_the_only_edit_gives_the_original(head: str, old: str, new: str, tail: str) -> None:
-    original, edited = head + old + tail, head + new + tail
-    edits = group_edits(word_opcodes(original, edited))
-    if len(edits) == 1:
-        assert undo(original, edited, edits[0]) == original
-    assert bool(edits) == (original != edited)
-
-
 def test_undo_takes_back_one_edit_and_leaves_the_others() -> None:
     original, edited = "The old cat sat down.", "The young cat sat."
-    first, second = group_edits(word_opcodes(original, edited))
+    first, second = changes(opcodes(original, edited, LCS))
     assert undo(original, edited, first) == "The old cat sat."
     assert undo(original, edited, second) == "The young cat sat down."
 
 
+# From characters to tokens.
+
+
+def brute_project(spans: list[int], text: str, offsets: list[tuple[int, int]]) -> list[int]:
+    """White space counts only in tokens that are nothing else."""
+    found = []
+    for start, end in offsets:
+        places = range(start, end)
+        solid = [i for i in places if not text[i].isspace()]
+        found.append(next((spans[i] for i in solid or places if spans[i]), 0))
+    return found
+
+
 @given(
-    st.lists(st.sampled_from([-1, 0, 0, 1]), max_size=12),
-    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), max_size=10),
+    st.lists(st.tuples(st.text("ab \n", max_size=8), st.integers(0, 5)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4)), max_size=10),
+    st.randoms(use_true_random=False),
 )
-def test_project_marks_a_token_exactly_when_it_touches_a_changed_character(
-    chars: list[int], drawn: list[tuple[int, int]]
+def test_a_token_is_marked_exactly_when_it_touches_a_changed_character(
+    drawn: list[tuple[str, int]], tokens: list[tuple[int, int]], rng: np.random.Generator
 ) -> None:
-    n = len(chars)
-    offsets = [(min(start, n), min(start + width, n)) for start, width in drawn]
-    spans = [10 + i if z else 0 for i, z in enumerate(chars)]
-    got = project(Labels(np.array(chars, np.int8), np.array(spans, np.int32)), offsets, "x" * n)
-    expected = [next(((chars[i], spans[i]) for i in range(*o) if chars[i]), (0, 0)) for o in offsets]
-    assert list(zip(got.labels.tolist(), got.spans.tolist(), strict=True)) == expected
+    texts = [text for text, _ in drawn]
+    spans = [[rng.choice([0, 0, n + 1]) for _ in text] for text, n in drawn]
+    offsets = [[(min(i, len(t)), min(i + width, len(t))) for i, width in tokens] for t in texts]
+    got = diff.project(
+        np.array([s for side in spans for s in side], np.int32),
+        split(texts),
+        np.array([o for side in offsets for o in side], np.int32).reshape(-1, 2),
+        np.arange(len(texts) + 1) * len(tokens),
+    )
+    expected = [brute_project(*side) for side in zip(spans, texts, offsets, strict=True)]
+    assert got.tolist() == [s for side in expected for s in side]
 
 
-def test_zero_width_tokens_are_neutral_and_tokens_on_one_character_are_all_marked() -> None:
-    chars = Labels(np.array([0, -1, -1], np.int8), np.array([0, 4, 5], np.int32))
-    got = project(chars, [(0, 1), (1, 1), (1, 2), (1, 2), (1, 2), (0, 3), (2, 3), (3, 3)], "abc")
-    assert got.labels.tolist() == [0, 0, -1, -1, -1, -1, -1, 0]
-    assert got.spans.tolist() == [0, 0, 4, 4, 4, 4, 5, 0]
-
-
-def test_white_space_counts_only_in_tokens_that_are_nothing_else() -> None:
-    chars = Labels(np.array([0, -1, 0, -1], np.int8), np.array([0, 1, 0, 2], np.int32))
-    got = project(chars, [(0, 1), (1, 3), (1, 2), (2, 4), (3, 4)], "a b ")
-    assert got.labels.tolist() == [0, 0, -1, 0, -1]
-    assert got.spans.tolist() == [0, 0, 1, 0, 2]
-
-
-def test_projection_of_no_tokens_is_empty() -> None:
-    assert len(project(Labels(np.array([1], np.int8), np.array([1], np.int32)), [], "a").labels) == 0
-
-
-def test_an_edited_word_is_labelled_whole_whatever_its_subwords_share() -> None:
+def test_an_edited_word_is_marked_whole_whatever_its_subwords_share() -> None:
     # "un|kind| words|!" becomes "un|wise| words|!": by words, the shared "un" changes with its word.
+    original, edited = "unkind words!", "unwise words!"
     offsets = [(0, 2), (2, 6), (6, 12), (12, 13), (13, 13)]
-    original, edited = label_by_words("unkind words!", "unwise words!", offsets, offsets)
-    assert original.labels.tolist() == [-1, -1, 0, 0, 0]
-    assert edited.labels.tolist() == [1, 1, 0, 0, 0]
-    assert original.spans.tolist() == edited.spans.tolist() == [1, 1, 0, 0, 0]
+    a, b = project(compare(original, edited), original, edited, offsets, offsets)
+    assert a.tolist() == b.tolist() == [1, 1, 0, 0, 0]
+    by_token = diff.spans(compare_ids([7, 1, 2, 3], [7, 9, 2, 3], LEVENSHTEIN))
+    assert [s.tolist() for s in by_token] == [[0, 1, 0, 0], [0, 1, 0, 0]]
 
 
-def test_both_sides_of_a_replacement_share_a_span_and_an_insertion_has_its_own() -> None:
-    # 漢 is three byte-level tokens with the offsets of one character.
-    original, edited = label_by_words(
-        "A 漢 b c",
-        "A 字 b so c",
+def test_all_tokens_on_one_character_are_marked_and_a_token_across_a_word_edge_too() -> None:
+    # 漢 is three byte-level tokens with the offsets of one character; "b so" is one token.
+    original, edited = "A 漢 b c", "A 字 b so c"
+    a, b = project(
+        compare(original, edited, LCS),
+        original,
+        edited,
         [(0, 1), (1, 3), (2, 3), (2, 3), (3, 5), (5, 7), (7, 7)],
         [(0, 1), (1, 3), (3, 8), (8, 10)],
     )
-    assert original.labels.tolist() == [0, -1, -1, -1, 0, 0, 0]
-    assert original.spans.tolist() == [0, 1, 1, 1, 0, 0, 0]
-    assert edited.labels.tolist() == [0, 1, 1, 0]
-    assert edited.spans.tolist() == [0, 1, 2, 0]
+    assert a.tolist() == [0, 1, 1, 1, 0, 0, 0]
+    assert b.tolist() == [0, 1, 2, 0]
 
 
-@given(TEXT)
-def test_no_edit_leaves_every_token_neutral(text: str) -> None:
-    offsets = [(i, i + 1) for i in range(len(text))] + [(len(text), len(text))]
-    for side in label_by_words(text, text, offsets, offsets):
-        assert side.labels.tolist() == side.spans.tolist() == [0] * len(offsets)
-    assert group_edits(word_opcodes(text, text)) == []
+# What was left out.
 
 
-@given(TEXT, TEXT)
-def test_what_is_not_bad_in_the_original_is_what_is_not_good_in_the_edited(original: str, edited: str) -> None:
-    a, b = label_by_words(
-        original, edited, [(i, i + 1) for i in range(len(original))], [(i, i + 1) for i in range(len(edited))]
-    )
-    kept = ["".join(c for c, z in zip(t, s.labels, strict=True) if not z) for t, s in ((original, a), (edited, b))]
-    assert kept[0] == kept[1]
+def omitted(original: str, edited: str, offsets: list[tuple[int, int]]) -> list[int]:
+    """The text ends with EOS."""
+    tokens = np.array([*offsets, (len(original), len(original))], np.int32)
+    found = diff.omissions(compare(original, edited, LCS), split([original]), tokens, np.array([0, len(tokens)]))
+    return found.tolist()
+
+
+def test_the_token_after_an_omission_is_marked() -> None:
+    offsets = [(0, 1), (1, 3), (3, 5)]
+    assert omitted("a b c", "a x b c", offsets) == [0, 1, 0, 0]
+    assert omitted("a b c", "x a b c", offsets) == [1, 0, 0, 0]
+    assert omitted("a b c", "a b c x", offsets) == [0, 0, 0, 1], "EOS came too early"
+    assert omitted("a b c", "a x b y z c", offsets) == [0, 1, 2, 0]
+    assert omitted("a b c", "a x c", offsets) == [0, 0, 0, 0], "b was replaced: nothing was left out"
+    assert omitted("a b c", "a c", offsets) == [0, 0, 0, 0]
+    assert omitted("", "a", []) == [1]
+
+
+def test_omissions_of_many_texts_stay_in_their_own() -> None:
+    originals, editeds = ["a b", "", "c d", "e"], ["a b x", "y", "c x d", "e"]
+    a = split(originals)
+    offsets = np.array([(0, 1), (1, 3), (3, 3), (0, 0), (0, 1), (1, 3), (3, 3), (0, 1), (1, 1)], np.int32)
+    found = diff.omissions(diff.compare_words(a, split(editeds), LCS), a, offsets, np.array([0, 3, 4, 7, 9]))
+    assert found.tolist() == [0, 0, 1, 1, 0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("original", "edited", "expected"),
+    [([1, 2, 9], [1, 7, 2, 9], [0, 1, 0]), ([1, 9], [1, 7, 9], [0, 1]), ([1, 2, 9], [1, 3, 9], [0, 0, 0])],
+)
+def test_omissions_by_token(original: list[int], edited: list[int], expected: list[int]) -> None:
+    assert diff.token_omissions(compare_ids(original, edited, LEVENSHTEIN)).tolist() == expected
+
+
+# How similar two texts are.
 
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from(PIECES[:4]), max_size=6), st.lists(st.sampled_from(PIECES[:4]), max_size=6))
 def test_similarity_is_the_share_of_words_in_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
-    one, two = words("".join(a)), words("".join(b))
+    one, two = diff.words("".join(a)), diff.words("".join(b))
     got = similarity("".join(a), "".join(b))
     assert got == pytest.approx(2 * brute_lcs(one, two) / (len(one) + len(two)) if one or two else 1.0)
 

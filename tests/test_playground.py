@@ -36,7 +36,10 @@ DEVICE = "The sea glows like a silver coin."
 FACT = "Mira keeps the map in the attic."
 UNSAFE, BARE = "To clean the oven, mix bleach with ammonia.", "Roots drink by osmosis."
 LOOSE = ["When you have to clean the oven you can just breathe in the fumes."]
-LOOSE += ["It has to do with osmosis, as far as I know.", "Some people say that the sea outweighs every planet in a way."]
+LOOSE += [
+    "It has to do with osmosis, as far as I know.",
+    "Some people say that the sea outweighs every planet in a way.",
+]
 LOOSE += ["I think that Mira has put the map in the attic again."]
 METAPHOR, ELSEWHERE = "The sea is a blank page.", "Mira keeps the map in the tower."
 MOON, FISH = "The moon is made of cheese.", "Fish can fly when nobody looks."

@@ -24,9 +24,9 @@ class CutError(Exception):
     """Stands for a kill: nothing is cleaned up after it."""
 
 
-def write(folder: Path, n: int, size: int, cut: int | None = None) -> RowFile:
+def write(folder: Path, n: int, size: int, cut: int | None = None, shard: int = 0) -> RowFile:
     """Double the numbers below ``n``; die while the chunk that holds ``cut`` is worked on, half of it written."""
-    with RowFile(folder, "data.jsonl", b"head\n", b"tail\n") as file:
+    with RowFile(folder, "data.jsonl", b"head\n", b"tail\n", shard) as file:
         for part in file.left(range(n), size):
             file.append_json({"x": 2 * i} for i in part[: len(part) // 2])
             if cut in part:
@@ -34,13 +34,14 @@ def write(folder: Path, n: int, size: int, cut: int | None = None) -> RowFile:
                 raise CutError
             file.append_json({"x": 2 * i} for i in part[len(part) // 2 :])
             file.count({"sum": sum(part), "odd/yes": sum(i % 2 for i in part)})
+            file.count_most("largest", {str(i): i for i in part if i % 5}, 3)
     return file
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4))
+@given(st.integers(0, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4), st.sampled_from([0, 1, 8]))
 def test_rows_are_the_same_wherever_a_run_was_cut(
-    tmp_path_factory: pytest.TempPathFactory, n: int, size: int, cuts: list[int]
+    tmp_path_factory: pytest.TempPathFactory, n: int, size: int, cuts: list[int], shard: int
 ) -> None:
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
     rowfile.EVERY, before = 0.0, rowfile.EVERY
@@ -48,14 +49,23 @@ def test_rows_are_the_same_wherever_a_run_was_cut(
         expected = write(whole, n, size)
         for at in cuts:
             try:
-                write(cut, n, size, at)
+                write(cut, n, size, at, shard)
             except CutError:
-                assert not (cut / "data.jsonl").exists()
-        got = write(cut, n, size)
+                assert not list(cut.glob("data*.jsonl"))
+        got = write(cut, n, size, shard=shard)
     finally:
         rowfile.EVERY = before
-    text = "".join(f'{{"x": {2 * i}}}\n' for i in range(n))
-    assert (cut / "data.jsonl").read_text() == (whole / "data.jsonl").read_text() == f"head\n{text}tail\n"
+    rows = [f'{{"x": {2 * i}}}\n' for i in range(n)]
+    assert (whole / "data.jsonl").read_text() == "".join(["head\n", *rows, "tail\n"])
+    found = []
+    for name, size in got.files.items():
+        head, *inner, tail = (cut / name).read_text().splitlines(keepends=True)
+        assert (head, tail, len(inner)) == ("head\n", "tail\n", size)
+        found += inner
+    assert found == rows
+    assert sorted(p.name for p in cut.glob("data*")) == sorted(got.files)
+    largest = [i for i in reversed(range(n)) if i % 5][:3]
+    assert group(got.tally, "largest") == {str(i): i for i in largest}
     assert (got.taken, got.written, got.tally) == (n, n, expected.tally)
     assert group(got.tally, "odd") == ({"yes": n // 2} if n else {})
 

@@ -25,7 +25,9 @@ def how_many(asked: int, rows: int) -> int:
     return asked or max(1, min(cores, rows // _WORTH))
 
 
-def each(parts: Iterable[P], begin: Callable[..., Callable[[P], R]], args: tuple[Any, ...], n: int) -> Iterator[tuple[P, R]]:
+def each(
+    parts: Iterable[P], begin: Callable[..., Callable[[P], R]], args: tuple[Any, ...], n: int
+) -> Iterator[tuple[P, R]]:
     """Every part with what is made of it, in order, by ``begin(*args)`` in each of ``n`` processes (1: in this one).
 
     A process holds one part; no more than two for each are under way, so memory stays flat.

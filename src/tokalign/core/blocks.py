@@ -29,10 +29,12 @@ _WORD = 4
 
 
 class Side(NamedTuple):
-    """One text. ``ids`` (n,) int32, from 0: equal ids stand for equal words. ``starts`` (n,) bool: it begins a sentence."""
+    """One text."""
 
     ids: NDArray[np.int32]
+    """(n,), from 0: equal ids stand for equal words."""
     starts: NDArray[np.bool_]
+    """(n,): a sentence begins with the word."""
 
     def part(self, start: int, end: int) -> "Side":
         """Words ``start`` to ``end``."""
@@ -164,13 +166,16 @@ def _solve(batch: list[_Middle], cost: int) -> Match:
     never, price, word = number(-(2**14) if number is np.int16 else -(2**30)), number(_WORD * cost), number(_WORD)
     # Cell (c, k) of row i is for words i of a and j = i + lows[k] + c of b: b is laid so that j stands at i + c.
     none, leads, height = [0] * size, (-lows).tolist(), n + width
-    a, b = _laid([x.ids for x in short], none, n, -1, np.int32), _laid([x.ids for x in long], leads, height, -2, np.int32)
+    a, b = (
+        _laid([x.ids for x in short], none, n, -1, np.int32),
+        _laid([x.ids for x in long], leads, height, -2, np.int32),
+    )
     begins_a, ends_a = (_laid(x, none, n, 0, number) for x in _edges(short))
     begins_b, ends_b = (_laid(x, leads, height, 0, number) for x in _edges(long))
     # best: of the words up to i and up to j; run: the same, where the last word of both is kept.
     best = np.zeros((width, size), dtype=number)
     run = np.full((width, size), never, dtype=number)
-    over = np.full((width, size), never, dtype=number)  # best without word i of a
+    over = np.zeros((width, size), dtype=number)  # best without word i of a
     start, other = np.empty_like(best), np.empty((width, size), dtype=bool)
     moves = np.empty((n, width, size), dtype=np.uint8)
     which = np.arange(size)
@@ -197,6 +202,7 @@ def _solve(batch: list[_Middle], cost: int) -> Match:
         np.maximum(over, done, out=best)
         np.maximum.accumulate(best, axis=0, out=best)
         move += np.equal(over, best, out=other)
+        over[-1] = never  # out of the band, but for the first row, which has nothing above it
         np.less(best[:-1], best[1:], out=other[1:])
         other[0] = True
         move += np.multiply(other, _KEPT, dtype=np.uint8)

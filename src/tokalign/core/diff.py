@@ -15,6 +15,7 @@ Either gives a :class:`Kept`, from which come labels (:func:`spans`), and for on
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,7 +87,10 @@ def similarity(original: str, edited: str) -> float:
 def similarities(originals: Words, editeds: Words) -> list[float]:
     """:func:`similarity` of many pairs."""
     sides = (_parts(side.raw, side.rows) for side in (originals, editeds))
-    return [Indel.normalized_similarity(array("Q", a.tobytes()), array("Q", b.tobytes())) for a, b in zip(*sides, strict=True)]
+    return [
+        Indel.normalized_similarity(array("Q", a.tobytes()), array("Q", b.tobytes()))
+        for a, b in zip(*sides, strict=True)
+    ]
 
 
 def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
@@ -96,7 +100,8 @@ def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
     """
     kept = _compare_words(originals, editeds, way)
     if not _are_equal(originals.characters, editeds.characters, kept):  # two unequal words have one hash
-        kept = _compare_words(*number(originals, editeds), way)
+        a, b = number(originals, editeds)
+        kept = _compare_words(a, b, way)
     return kept
 
 
@@ -234,7 +239,7 @@ def _sides(ids: NDArray[Any], starts: NDArray[np.bool_], rows: Ints) -> list[Sid
 
 def _parts(values: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
     cuts = rows.tolist()
-    return [values[i:j] for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [values[i:j] for i, j in pairwise(cuts)]
 
 
 def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
@@ -260,13 +265,15 @@ def _levenshtein(a: Side, b: Side) -> Match:
     return match
 
 
-def _keep_contained(kept: Kept, i: Ints, j: Ints, a: Ints, b: Ints) -> tuple[Ints, Ints]:
+def _keep_contained(kept: Kept, i: Ints, j: Ints, a: NDArray[Any], b: NDArray[Any]) -> tuple[Ints, Ints]:
     """Where one side of an edit holds all words of the other, in order, nothing was removed (or put in): keep them.
 
     Args:
         kept: over words.
-        i: words that are kept of the originals, ``j``: of the edited texts.
-        a: ids of the words of the originals, ``b``: of the edited texts.
+        i: words that are kept of the originals.
+        j: … of the edited texts.
+        a: ids of the words of the originals.
+        b: … of the edited texts.
     """
     before_a, before_b = _before(kept.a1), _before(kept.b1)
     more: list[tuple[int, int]] = []
@@ -305,8 +312,9 @@ def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -
     fresh[at] = True
     begin, last = np.flatnonzero(fresh[:-1]), np.flatnonzero(fresh[1:])
     at = np.searchsorted(begin, at)
-    sides = ((a0[begin], rows_a), (a1[last], rows_a), (b0[begin], rows_b), (b1[last], rows_b))
-    return Kept(*(np.insert(x, at, rows[1:]) for x, rows in sides), at + np.arange(len(at)))
+    a0, a1 = (np.insert(x, at, rows_a[1:]) for x in (a0[begin], a1[last]))
+    b0, b1 = (np.insert(x, at, rows_b[1:]) for x in (b0[begin], b1[last]))
+    return Kept(a0, a1, b0, b1, at + np.arange(len(at)))
 
 
 def _before(ends: Ints) -> Ints:
@@ -319,7 +327,8 @@ def _numbers(kept: Kept) -> Spans:
     changed = (kept.a0 > _before(kept.a1)) | (kept.b0 > _before(kept.b1))
     total = np.cumsum(changed)
     earlier = np.concatenate([[0], total[kept.stops]])[:-1]
-    return (total - np.repeat(earlier, np.diff(kept.stops, prepend=-1))).astype(np.int32)
+    numbers: Ints = total - np.repeat(earlier, np.diff(kept.stops, prepend=-1))
+    return numbers.astype(np.int32)
 
 
 def _omitted(kept: Kept) -> tuple[Ints, Spans]:

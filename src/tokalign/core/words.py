@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 # Classes of characters. Neighbours of one class are one word, where the class is RUNS or higher.
 _SPACE, _SINGLE, _MARK, _RUNS, _KATAKANA, _FLAG = range(6)
 _ENDS_SENTENCE = np.zeros(0x110000, dtype=bool)
-_ENDS_SENTENCE[[ord(c) for c in ".!?…。！？"]] = True  # noqa: RUF001
+_ENDS_SENTENCE[[ord(c) for c in ".!?…。！？"]] = True
 _JOINER = 0x200D
 _AT_ONCE = 20_000
 """Characters worked on at a time: their arrays fit a processor's cache."""
@@ -74,7 +74,7 @@ def split(texts: Sequence[str]) -> Words:
     return whole._replace(rows=np.insert(whole.rows, 0, 0), places=np.insert(whole.places, 0, 0))
 
 
-def number(*sides: Words) -> list[Words]:
+def number(a: Words, b: Words) -> tuple[Words, Words]:
     """The same words, with numbers for hashes: equal for equal words alone. Slow, a loop over words."""
     known: dict[bytes, int] = {}
 
@@ -83,7 +83,8 @@ def number(*sides: Words) -> list[Words]:
         found = (known.setdefault(side.characters[i:j].tobytes(), len(known)) for i, j in pairs)
         return np.fromiter(found, np.uint64, len(begins))
 
-    return [side._replace(ids=numbers(side, side.bare), raw=numbers(side, side.begins)) for side in sides]
+    one, other = (side._replace(ids=numbers(side, side.bare), raw=numbers(side, side.begins)) for side in (a, b))
+    return one, other
 
 
 def bounds(lengths: Sequence[int]) -> Ints:
@@ -115,7 +116,8 @@ def _split(texts: Sequence[str]) -> Words:
         lines = np.concatenate([[0], np.cumsum(breaks, dtype=np.int32)])
         starts |= lines[ends] > lines[begins]
     starts[rows[:-1][np.diff(rows) > 0]] = True
-    return Words(characters, solid, begins, bare, ends, *_hashes(characters, begins, bare, ends), starts, rows, places)
+    ids, raw = _hashes(characters, begins, bare, ends)
+    return Words(characters, solid, begins, bare, ends, ids, raw, starts, rows, places)
 
 
 def _joined(characters: NDArray[Any], kinds: NDArray[np.uint8], first: Ints) -> NDArray[np.bool_]:
@@ -145,11 +147,13 @@ def _trailing(solid: NDArray[np.bool_], places: Ints) -> Ints:
         return lasts[:0]
     ends = np.concatenate([[0], np.flatnonzero(solid) + 1])
     last = ends[np.searchsorted(ends, places[1:], side="right") - 1]
-    starts = np.maximum(last, places[:-1])
+    starts: Ints = np.maximum(last, places[:-1])
     return starts[starts < places[1:]]
 
 
-def _hashes(characters: NDArray[np.uint32], begins: Ints, bare: Ints, ends: Ints) -> tuple[NDArray[np.uint64], ...]:
+def _hashes(
+    characters: NDArray[np.uint32], begins: Ints, bare: Ints, ends: Ints
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Of every word, without and with the white space before it.
 
     Σ mix(character) · r^place modulo 2^64, folded; what lies between two places is the difference of two sums.
