@@ -16,9 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
+from tests.test_terminal import on_a_terminal
+from tokalign import tables as label_tables
 from tokalign.config import ShowConfig
-from tokalign.errors import InputError
+from tokalign.errors import InputError, UsageError
 from tokalign.report import show
+from tokalign.report.rows import marked
+from tokalign.report.summary import bars
 from tokalign.report.text import safe
 
 DATA = ROOT / "data"
@@ -102,24 +106,59 @@ def test_what_would_steer_the_terminal_is_spelt_out(text: str, expected: str) ->
 def test_runs_of_bad_and_good_tokens_are_marked_and_the_white_space_before_them_is_not() -> None:
     text = "The old 漢 cat sat."
     offsets = [[0, 3], [3, 7], [7, 9], [8, 9], [9, 13], [13, 17], [17, 18], [18, 18]]  # 漢 is two byte-level tokens
-    assert show.marked(text, offsets, [0, -1, -1, -1, 0, 1, 0, -1]).plain == "The [-old 漢-] cat {+sat+}."
-    assert show.marked(text, offsets, [0.49, -0.49, 0, 0, -0.5, 0.5, 0, 0]).plain == "The old 漢 [-cat-] {+sat+}."
-    assert show.marked("", [[0, 0]], [-1]).plain == ""
+    assert marked(text, offsets, [0, -1, -1, -1, 0, 1, 0, -1]).plain == "The [-old 漢-] cat {+sat+}.[-end-]"
+    assert marked(text, offsets, [0.49, -0.49, 0, 0, -0.5, 0.5, 0, 0]).plain == "The old 漢 [-cat-] {+sat+}."
+    assert marked("", [[0, 0]], [-1]).plain == "[-end-]", "EOS stands on nothing"
+    assert marked("ab", [[0, 1], [1, 1], [1, 2]], [0, -1, 0]).plain == "ab", "neither does an empty token"
 
 
 def test_what_is_marked_is_spelt_out_too() -> None:
     text = "a\x1b[1mb\u202ec"
-    assert show.marked(text, [[0, 3], [3, 7], [7, 7]], [-1, 1, 0]).plain == r"[-a\x1b[-]{+1mb\u202e+}c"
+    assert marked(text, [[0, 3], [3, 7], [7, 7]], [-1, 1, 0]).plain == r"[-a\x1b[-]{+1mb\u202e+}c"
 
 
 @given(st.lists(st.tuples(st.text("ab c", min_size=1, max_size=4), st.sampled_from([-1.0, -0.6, 0.0, 0.2, 0.9]))))
 def test_without_its_marks_the_text_is_the_text(tokens: list[tuple[str, float]]) -> None:
     ends = [0, *accumulate(len(piece) for piece, _ in tokens)]
     text = "".join(piece for piece, _ in tokens)
-    plain = show.marked(text, [list(pair) for pair in pairwise(ends)], [value for _, value in tokens]).plain
+    plain = marked(text, [list(pair) for pair in pairwise(ends)], [value for _, value in tokens]).plain
     assert re.sub(r"\[-|-\]|\{\+|\+\}", "", plain) == text
     assert ("[-" in plain) == any(value <= -0.5 for _, value in tokens)
     assert ("{+" in plain) == any(value >= 0.5 for _, value in tokens)
+
+
+WORD = [f"w{k}" for k in range(60)]
+
+
+def folded(*changed: int, context: int | None = 3) -> str:
+    offsets = [(m.start(), m.end()) for m in re.finditer(r" ?\S+", " ".join(WORD))]
+    return marked(" ".join(WORD), offsets, [-float(k in changed) for k in range(60)], context).plain
+
+
+def test_what_is_far_from_every_edit_is_folded_away() -> None:
+    assert folded(20) == "[… 17 words …] w17 w18 w19 [-w20-] w21 w22 w23 [… 36 words …]"
+    assert folded(0, 59) == "[-w0-] w1 w2 w3 [… 52 words …] w56 w57 w58 [-w59-]"
+    assert folded(20, 32) == folded(20)[: -len("[… 36 words …]")] + " ".join(WORD[24:32]) + (
+        " [-w32-] w33 w34 w35 [… 24 words …]"
+    ), "eleven words between are not worth it"
+    assert folded(20, 33).count("[… 6 words …]") == 1
+    assert folded() == "w0 w1 w2 [… 57 words …]"
+    assert folded(20, context=None).replace("[-", "").replace("-]", "") == " ".join(WORD)
+
+
+@given(st.lists(st.sampled_from(["a", " b", "漢", "字 ", "\n"]), max_size=60), st.integers(1, 5), st.data())
+def test_a_folded_text_is_the_text_without_what_it_says_is_missing(
+    pieces: list[str], context: int, data: st.DataObject
+) -> None:
+    text, ends = "".join(pieces), [0, *accumulate(map(len, pieces))]
+    values = [data.draw(st.sampled_from([0.0, 0.0, 0.0, 0.0, -1.0, 1.0])) for _ in pieces]
+    plain = re.sub(r"\[-|-\]|\{\+|\+\}", "", marked(text, list(pairwise(ends)), values, context).plain)
+    kept = re.split(r" \[… \d+ words …\]", plain)
+    at = 0
+    for part in kept:
+        at = text.index(part, at) + len(part)
+    assert text.endswith(kept[-1])
+    assert text.startswith(kept[0])
 
 
 @pytest.mark.parametrize("folder", [p for p in sorted(DATA.iterdir()) if (p / "data.jsonl").is_file()], ids=str)
@@ -162,6 +201,98 @@ def test_limit_says_how_many_rows(shown: Any) -> None:
         2,
         200,
     ]
+
+
+def ids(text: str) -> list[str]:
+    return re.findall(r"^── (\S+)$", text, re.MULTILINE)
+
+
+def labelled() -> list[dict[str, Any]]:
+    with pa.ipc.open_stream((DATA / "labels" / "data.arrow").read_bytes()) as stream:
+        found: list[dict[str, Any]] = stream.read_all().to_pylist()
+    return found
+
+
+def test_rows_are_chosen_by_a_text_in_them(shown: Any) -> None:
+    expected = [
+        r["id"] for r in labelled() if re.search("[Oo]ven", " ".join((str(r["prompt"]), r["original"], r["edited"])))
+    ]
+    assert 5 < len(expected) < 200
+    assert ids(shown(DATA / "labels", grep="[Oo]ven", limit=200)) == expected
+    assert ids(shown(DATA / "prompts", grep="oven", limit=1))
+    assert ids(shown(DATA / "edits", grep="^safety$", limit=1)), "lists of texts are looked into"
+
+
+def test_a_text_that_is_nowhere_and_a_pattern_that_is_none_are_errors(shown: Any) -> None:
+    with pytest.raises(InputError, match="no row has this grep: 'zebra'"):
+        shown(DATA / "labels", grep="zebra")
+    with pytest.raises(UsageError, match="no regular expression"):
+        shown(DATA / "labels", grep="(")
+
+
+@pytest.mark.parametrize("folder", ["labels", "edits"])
+def test_rows_come_in_the_order_of_a_column(shown: Any, folder: str) -> None:
+    kept = {r["id"]: r["similarity"] for r in labelled()}
+    up, down = (ids(shown(DATA / folder, sort=by, limit=200)) for by in ("similarity", "-similarity"))
+    assert sorted(up) == sorted(down) == sorted(kept)
+    assert [kept[name] for name in up] == sorted(kept.values())
+    assert [kept[name] for name in down] == sorted(kept.values(), reverse=True)
+    assert ids(shown(DATA / folder, sort="similarity", limit=3, skip=4)) == up[4:7]
+
+
+def test_a_column_that_is_no_number_is_an_error_that_names_those_that_are(shown: Any) -> None:
+    with pytest.raises(InputError, match="not a column of numbers: 'editor'") as caught:
+        shown(DATA / "edits", sort="editor")
+    assert caught.value.remedy == "columns of numbers: similarity, attempts"
+    with pytest.raises(InputError) as caught:
+        shown(DATA / "prompts", sort="similarity")
+    assert caught.value.remedy == "rows of this kind cannot be sorted"
+
+
+def test_what_follows_is_said(shown: Any) -> None:
+    text = shown(DATA / "prompts", skip=190, limit=5)
+    assert len(ids(text)) == 5
+    assert text.endswith("more rows follow: --skip 195\n")
+    assert "more rows" not in shown(DATA / "prompts", skip=195, limit=5)
+
+
+def test_only_the_rows_shown_are_loaded_whole(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+    whole = label_tables._load
+
+    def load(batch: Any, k: int) -> Any:
+        loaded.append(k)
+        return whole(batch, k)
+
+    monkeypatch.setattr(label_tables, "_load", load)
+    shown(DATA / "labels", sort="similarity", grep=".", limit=2)
+    assert len(loaded) == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "drawn"),
+    [([0, 1, 2, 4, 8, 800], " ▁▁▁▁█"), ([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"), ([0, 0], "  "), ([], "")],
+)
+def test_bars(counts: list[int], drawn: str) -> None:
+    assert bars(counts) == drawn
+
+
+@pytest.mark.parametrize("pager", ["cat > paged", "head -n 1 > paged"])
+def test_a_terminal_gets_pages(tmp_path: Path, pager: str) -> None:
+    """``head`` leaves when it has seen enough."""
+    code, sent = on_a_terminal(tmp_path, "show", str(DATA / "prompts"), "--limit", "200", PAGER=pager)
+    paged = (tmp_path / "paged").read_text()
+    assert (code, sent) == (0, "")
+    assert paged.startswith("prompts/1  200 rows")
+    assert len(ids(re.sub(r"\x1b\[[\d;]*m", "", paged))) == (200 if pager.startswith("cat") else 0)
+
+
+@pytest.mark.parametrize(("flags", "pager"), [(["--no-pager"], "cat > paged"), ([], ""), ([], "no-such-pager")])
+def test_a_terminal_can_do_without(tmp_path: Path, flags: list[str], pager: str) -> None:
+    code, sent = on_a_terminal(tmp_path, "show", str(DATA / "prompts"), *flags, PAGER=pager)
+    assert code == 0
+    assert "prompts/1  200 rows" in sent
+    assert not (tmp_path / "paged").exists()
 
 
 def test_json_prints_the_manifest_as_one_object(shown: Any) -> None:

@@ -34,7 +34,7 @@ def on_a_terminal(cwd: Path, *args: str, **env: str) -> tuple[int, str]:
     """Run the program with a terminal at all its ends; its exit code and every byte it sent."""
     ours, theirs = pty.openpty()
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "CI", "PYTEST_CURRENT_TEST")}
-    settings = {**clean, "TERM": "xterm-256color", "COLUMNS": "200", "PYTHONUTF8": "1", **env}
+    settings = {**clean, "TERM": "xterm-256color", "COLUMNS": "200", "PAGER": "", "PYTHONUTF8": "1", **env}
     with subprocess.Popen(
         [PROGRAM, *args], cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env=settings, close_fds=True
     ) as process:

@@ -320,5 +320,11 @@ class ShowConfig(Knobs):
 
     artifact: Path = knob(..., "an artifact, or a folder of artifacts", role="input", positional=True)
     id: str | None = knob(None, "only the row with this id", role="run")
+    grep: str | None = knob(None, "only rows with a text in which this regular expression is found", role="run")
+    sort: str | None = knob(None, "by this column of numbers, e.g. similarity; -similarity: largest first", role="run")
+    skip: int = knob(0, "rows to pass over first", low=0, role="run")
     limit: int = knob(5, "how many rows", low=1, role="run")
+    context: int = knob(12, "words shown on either side of an edit in a long text", low=1, role="run")
+    full: bool = knob(False, "show long texts whole", role="run")
+    pager: bool = knob(True, "on a terminal, page through $PAGER", role="run")
     json: bool = knob(False, "print the manifest on stdout as one JSON object", role="run")

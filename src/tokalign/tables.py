@@ -1,7 +1,8 @@
 """Arrow files of ``token-labels``: packed in batches, read back as rows."""
 
-from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,17 +81,29 @@ def read_labels(folder: Path, limit: int | None = None) -> list[TokenLabels]:
 
 def iter_labels(folder: Path) -> Iterator[TokenLabels]:
     """:func:`read_labels`, a batch of rows at a time."""
-    return chain.from_iterable(map(_rows, label_files(folder)))
+    for batch in _batches(folder):
+        yield from (TokenLabels(**row) for row in batch.to_pylist())
 
 
-def _rows(path: Path) -> Iterator[TokenLabels]:
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            missing = set(LABELS_SCHEMA.names) - set(stream.schema.names)
-            if missing:
-                raise InputError(f"columns are missing: {sorted(missing)}", where=str(path))
-            for batch in stream:
-                values: list[dict[str, Any]] = batch.select(LABELS_SCHEMA.names).to_pylist()
-                yield from (TokenLabels(**row) for row in values)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e
+def look_up_labels(folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
+    """Every row without what it says of tokens, and what loads the whole of it: cheap where few rows are wanted."""
+    light = [field.name for field in LABELS_SCHEMA if not field.name.startswith(("prompt_", "original_", "edited_"))]
+    for batch in _batches(folder):
+        for k, row in enumerate(batch.select(light).to_pylist()):
+            yield row, partial(_load, batch, k)
+
+
+def _load(batch: Any, k: int) -> TokenLabels:
+    return TokenLabels(**batch.slice(k, 1).to_pylist()[0])
+
+
+def _batches(folder: Path) -> Iterator[Any]:
+    for path in label_files(folder):
+        try:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+                missing = set(LABELS_SCHEMA.names) - set(stream.schema.names)
+                if missing:
+                    raise InputError(f"columns are missing: {sorted(missing)}", where=str(path))
+                yield from (batch.select(LABELS_SCHEMA.names) for batch in stream)
+        except (pa.ArrowInvalid, OSError) as e:
+            raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e

@@ -1,46 +1,58 @@
-"""``tokalign show``: an artifact in the terminal, or the tables of a whole folder of them.
+"""``tokalign show``: rows of an artifact in the terminal, or the tables of a whole folder of artifacts."""
 
-Colour is blue for good and orange for bad, which colour-blind readers tell apart; without colour the marks
-``[-bad-]`` and ``{+good+}`` say the same.
-"""
-
+import heapq
 import json
-from collections.abc import Iterator
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from tokalign import artifacts
 from tokalign.artifacts import Manifest
 from tokalign.config import ShowConfig
-from tokalign.errors import InputError
+from tokalign.errors import InputError, UsageError
 from tokalign.report import tables
+from tokalign.report.rows import show_row
 from tokalign.report.summary import headline
 from tokalign.report.text import safe
 
-BAD, GOOD = "bold #d55e00", "bold #0072b2"
-MARKED = 0.5
-"""A reward at least this strong is marked in the text."""
+Row = dict[str, Any]
+Found = tuple[Row, Callable[[], Row]]
+"""What rows are chosen by, and what loads the whole of one."""
 
 
 def run(config: ShowConfig) -> None:
     """Print rows of an artifact, or the overview of a folder."""
     folder = config.artifact
-    if not artifacts.is_artifact(folder):
-        if not folder.is_dir():
-            raise InputError("there is no such artifact", where=str(folder), remedy="give an artifact's folder")
+    if artifacts.is_artifact(folder):
+        manifest = artifacts.verify(folder)
+        if config.json:
+            print(json.dumps(asdict(manifest), ensure_ascii=False))
+        else:
+            with _paged(config.pager) as console:
+                _artifact(console, folder, manifest, config)
+    elif folder.is_dir():
         _overview(folder, config)
-        return
-    manifest = artifacts.verify(folder)
-    if config.json:
-        print(json.dumps(asdict(manifest), ensure_ascii=False))
-        return
-    console = tables.console()
+    else:
+        raise InputError("there is no such artifact", where=str(folder), remedy="give an artifact's folder")
+
+
+def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowConfig) -> None:
+    rows = _chosen(_rows(folder, manifest), folder, config)
+    shown = list(islice(rows, 1))  # what is wrong with the choice is told before anything is printed
+    if not shown and (config.id is not None or config.grep is not None):
+        sought = "id" if config.id is not None else "grep"
+        raise InputError(f"no row has this {sought}: {getattr(config, sought)!r}", where=str(folder), field=sought)
     console.print(Text(f"{manifest.kind}/{manifest.version}  {manifest.rows.get('out')} rows  {safe(str(folder))}"))
     for line in headline(manifest):
         console.print(Text(safe(line)))
@@ -49,13 +61,12 @@ def run(config: ShowConfig) -> None:
     elif manifest.kind == "winrates":
         console.print(tables.win_rates(manifest))
         console.print(*tables.flaws(manifest))
-    found = 0
-    for row in islice(_rows(folder, manifest, config.id), config.limit):
-        found += 1
+    for load in islice(chain(shown, rows), config.limit):
         console.print()
-        _row(console, manifest.kind, row)
-    if config.id is not None and not found:
-        raise InputError(f"no row has this id: {config.id!r}", where=str(folder), field="id")
+        show_row(console, manifest.kind, load(), None if config.full else config.context)
+    if next(rows, None) is not None:
+        console.print()
+        console.print(Text(f"more rows follow: --skip {config.skip + config.limit}", "dim"))
 
 
 def _overview(folder: Path, config: ShowConfig) -> None:
@@ -79,89 +90,74 @@ def _overview(folder: Path, config: ShowConfig) -> None:
         console.print(*tables.flaws(manifest))
 
 
-def _rows(folder: Path, manifest: Manifest, wanted: str | None) -> Iterator[dict[str, Any]]:
-    rows: Iterator[dict[str, Any]]
+def _rows(folder: Path, manifest: Manifest) -> Iterator[Found]:
     if manifest.kind == "token-labels":
-        from tokalign.tables import iter_labels
+        from tokalign.tables import look_up_labels
 
-        rows = (row._asdict() for row in iter_labels(folder))
+        for row, load in look_up_labels(folder):
+            yield row, lambda load=load: load()._asdict()  # type: ignore[misc]
     elif (folder / "data.jsonl").is_file():
-        rows = map(json.loads, (folder / "data.jsonl").open(encoding="utf-8"))
-    else:
+        with (folder / "data.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                yield row, lambda row=row: row  # type: ignore[misc]
+
+
+def _chosen(rows: Iterable[Found], folder: Path, config: ShowConfig) -> Iterator[Callable[[], Row]]:
+    """The rows that are asked for, in the order that is asked for, but for those to skip."""
+    if config.id is not None:
+        rows = (found for found in rows if found[0]["id"] == config.id)
+    if config.grep is not None:
+        try:
+            pattern = re.compile(config.grep)
+        except re.error as e:
+            raise UsageError(
+                f"--grep is no regular expression: {e}", remedy=r"write \ before ( [ . and the like"
+            ) from e
+        rows = (found for found in rows if any(map(pattern.search, _texts(found[0]))))
+    if config.sort is not None:
+        rows = _sorted(rows, folder, config.sort, config.skip + config.limit + 1)
+    return (load for _, load in islice(rows, config.skip, None))
+
+
+def _sorted(rows: Iterable[Found], folder: Path, by: str, most: int) -> Iterator[Found]:
+    """The first ``most`` rows by a column; only these are held."""
+    name, sign = by.removeprefix("-"), -1 if by.startswith("-") else 1
+
+    def key(found: Found) -> float:
+        value = found[0].get(name)
+        if not isinstance(value, int | float):
+            numbers = [k for k, v in found[0].items() if isinstance(v, int | float) and not isinstance(v, bool)]
+            remedy = f"columns of numbers: {', '.join(numbers)}" if numbers else "rows of this kind cannot be sorted"
+            raise InputError(f"not a column of numbers: {name!r}", where=str(folder), field="sort", remedy=remedy)
+        return sign * value
+
+    return iter(heapq.nsmallest(most, rows, key))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+@contextmanager
+def _paged(wanted: bool) -> Iterator[Console]:
+    """Standard output, through ``$PAGER`` (else less) if it is a terminal."""
+    console = tables.console()
+    command = os.environ.get("PAGER", "less")
+    there = bool(command.strip()) and shutil.which(command.split()[0]) is not None
+    if not (wanted and there and console.is_terminal and sys.stdin.isatty()):
+        yield console
         return
-    yield from (row for row in rows if wanted is None or row["id"] == wanted)
-
-
-def _row(console: Console, kind: str, row: dict[str, Any]) -> None:
-    console.print(Text(safe(f"── {row['id']}" + (f" · sample {row['sample']}" if row.get("sample") else "")), "dim"))
-    if "prompt" in row:
-        _say(console, "prompt", Text(_clip(_flat(row["prompt"]))))
-    if kind == "token-labels":
-        for side in ("original", "edited"):
-            text = marked(row[side], row[f"{side}_offsets"], row[f"{side}_labels"])
-            _say(console, side, text)
-    elif kind == "token-rewards":
-        _say(console, "reward", marked(row["response"], row["offsets"], row["reward"]))
-        _say(console, "score", Text(f"mean {row['score_mean']:+.4f}   sum {row['score_sum']:+.3f}"))
-        if row["p_bad"] is not None:
-            _say(console, "worst", Text(_extremes(row)))
-    else:
-        for key, value in row.items():
-            if key not in ("id", "prompt", "sample") and value not in (None, "", []):
-                shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                _say(console, key, Text(safe(shown)))
-
-
-def marked(text: str, offsets: list[list[int]], values: list[float]) -> Text:
-    """The text with every run of bad or good tokens marked and coloured by its values (-1 … 1)."""
-    out, at = Text(), 0
-    runs = _runs(offsets, values)
-    for start, end, sign, strength in runs:
-        out.append(safe(text[at:start]))
-        piece = text[start:end]
-        lead = len(piece) - len(piece.lstrip())
-        out.append(safe(piece[:lead]))
-        open_, close, style = ("[-", "-]", BAD) if sign < 0 else ("{+", "+}", GOOD)
-        out.append(f"{open_}{safe(piece[lead:])}{close}", style if strength > 0.75 else style.removeprefix("bold "))
-        at = end
-    out.append(safe(text[at:]))
-    return out
-
-
-def _runs(offsets: list[list[int]], values: list[float]) -> list[tuple[int, int, int, float]]:
-    """Neighbouring tokens of one sign, as (start, end, sign, strongest value)."""
-    runs: list[tuple[int, int, int, float]] = []
-    for (start, end), value in zip(offsets, values, strict=True):
-        if abs(value) < MARKED or start == end:
-            continue
-        sign = 1 if value > 0 else -1
-        if runs and runs[-1][1] >= start and runs[-1][2] == sign:
-            first, last, _, strength = runs[-1]
-            runs[-1] = (first, max(last, end), sign, max(strength, abs(value)))
-        elif not runs or start >= runs[-1][1]:
-            runs.append((start, end, sign, abs(value)))
-    return runs
-
-
-def _extremes(row: dict[str, Any]) -> str:
-    order = sorted(range(len(row["reward"])), key=lambda i: row["reward"][i])[:3]
-    return "  ".join(f"{safe(row['tokens'][i])!r} {row['reward'][i]:+.2f}" for i in order)
-
-
-def _say(console: Console, label: str, text: Text) -> None:
-    console.print(Text(f"{safe(label):>9}", "dim"))
-    console.print(Padding(text, (0, 0, 0, 4)))
-
-
-def _flat(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return safe(prompt)
-    if len(prompt) == 1:
-        return safe(prompt[0]["content"])
-    return "\n".join(f"{safe(t['role'])}: {safe(t['content'])}" for t in prompt)
-
-
-def _clip(text: str, most: int = 800) -> str:
-    return (
-        text if len(text) <= most else f"{text[: most // 2]}\n[… {len(text) - most} characters …]\n{text[-most // 2 :]}"
-    )
+    # As git does: colours go through, and what fits on one screen stays there.
+    env = {"LESS": "FRX", **os.environ}
+    with subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=env, encoding="utf-8") as pager:
+        to: Any = pager.stdin
+        with suppress(BrokenPipeError):  # the reader has seen enough
+            try:
+                yield tables.console(to, console)
+            finally:
+                to.close()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,7 @@ def headline(m: Manifest) -> list[str]:
         lines = [f"{status}; words kept on average {s['similarity_mean']:.0%}"]
         return lines + [f"flaws mended: {kinds}"] * bool(kinds) + [f"noted: {notes}"] * bool(notes)
     if m.kind == "token-labels":
-        return [
-            f"{s['tokens']} tokens: {s['share_bad']:.1%} bad, {s['share_good']:.1%} good; "
-            f"{s['edits_per_row']:.1f} edits a row, {s['unchanged']} rows unchanged"
-        ]
+        return _labels(s)
     if m.kind == "reward-model":
         edited, natural = s["edited_over_original"], s["chosen_over_rejected"]
         shown = [("edited over original", edited), ("chosen over rejected", natural), ("flips", s["flips"])]
@@ -101,3 +99,26 @@ def headline(m: Manifest) -> list[str]:
             for name, c in s["candidates"].items()
         ]
     return []
+
+
+def _labels(s: Mapping[str, Any]) -> list[str]:
+    shares = ", ".join(f"{s[f'share_{name}']:.1%} {name}" for name in ("bad", "neutral", "good"))
+    lines = [
+        f"{s['tokens']} tokens: {shares}",
+        f"{s['edits_per_row']:.1f} edits a row, {s['unchanged']} rows unchanged",
+    ]
+    if by_edits := s.get("rows_by_edits"):
+        few = [(n, by_edits.get(n, 0)) for n in ("0", "1", "2", "3")]
+        more = sum(by_edits.values()) - sum(rows for _, rows in few)
+        lines[-1] += "; rows with " + ", ".join([*(f"{n}: {rows}" for n, rows in few), f"more: {more}"])
+    if histogram := s.get("similarity_histogram"):
+        lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
+    if longest := list(s.get("longest_edits", {}).items())[:3]:
+        lines.append("longest edits: " + ", ".join(f"{name} ({n} tokens)" for name, n in longest))
+    return lines
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A bar for each count, an eighth of a line high at least where it is not 0."""
+    top = max(counts, default=0)
+    return "".join(" " if not n else "▁▂▃▄▅▆▇█"[max(0, round(8 * n / top) - 1)] for n in counts)

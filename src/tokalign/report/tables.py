@@ -1,7 +1,7 @@
 """The paper's tables, from manifests."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -15,8 +15,11 @@ WIDTH = 110
 """Columns taken where no terminal says how wide it is."""
 
 
-def console() -> Console:
-    """Standard output, wide enough for the tables when it is piped."""
+def console(file: TextIO | None = None, like: Console | None = None) -> Console:
+    """Standard output, wide enough for the tables when it is piped; or a file, as wide and colourful as another."""
+    if like is not None:
+        system: Any = like.color_system
+        return Console(highlight=False, file=file, force_terminal=True, width=like.width, color_system=system)
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=WIDTH)
 
