@@ -1,31 +1,52 @@
 """How fast labels are made: ``diff`` against the tokenizer alone, and against Levenshtein in plain Python.
 
-Pairs of about 200 tokens of running text, edited here and there. Prints ratios of one run.
+Pairs of about 200 tokens of running text, edited here and there. Prints ratios of one run: of all that is done to a
+row but for reading and writing it, and of aligning and labelling alone; then of two processes against one, of whole
+runs of the command.
 
-    python bench/diff.py [--pairs 2000]
+    python bench/diff.py [--pairs 2048] [--rows 20000] [--out docs/results/diff_speed.json]
 """
 
 import argparse
+import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from tokalign import __version__
 from tokalign.config import DiffConfig
-from tokalign.models.tokenization import Codec, train_tiny
+from tokalign.core.words import split
+from tokalign.models.tokenization import Codec, Tokens, train_tiny
 from tokalign.playground.world import World
 from tokalign.schemas import Edit
 from tokalign.stages import diff
 
 
-def python_levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
-    """The textbook's, over token ids: O(mn)."""
-    row = list(range(len(b) + 1))
+def python_labels(a: Sequence[int], b: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The textbook's Levenshtein over token ids, O(mn), and the labels of its alignment."""
+    table = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
-        above, row[0] = row[0], i
+        above, row = table[-1], [i]
         for j, y in enumerate(b, 1):
-            above, row[j] = row[j], min(above + (x != y), row[j] + 1, row[j - 1] + 1)
-    return row[-1]
+            row.append(min(above[j - 1] + (x != y), above[j] + 1, row[j - 1] + 1))
+        table.append(row)
+    bad, good = [-1] * len(a), [1] * len(b)
+    i, j = len(a), len(b)
+    while i and j:
+        here = table[i][j]
+        if a[i - 1] == b[j - 1] and table[i - 1][j - 1] == here:
+            i, j = i - 1, j - 1
+            bad[i] = good[j] = 0
+        elif table[i - 1][j - 1] == here - 1:
+            i, j = i - 1, j - 1
+        elif table[i - 1][j] == here - 1:
+            i -= 1
+        else:
+            j -= 1
+    return bad, good
 
 
 def pairs(n: int) -> list[Edit]:
@@ -56,38 +77,88 @@ def seconds(work: Callable[[], Any]) -> float:
     return min(times)
 
 
-def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> None:
-    """What the stage does with its rows but for reading and writing."""
-    for i in range(0, len(edits), diff.CHUNK):
-        diff.label(edits[i : i + diff.CHUNK], codec, config)
+def chunks(edits: list[Edit]) -> list[list[Edit]]:
+    """As the stage takes them."""
+    return [edits[i : i + diff.CHUNK] for i in range(0, len(edits), diff.CHUNK)]
 
 
-def tokenize(edits: list[Edit], codec: Codec) -> None:
-    """The tokenizer alone, on the same texts."""
-    for i in range(0, len(edits), diff.CHUNK):
-        part = edits[i : i + diff.CHUNK]
-        codec.tokenizer._tokenizer.encode_batch([t for e in part for t in (e.prompt, e.original, e.edited)])
+def texts(edits: list[Edit]) -> list[str]:
+    """All that is tokenized."""
+    return [text for e in edits for text in (e.prompt, e.original, e.edited) if isinstance(text, str)]
+
+
+def sides(edits: list[Edit], codec: Codec) -> tuple[list[str], list[str], Tokens, Tokens]:
+    """Both sides and their tokens."""
+    originals, editeds = [e.original for e in edits], [e.edited for e in edits]
+    a, b = (codec.tokens(some, codec.encode(some)) for some in (originals, editeds))
+    return originals, editeds, a, b
+
+
+def workers(edits: list[Edit]) -> float:
+    """Whole runs of the stage, in one process and in two: how much faster two are."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "edits.jsonl"
+        source.write_text("".join(json.dumps(e.model_dump()) + "\n" for e in edits), encoding="utf-8")
+        took = []
+        for n in (1, 2):
+            config = DiffConfig(
+                edits=str(source), tokenizer="tiny", vocab=2000, out=Path(folder) / f"by-{n}", workers=n, quiet=True
+            )
+            took.append(float(diff.run(config).seconds))
+    print(f"\n{len(edits)} rows: one process {took[0]:.1f} s, two {took[1]:.1f} s: {took[0] / took[1]:.2f}×")
+    return took[0] / took[1]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=2000)
-    edits = pairs(parser.parse_args().pairs)
+    parser.add_argument("--pairs", type=int, default=2048)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    ways: dict[str, dict[str, float]] = {}
+    edits = pairs(args.pairs)
     codec = train_tiny((e.original for e in edits), 2000)
+    parts = chunks(edits)
+    ready = [sides(part, codec) for part in parts]
+    backend, n = codec.tokenizer.backend_tokenizer, len(edits)
     ids = [(codec.responses([e.original])[0].ids, codec.responses([e.edited])[0].ids) for e in edits[:20]]
-    tokens = sum(len(a) + len(b) for a, b in ids) / len(ids) / 2
-    alone = seconds(lambda: tokenize(edits, codec)) / len(edits)
-    slow = seconds(lambda: [python_levenshtein(a, b) for a, b in ids]) / len(ids)
-    print(
-        f"{tokens:.0f} tokens a response; tokenizer alone {1e6 * alone:.0f} µs a pair; plain Python {1e6 * slow:.0f} µs"
-    )
-    print(f"{'unit':>6} {'align':>12} {'µs a pair':>10} {'of tokenizer':>13} {'of plain Python':>16}")
+    slow = seconds(lambda: [python_labels(a, b) for a, b in ids]) / len(ids)
+    tokens = sum(len(a.ids) + len(b.ids) for *_, a, b in ready) / n / 2
+    alone = seconds(lambda: [backend.encode_batch(texts(part)) for part in parts]) / n
+    called = seconds(lambda: [codec.tokenizer(texts(part), return_offsets_mapping=True) for part in parts]) / n
+    print(f"{tokens:.0f} tokens a response; µs a pair: Levenshtein in plain Python {1e6 * slow:.0f},", end=" ")
+    print(f"the tokenizer alone {1e6 * alone:.0f}, called for offsets {1e6 * called:.0f}\n")
+    columns = ["all, µs", "of tokenizer", "called", "align and label, µs", "of plain Python"]
+    print(f"{'':>20} | {columns[0]:>8} {columns[1]:>13} {columns[2]:>7} | {columns[3]:>20} {columns[4]:>16}")
     for unit in ("word", "token"):
         for align in ("blocks", "lcs", "levenshtein"):
-            config: Any = DiffConfig(edits="-", tokenizer="-", out="-", unit=unit, align=align)  # type: ignore[arg-type]
-            took = seconds(lambda config=config: label(edits, codec, config)) / len(edits)  # type: ignore[misc]
-            print(f"{unit:>6} {align:>12} {1e6 * took:>10.0f} {alone / took:>12.2f}× {slow / took:>15.1f}×")
+            config: Any = DiffConfig(edits="-", tokenizer="-", out=Path("-"), unit=unit, align=align)
+
+            def whole(config: DiffConfig = config) -> None:
+                for part in parts:
+                    diff.label(part, codec, config)
+
+            def compare(config: DiffConfig = config) -> None:
+                for originals, editeds, a, b in ready:
+                    diff.compare(split(originals), split(editeds), a, b, config)
+
+            took, compared = seconds(whole) / n, seconds(compare) / n
+            ratios = {
+                "of_tokenizer": alone / took,
+                "of_tokenizer_called": called / took,
+                "of_plain_python": slow / compared,
+            }
+            ways[f"{unit}, {align}"] = {name: round(ratio, 2) for name, ratio in ratios.items()}
+            print(
+                f"{unit + ', ' + align:>20} | {1e6 * took:>8.0f} {alone / took:>12.2f}× {called / took:>6.2f}×",
+                end=" | ",
+            )
+            print(f"{1e6 * compared:>20.0f} {slow / compared:>15.1f}×")
+    result = {"command": "python bench/diff.py", "tokalign": __version__, "tokens": round(tokens), "ways": ways}
+    result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows)), 2)}
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

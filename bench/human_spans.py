@@ -1,53 +1,66 @@
-"""Do labels follow people? Words called bad against the spans that people marked, for every way to align.
+"""Do labels follow people? Words called bad against the spans that people marked, for every unit and option.
 
 QA-Feedback (Wu et al., 2023) holds a model's answer, a person's correction, and the spans that people marked as
-errors. A word (``\\w+|[^\\w\\s]``) is bad if any of its characters is; precision, recall and F1 are over all words,
-with 95 % intervals from a bootstrap over rows, paired with plain Levenshtein over words.
+errors. A word (``\\w+|[^\\w\\s]``) is bad if any token on it is; precision, recall and F1 are over all words, with 95 %
+intervals from a bootstrap over rows, paired with plain Levenshtein over words.
 
-    python bench/human_spans.py qa_feedback.json [--out docs/results/human_spans.json]
+    python bench/human_spans.py qa_feedback.json [--tokenizer MODEL] [--out docs/results/human_spans.json]
+
+Without a tokenizer, a byte-level BPE of 8000 is learnt on the texts.
 """
 
 import argparse
 import json
 import re
-from itertools import accumulate
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokalign import __version__
-from tokalign.core import diff
-from tokalign.core.diff import NEVER, Way
-from tokalign.core.words import split
+from tokalign import __version__, tables
+from tokalign.config import DiffConfig
+from tokalign.core.diff import NEVER
+from tokalign.models.tokenization import Codec, train_tiny
+from tokalign.schemas import Edit
+from tokalign.stages import diff
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
-WAYS = {
-    "levenshtein": Way("levenshtein"),
-    "lcs": Way("lcs"),
-    **{f"blocks, merge {cost}": Way("blocks", cost, NEVER) for cost in (1, 2, 3)},
-    **{
-        f"blocks, merge {cost}, whole {whole}": Way("blocks", cost, whole)
-        for cost, whole in ((1, 0.8), (2, 0.7), (2, 0.8), (2, 0.9), (3, 0.8))
-    },
+BLOCKS = {
+    f"blocks, merge {merge}" + ("" if whole == NEVER else f", whole {whole}"): {"merge": merge, "whole_sentence": whole}
+    for merge, whole in [*((m, NEVER) for m in range(4)), (1, 0.8), (2, 0.7), (2, 0.8), (2, 0.9), (3, 0.8)]
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "levenshtein": {"align": "levenshtein"},
+    "lcs": {"align": "lcs"},
+    **BLOCKS,
+    "blocks, merge 2, whole 0.8, omissions": {"omissions": True},
+    "token: levenshtein": {"unit": "token", "align": "levenshtein"},
+    "token: lcs": {"unit": "token", "align": "lcs"},
+    **{f"token: blocks, merge {merge}": {"unit": "token", "merge": merge} for merge in (1, 2, 3)},
 }
 BASE, DEFAULT = "levenshtein", "blocks, merge 2, whole 0.8"
 
 
-def marked(characters: NDArray[Any], text: str) -> NDArray[np.bool_]:
-    """For each word, whether any of its characters is."""
+def marked(spans: list[tuple[int, int]], text: str) -> NDArray[np.bool_]:
+    """For each word, whether any of its characters lies in a span."""
+    characters = np.zeros(len(text) + 1, dtype=bool)
+    for start, end in spans:
+        characters[start:end] = True
     return np.array([characters[m.start() : m.end()].any() for m in WORD.finditer(text)], dtype=bool)
 
 
-def human(row: dict[str, Any]) -> NDArray[np.bool_]:
-    """Words that people marked."""
-    text = row["prediction 1"]
-    spans = np.zeros(len(text) + 1, dtype=int)
-    for error in row["feedback"]["errors"]:
-        spans[error["start"] : error["end"]] = 1
-    return marked(spans, text)
+def called_bad(edits: list[Edit], codec: Codec, knobs: dict[str, Any]) -> list[NDArray[np.bool_]]:
+    """Words of every original that carry a bad token."""
+    config = DiffConfig(edits="-", tokenizer="-", out=Path("-"), max_length=100_000, **knobs)
+    with tempfile.TemporaryDirectory() as folder:
+        data = diff.label(edits, codec, config).data
+        (Path(folder) / "data.arrow").write_bytes(tables.HEAD + data + tables.TAIL)
+        rows = tables.read_labels(Path(folder))
+    spans = [[(i, j) for (i, j), z in zip(r.original_offsets, r.original_labels, strict=True) if z == -1] for r in rows]
+    return [marked(of_row, row.original) for of_row, row in zip(spans, rows, strict=True)]
 
 
 def f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,16 +72,20 @@ def main() -> None:
     """Measure every way, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--tokenizer")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = [r for r in json.loads(args.data.read_text()) if r["feedback"]["corrected-prediction"]]
-    originals, editeds = [r["prediction 1"] for r in rows], [r["feedback"]["corrected-prediction"] for r in rows]
-    ends = [0, *accumulate(map(len, originals))]
-    truth = [human(r) for r in rows]
+    texts = [(r["prediction 1"], r["feedback"]["corrected-prediction"]) for r in rows]
+    codec = Codec.load(args.tokenizer) if args.tokenizer else train_tiny((t for pair in texts for t in pair), 8000)
+    edits = [Edit(id=str(k), prompt="-", original=a, edited=b) for k, (a, b) in enumerate(texts)]
+    truth = [
+        marked([(e["start"], e["end"]) for e in r["feedback"]["errors"]], text)
+        for r, (text, _) in zip(rows, texts, strict=True)
+    ]
     counts = {}
-    for name, way in WAYS.items():
-        changed, _ = diff.spans(diff.compare_words(split(originals), split(editeds), way))
-        said = [marked(changed[i:j], text) for i, j, text in zip(ends, ends[1:], originals, strict=False)]
+    for name, knobs in WAYS.items():
+        said = called_bad(edits, codec, knobs)
         counts[name] = np.array(
             [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(said, truth, strict=True)], dtype=float
         )
@@ -86,7 +103,7 @@ def main() -> None:
             "above_levenshtein_ci95": [round(float(q), 4) for q in np.quantile(again - base, [0.025, 0.975])],
         }
         r = result[name]
-        print(f"{name:<30} P {r['precision']:.3f}  R {r['recall']:.3f}  F1 {r['f1']:.3f} {r['ci95']}", end="  ")
+        print(f"{name:<38} P {r['precision']:.3f}  R {r['recall']:.3f}  F1 {r['f1']:.3f} {r['ci95']}", end="  ")
         print(f"above levenshtein {r['above_levenshtein']:+.3f} {r['above_levenshtein_ci95']}")
     if args.out:
         whole = {"command": "python bench/human_spans.py qa_feedback.json", "tokalign": __version__, "rows": len(rows)}

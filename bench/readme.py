@@ -70,12 +70,56 @@ def human_spans(result: Result) -> str:
         interval = f"{way['ci95'][0]:.3f}–{way['ci95'][1]:.3f}"
         above = f"{way['above_levenshtein']:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append([f"**{name}**" if name == result["default"] else name, *numbers, interval, above])
-    return table(["alignment of words", "precision", "recall", "F1", "95 %", "F1 above Levenshtein"], rows)
+    return table(["alignment", "precision", "recall", "F1", "95 %", "F1 above Levenshtein"], rows)
+
+
+def diff_speed(result: Result) -> str:
+    """Ratios of one run."""
+    rows = [
+        [way, *(f"{w[key]:.2f}×" for key in ("of_tokenizer", "of_tokenizer_called")), f"{w['of_plain_python']:.0f}×"]
+        for way, w in result["ways"].items()
+    ]
+    columns = [
+        "unit, alignment",
+        "rows a second, of the tokenizer alone",
+        "… called for offsets",
+        "align and label, of plain Python",
+    ]
+    workers = f"Two processes against one, {result['rows']} rows, whole runs: {result['two_workers']:.2f}×."
+    return f"{table(columns, rows)}\n\n{workers}"
+
+
+def alignments(result: Result) -> str:
+    """Two ways to align, all the way to the win rate."""
+    rows = []
+    for found in result["seeds"]:
+        for way in ("levenshtein", "blocks"):
+            f = found[way]
+            labels = [f"{100 * f[key]:.1f} %" for key in ("share_bad", "share_good")]
+            accuracy = [f"{f[key]:.3f}" for key in ("edited_over_original", "chosen_over_rejected", "flips")]
+            won = f"{f['win_rate']:.1f} ± {f['standard_error']:.1f}"
+            rows.append([str(found["seed"]), way, *labels, *accuracy, won])
+    columns = [
+        "seed",
+        "alignment",
+        "bad",
+        "good",
+        "edited over original",
+        "chosen over rejected",
+        "one edit",
+        "win rate, %",
+    ]
+    gap = f"{result['gap_mean']:+.1f} ± {result['gap_standard_error']:.1f}"
+    return f"{table(columns, rows)}\n\nWin rate of blocks less Levenshtein, mean over the seeds: {gap} points."
 
 
 TABLES = {
     README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
-    LABELS: {"human-spans": (RESULT.with_name("human_spans.json"), human_spans)},
+    LABELS: {
+        "human-spans": (RESULT.with_name("human_spans.json"), human_spans),
+        "alignments": (RESULT.with_name("alignments.json"), alignments),
+        "diff-speed": (RESULT.with_name("diff_speed.json"), diff_speed),
+    },
 }
 """File → name of a table → where its numbers are, and what makes it."""
 

@@ -92,7 +92,7 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     a = codec.tokens(originals, [encoded[2 * k] for k in fit])
     b = codec.tokens(editeds, [encoded[2 * k + 1] for k in fit])
     words = split(originals), split(editeds)
-    spans_a, spans_b, n_edits = _compare(*words, a, b, config)
+    spans_a, spans_b, n_edits = compare(*words, a, b, config)
     similarities = _similarities(rows, *words)
     columns = {
         "id": [e.id for e in rows],
@@ -117,10 +117,18 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     )
 
 
-def _compare(
+def compare(
     words_a: Words, words_b: Words, a: Tokens, b: Tokens, config: DiffConfig
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row."""
+    """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row.
+
+    Args:
+        words_a: words of the originals.
+        words_b: … of the edited texts.
+        a: tokens of the originals.
+        b: … of the edited texts.
+        config: unit and way.
+    """
     way = Way(config.align, config.merge, config.whole_sentence)
     if config.unit == "token":
         kept = diff.compare_tokens(a.ids, a.rows, b.ids, b.rows, way)
