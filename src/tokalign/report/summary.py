@@ -103,14 +103,14 @@ def headline(m: Manifest) -> list[str]:
 
 def _labels(s: Mapping[str, Any]) -> list[str]:
     shares = ", ".join(f"{s[f'share_{name}']:.1%} {name}" for name in ("bad", "neutral", "good"))
+    rows_with = ""
+    if by_edits := s.get("rows_by_edits"):
+        counts = [f"{n}: {by_edits.get(n, 0)}" for n in ("1", "2", "3")]
+        rows_with = f" (rows with {', '.join(counts)}, more: {sum(by_edits[n] for n in by_edits if int(n) > 3)})"
     lines = [
         f"{s['tokens']} tokens: {shares}",
-        f"{s['edits_per_row']:.1f} edits a row, {s['unchanged']} rows unchanged",
+        f"{s['edits_per_row']:.1f} edits a row{rows_with}, {s['unchanged']} rows unchanged",
     ]
-    if by_edits := s.get("rows_by_edits"):
-        few = [(n, by_edits.get(n, 0)) for n in ("0", "1", "2", "3")]
-        more = sum(by_edits.values()) - sum(rows for _, rows in few)
-        lines[-1] += "; rows with " + ", ".join([*(f"{n}: {rows}" for n, rows in few), f"more: {more}"])
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
     if longest := list(s.get("longest_edits", {}).items())[:3]:
