@@ -4,7 +4,7 @@ Pairs of about 200 tokens of running text, edited here and there. Prints ratios 
 row but for reading and writing it, and of aligning and labelling alone; then of two processes against one, of whole
 runs of the command.
 
-    python bench/diff.py [--pairs 2048] [--rows 20000] [--out docs/results/diff_speed.json]
+    python bench/diff.py [--pairs 2048] [--rows 40000] [--out docs/results/diff_speed.json]
 """
 
 import argparse
@@ -94,16 +94,17 @@ def sides(edits: list[Edit], codec: Codec) -> tuple[list[str], list[str], Tokens
     return originals, editeds, a, b
 
 
-def workers(edits: list[Edit]) -> float:
-    """Whole runs of the stage, in one process and in two: how much faster two are."""
+def workers(edits: list[Edit], codec: Codec) -> float:
+    """Whole runs of the stage, start-up included, in one process and in two: how much faster two are."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "edits.jsonl"
         source.write_text("".join(json.dumps(e.model_dump()) + "\n" for e in edits), encoding="utf-8")
+        tokenizer = Path(folder) / "tokenizer"
+        codec.save(tokenizer)
         took = []
         for n in (1, 2):
-            config = DiffConfig(
-                edits=str(source), tokenizer="tiny", vocab=2000, out=Path(folder) / f"by-{n}", workers=n, quiet=True
-            )
+            out = Path(folder) / f"by-{n}"
+            config = DiffConfig(edits=str(source), tokenizer=str(tokenizer), out=out, workers=n, quiet=True)
             took.append(float(diff.run(config).seconds))
     print(f"\n{len(edits)} rows: one process {took[0]:.1f} s, two {took[1]:.1f} s: {took[0] / took[1]:.2f}×")
     return took[0] / took[1]
@@ -113,7 +114,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=2048)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     ways: dict[str, dict[str, float]] = {}
@@ -156,7 +157,7 @@ def main() -> None:
             )
             print(f"{1e6 * compared:>20.0f} {slow / compared:>15.1f}×")
     result = {"command": "python bench/diff.py", "tokalign": __version__, "tokens": round(tokens), "ways": ways}
-    result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows)), 2)}
+    result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), codec), 2)}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

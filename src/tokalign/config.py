@@ -25,6 +25,7 @@ ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
 Unit = Literal["word", "token"]
 Align = Literal["levenshtein", "lcs", "blocks"]
 Level = Literal["token", "sequence"]
+Neutral = Literal["hard", "soft"]
 Pairs = Literal["chosen", "edited", "both"]
 Reading = Literal["expected", "discrete"]
 Normalise = Literal["none", "span"]
@@ -232,6 +233,8 @@ class TrainRmConfig(SupervisedStage):
     weight_bad: float = knob(1.0, "class weight of bad tokens in the loss", low=0)
     weight_neutral: float = knob(0.2, "class weight of neutral tokens in the loss", low=0)
     weight_good: float = knob(1.0, "class weight of good tokens in the loss", low=0)
+    neutral: Neutral = knob("hard", "what a neutral token is called: neutral, or (soft) as likely bad as good")
+    label_smoothing: float = knob(0.0, "token level: share of a label that goes to all classes alike", low=0, high=0.9)
     heldout: float = knob(0.1, "share of the prompts, by hash, kept for the metrics", low=0, high=0.9)
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tokalign.errors import InputError
 from tokalign.schemas import Prompt
@@ -75,6 +74,8 @@ class Codec:
         Raises:
             InputError: nothing usable is there.
         """
+        from transformers import AutoTokenizer  # brings torch, which a process that is sent a tokenizer does without
+
         try:
             return cls(AutoTokenizer.from_pretrained(str(source), trust_remote_code=False), str(source))
         except (OSError, ValueError, KeyError) as e:
@@ -170,6 +171,7 @@ def same_tokenizer(a: Codec, b: Codec) -> bool:
 def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
     """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +49,7 @@ def run(config: DiffConfig) -> Manifest:
             _one_thread(),
         ):
             n = workers.how_many(config.workers, len(edits) - file.taken)
-            for part, made in workers.each(file.parts(edits, CHUNK), labeller, (out.folder, config), n):
+            for part, made in workers.each(file.parts(edits, CHUNK), labeller, (codec, config), n):
                 file.append(made.data, made.rows)
                 file.count(made.counts)
                 file.count_most("longest", made.longest, LONGEST)
@@ -71,9 +70,8 @@ class Labelled(NamedTuple):
     longest: dict[str, float]
 
 
-def labeller(folder: Path, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
-    """What labels chunks with the tokenizer in ``folder``."""
-    codec = Codec.load(folder / "tokenizer")
+def labeller(codec: Codec, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
+    """What labels chunks."""
     return lambda edits: label(edits, codec, config)
 
 

@@ -52,12 +52,13 @@ def run(config: TrainRmConfig) -> Manifest:
                 f"no rows to train on: {dict(skipped)}", where=config.labels, remedy="see --max-length and --pairs"
             )
         weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
+        goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
 
         def loss(model: Any, inputs: dict[str, Any]) -> Tensor:
             batch: Batch = inputs["batch"]
             if config.level == "token":
                 logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                return rewards.token_loss(batch.gather(logits), inputs["labels"], batch.response_mask, weights)
+                return rewards.token_loss(batch.gather(logits), inputs["labels"], batch.response_mask, weights, goals)
             better, worse = sequence_scores(model, batch).chunk(2)
             return rewards.pair_loss(better, worse)
 
