@@ -13,11 +13,13 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokalign import __version__
 from tokalign.config import DiffConfig
+from tokalign.core.diff import similarity
 from tokalign.core.words import split
 from tokalign.models.tokenization import Codec, Tokens, train_tiny
 from tokalign.playground.world import World
@@ -62,8 +64,8 @@ def pairs(n: int) -> list[Edit]:
             words = edited[at].split()
             words[rng.randrange(len(words))] = rng.choice(sentences).split()[0]
             edited[at : at + 1] = rng.choice([[" ".join(words)], [], [edited[at], rng.choice(sentences)]])
-        row = {"id": str(i), "prompt": "Tell me.", "original": " ".join(original), "edited": " ".join(edited)}
-        made.append(Edit.model_validate(row))
+        a, b = " ".join(original), " ".join(edited)
+        made.append(Edit(id=str(i), prompt="Tell me.", original=a, edited=b, similarity=similarity(a, b)))
     return made
 
 
@@ -80,6 +82,12 @@ def seconds(work: Callable[[], Any]) -> float:
 def chunks(edits: list[Edit]) -> list[list[Edit]]:
     """As the stage takes them."""
     return [edits[i : i + diff.CHUNK] for i in range(0, len(edits), diff.CHUNK)]
+
+
+def each(parts: Sequence[Any], work: Callable[[Any], Any]) -> None:
+    """Do the work, keep nothing of it."""
+    for part in parts:
+        work(part)
 
 
 def texts(edits: list[Edit]) -> list[str]:
@@ -126,8 +134,8 @@ def main() -> None:
     ids = [(codec.responses([e.original])[0].ids, codec.responses([e.edited])[0].ids) for e in edits[:20]]
     slow = seconds(lambda: [python_labels(a, b) for a, b in ids]) / len(ids)
     tokens = sum(len(a.ids) + len(b.ids) for *_, a, b in ready) / n / 2
-    alone = seconds(lambda: [backend.encode_batch(texts(part)) for part in parts]) / n
-    called = seconds(lambda: [codec.tokenizer(texts(part), return_offsets_mapping=True) for part in parts]) / n
+    alone = seconds(lambda: each(parts, lambda part: backend.encode_batch(texts(part)))) / n
+    called = seconds(lambda: each(parts, lambda part: codec.tokenizer(texts(part), return_offsets_mapping=True))) / n
     print(f"{tokens:.0f} tokens a response; µs a pair: Levenshtein in plain Python {1e6 * slow:.0f},", end=" ")
     print(f"the tokenizer alone {1e6 * alone:.0f}, called for offsets {1e6 * called:.0f}\n")
     columns = ["all, µs", "of tokenizer", "called", "align and label, µs", "of plain Python"]
@@ -136,15 +144,14 @@ def main() -> None:
         for align in ("blocks", "lcs", "levenshtein"):
             config: Any = DiffConfig(edits="-", tokenizer="-", out=Path("-"), unit=unit, align=align)
 
-            def whole(config: DiffConfig = config) -> None:
-                for part in parts:
-                    diff.label(part, codec, config)
+            def label(part: list[Edit], config: DiffConfig = config) -> None:
+                diff.label(part, codec, config)
 
-            def compare(config: DiffConfig = config) -> None:
-                for originals, editeds, a, b in ready:
-                    diff.compare(split(originals), split(editeds), a, b, config)
+            def compare(part: Any, config: DiffConfig = config) -> None:
+                originals, editeds, a, b = part
+                diff.compare(split(originals), split(editeds), a, b, config)
 
-            took, compared = seconds(whole) / n, seconds(compare) / n
+            took, compared = (seconds(partial(each, *work)) / n for work in ((parts, label), (ready, compare)))
             ratios = {
                 "of_tokenizer": alone / took,
                 "of_tokenizer_called": called / took,
@@ -156,8 +163,14 @@ def main() -> None:
                 end=" | ",
             )
             print(f"{1e6 * compared:>20.0f} {slow / compared:>15.1f}×")
-    result = {"command": "python bench/diff.py", "tokalign": __version__, "tokens": round(tokens), "ways": ways}
-    result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), codec), 2)}
+    result: dict[str, Any] = {
+        "command": "python bench/diff.py",
+        "tokalign": __version__,
+        "tokens": round(tokens),
+        "ways": ways,
+    }
+    if args.rows:
+        result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), codec), 2)}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Indel
 
+Places = NDArray[np.int64]
 Match = NDArray[np.int32]
 """(n,): for each word of the one side, its word on the other, -1 for none; rising where it is not -1."""
 
@@ -39,6 +40,10 @@ class Side(NamedTuple):
     def part(self, start: int, end: int) -> "Side":
         """Words ``start`` to ``end``."""
         return Side(self.ids[start:end], self.starts[start:end])
+
+    def part_at(self, places: Places) -> "Side":
+        """Words at some places."""
+        return Side(self.ids.take(places), self.starts.take(places))
 
 
 class _Middle(NamedTuple):
@@ -72,11 +77,10 @@ def align_blocks(pairs: Sequence[tuple[Side, Side]], cost: int) -> list[Match]:
     """
     matches: list[Match] = []
     middles: list[_Middle] = []
-    for k, (a, b) in enumerate(pairs):
+    heads, tails = _ends(pairs)
+    for k, ((a, b), head, tail) in enumerate(zip(pairs, heads.tolist(), tails.tolist(), strict=True)):
         n, m = len(a.ids), len(b.ids)
         match = np.full(n, -1, dtype=np.int32)
-        head = _head(a, b)
-        tail = _tail(a.part(head, n), b.part(head, m))
         match[:head] = np.arange(head)
         match[n - tail :] = np.arange(m - tail, m)
         matches.append(match)
@@ -96,26 +100,36 @@ def align_blocks(pairs: Sequence[tuple[Side, Side]], cost: int) -> list[Match]:
     return matches
 
 
-def _head(a: Side, b: Side) -> int:
-    """How many words both begin with, in whole sentences where the two differ further on."""
-    n = min(len(a.ids), len(b.ids))
-    differ = np.flatnonzero(a.ids[:n] != b.ids[:n])
-    same = int(differ[0]) if len(differ) else n
-    if same == len(a.ids) == len(b.ids):
-        return same
-    whole = np.flatnonzero(a.starts[:same] & b.starts[:same])
-    return int(whole[-1]) if len(whole) else 0
+def _ends(pairs: Sequence[tuple[Side, Side]]) -> tuple[Places, Places]:
+    """(N,) each: how many words both begin with, and end with, in whole sentences."""
+    if not pairs:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    sides = [Side(*(np.concatenate(part) for part in zip(*some, strict=True))) for some in zip(*pairs, strict=True)]
+    sizes = np.array([[len(side.ids) for side in pair] for pair in pairs]).T
+    first = np.cumsum(sizes, axis=1) - sizes
+    same, sentence = _shared(sides, first, sizes.min(axis=0), 1)
+    heads = np.where((same == sizes).all(axis=0), same, np.maximum(sentence, 0))
+    return heads, _shared(sides, first + sizes - 1, sizes.min(axis=0) - heads, -1)[1] + 1
 
 
-def _tail(a: Side, b: Side) -> int:
-    """How many words both end with, in whole sentences."""
-    n = min(len(a.ids), len(b.ids))
-    if not n:
-        return 0
-    differ = np.flatnonzero(a.ids[-n:] != b.ids[-n:])
-    same = n - 1 - int(differ[-1]) if len(differ) else n
-    whole = np.flatnonzero(a.starts[len(a.ids) - same :] & b.starts[len(b.ids) - same :])
-    return same - int(whole[0]) if len(whole) else 0
+def _shared(sides: Sequence[Side], first: Places, most: Places, step: int) -> tuple[Places, Places]:
+    """(N,) each: how many words in a row are the same, and the last of them with which both begin a sentence, or -1.
+
+    Args:
+        sides: the words of all pairs.
+        first: (2, N): where to begin on either side.
+        most: (N,): how far to look.
+        step: 1: onwards, -1: backwards.
+    """
+    ends = np.cumsum(most)
+    begins = ends - most
+    along = step * np.arange(ends[-1])
+    a, b = (side.part_at(along + np.repeat(at - step * begins, most)) for side, at in zip(sides, first, strict=True))
+    differ = np.append(np.flatnonzero(a.ids != b.ids), ends[-1])
+    same = np.minimum(differ[np.searchsorted(differ, begins)], ends) - begins
+    starts = np.append(-1, np.flatnonzero(a.starts & b.starts))
+    sentence = starts[np.searchsorted(starts, begins + same) - 1] - begins
+    return same, np.maximum(sentence, -1)
 
 
 def _band(a: Side, b: Side, cost: int) -> tuple[int, int]:
@@ -176,7 +190,7 @@ def _solve(batch: list[_Middle], cost: int) -> Match:
     best = np.zeros((width, size), dtype=number)
     run = np.full((width, size), never, dtype=number)
     over = np.zeros((width, size), dtype=number)  # best without word i of a
-    start, other = np.empty_like(best), np.empty((width, size), dtype=bool)
+    start, spare, other = np.empty_like(best), np.empty_like(best), np.empty((width, size), dtype=bool)
     moves = np.empty((n, width, size), dtype=np.uint8)
     which = np.arange(size)
     for i in range(n):
@@ -200,13 +214,24 @@ def _solve(batch: list[_Middle], cost: int) -> Match:
         done[(lens_b - lens_a - lows)[last], last] += price
         over[:-1] = best[1:]
         np.maximum(over, done, out=best)
-        np.maximum.accumulate(best, axis=0, out=best)
+        best, spare = _highest(best, spare)
         move += np.equal(over, best, out=other)
         over[-1] = never  # out of the band, but for the first row, which has nothing above it
         np.less(best[:-1], best[1:], out=other[1:])
         other[0] = True
         move += np.multiply(other, _KEPT, dtype=np.uint8)
     return _trace(moves, lens_a, lens_b, lows)
+
+
+def _highest(table: NDArray[Any], spare: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The highest so far in every column, in doubling steps (``accumulate`` takes twice as long). Overwrites both."""
+    step = 1
+    while step < len(table):
+        np.maximum(table[step:], table[:-step], out=spare[step:])
+        spare[:step] = table[:step]
+        table, spare = spare, table
+        step *= 2
+    return table, spare
 
 
 _OVER, _KEPT, _LONGER = np.uint8(1), np.uint8(2), np.uint8(4)

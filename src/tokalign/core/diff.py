@@ -153,11 +153,20 @@ def project(of_characters: Spans, words: Words, offsets: NDArray[Any], tokens: I
     """
     first = np.repeat(words.places[:-1].astype(np.int32), np.diff(tokens))
     starts, ends = offsets[:, 0] + first, offsets[:, 1] + first
-    changed = of_characters != 0
-    at = _next(changed & words.solid).take(starts)
-    blank = _next(words.solid).take(starts) >= ends
-    at[blank] = _next(changed)[starts[blank]]
-    return np.append(of_characters, np.int32(0)).take(at) * (at < ends)
+    found = _first(of_characters, words.solid, starts, ends)
+    solid = _up_to(words.solid)
+    blank = np.flatnonzero(solid.take(starts) == solid.take(ends))
+    found[blank] = _first(of_characters, True, starts[blank], ends[blank])
+    return found
+
+
+def _first(of_characters: Spans, counts: Any, starts: Spans, ends: Spans) -> Spans:
+    """(T,): the edit of the first changed character in each token, of those that count; 0: none."""
+    changed = (of_characters != 0) & counts
+    up_to = _up_to(changed)
+    low = up_to.take(starts)
+    numbers = np.append(of_characters[changed], np.int32(0))
+    return numbers.take(low) * (up_to.take(ends) > low)
 
 
 def omissions(kept: Kept, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
@@ -282,7 +291,7 @@ def _keep_contained(kept: Kept, i: Ints, j: Ints, a: NDArray[Any], b: NDArray[An
         # Which of several ways the words of the shorter stand in the longer must not depend on who is who.
         turned = len(one) > len(other)
         short, long = (other, one) if turned else (one, other)
-        if LCSseq.similarity(short, long) == len(short):
+        if short[0] in long and LCSseq.similarity(short, long) == len(short):
             for op in Indel.opcodes(short, long):
                 if op.tag == "equal":
                     at = (op.dest_start, op.src_start) if turned else (op.src_start, op.dest_start)
@@ -341,6 +350,11 @@ def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Kept) -> bool
     """Whether what is kept is the same on both sides."""
     in_a, in_b = spans(kept)
     return np.array_equal(kept.a1 - kept.a0, kept.b1 - kept.b0) and np.array_equal(a[in_a == 0], b[in_b == 0])
+
+
+def _up_to(marks: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(C + 1,): how many are marked before each place."""
+    return np.concatenate([np.zeros(1, np.int32), np.cumsum(marks, dtype=np.int32)])
 
 
 def _next(marks: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -135,16 +135,15 @@ class Codec:
 
     def tokens(self, texts: Sequence[str], encodings: Sequence[Any]) -> Tokens:
         """What :meth:`encode` made of responses, with EOS, as arrays."""
-        ends = np.cumsum([len(e) for e in encodings])
-        total = int(ends[-1]) if len(ends) else 0
-        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)
-        pairs = chain.from_iterable(e.offsets for e in encodings)
-        offsets = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * total).reshape(-1, 2)
-        lengths = np.array([len(text) for text in texts], dtype=np.int32)
+        rows = np.concatenate([[0], np.cumsum([len(e) + 1 for e in encodings], dtype=np.int64)])
+        total = int(rows[-1])
+        last = [self.eos_id]
+        ids = chain.from_iterable(chain(e.ids, last) for e in encodings)
+        pairs = chain.from_iterable(chain(e.offsets, [(len(t), len(t))]) for e, t in zip(encodings, texts, strict=True))
         return Tokens(
-            np.insert(ids, ends, self.eos_id),
-            np.insert(offsets, ends, np.stack([lengths, lengths], axis=1), axis=0),
-            np.concatenate([[0], ends + np.arange(1, len(ends) + 1)]),
+            np.fromiter(ids, np.int32, total),
+            np.fromiter(chain.from_iterable(pairs), np.int32, 2 * total).reshape(-1, 2),
+            rows,
         )
 
     def decode(self, ids: Sequence[int]) -> str:
