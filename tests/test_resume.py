@@ -184,9 +184,11 @@ def test_an_unsealed_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path) ->
 def train_sft(out: Path, steps: int = 6, **knobs: Any) -> Manifest:
     shape: dict[str, Any] = {"vocab": 500, "batch_size": 8, "optimizer": "muon", "lr": 1e-3, "save_every": 2}
     data = str(samples.DATA / "sft")
-    return sft.run(
+    made = sft.run(
         config.TrainSftConfig(data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **knobs})
     )
+    assert made is not None
+    return made
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -176,7 +176,7 @@ def _build(name: str, command: Command) -> Any:
     def body(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
         settings = knobs(**values)
         result = importlib.import_module(command.module).run(settings)
-        if name != "show":
+        if result is not None:  # nothing to look at, or another process tells of it
             importlib.import_module("tokalign.report.summary").written(settings, result)
 
     body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]

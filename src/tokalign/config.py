@@ -28,7 +28,7 @@ Level = Literal["token", "sequence"]
 Neutral = Literal["hard", "soft"]
 Pairs = Literal["chosen", "edited", "both"]
 Reading = Literal["expected", "discrete"]
-Normalise = Literal["none", "span"]
+Normalise = Literal["none", "word", "span"]
 Granularity = Literal["token", "sequence"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
@@ -163,6 +163,11 @@ class Training(Compute):
 class SupervisedStage(Training, Stage):
     """What the stages that train on a fixed set of rows have."""
 
+    lora: bool = knob(False, "train low-rank adapters on the frozen weights; they are kept, and merged into the result")
+    lora_rank: int = knob(16, "rank of the adapters", low=1)
+    lora_alpha: int = knob(32, "the adapters count alpha / rank times", low=0)
+    gradient_checkpointing: bool = knob(False, "less memory, a third more time", role="run")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlaygroundConfig(Stage):
@@ -235,7 +240,12 @@ class TrainRmConfig(SupervisedStage):
     weight_good: float = knob(1.0, "class weight of good tokens in the loss", low=0)
     neutral: Neutral = knob("hard", "what a neutral token is called: neutral, or (soft) as likely bad as good")
     label_smoothing: float = knob(0.0, "token level: share of a label that goes to all classes alike", low=0, high=0.9)
+    cut_prompts: bool = knob(False, "a prompt that is too long loses its beginning; else the row is skipped")
     heldout: float = knob(0.1, "share of the prompts, by hash, kept for the metrics", low=0, high=0.9)
+    patience: int = knob(
+        0, "stop when held-out accuracy has not risen for so many looks, keep the best; 0: keep the last", low=0
+    )
+    eval_every: int = knob(0, "steps between looks at the held-out rows; 0: once a pass", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,9 +265,16 @@ class ScoreConfig(Compute, Foreign, Stage):
 
     responses: str = knob(..., "responses: an artifact, a file or a dataset", role="input", positional=True)
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
+    tokenizer: str | None = knob(
+        None, "model folder or hub id: carry the rewards over to the tokens of its tokenizer", role="input"
+    )
     reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
+    normalise: Normalise = knob(
+        "none", "token level: share a reward among the tokens of its word, or of its run (span)"
+    )
     batch_size: int = knob(32, "responses in one forward pass", low=1, role="run")
     max_length: int = knob(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
+    cut_prompts: bool = knob(False, "a prompt that is too long loses its beginning; else the row is skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +286,9 @@ class TrainPpoConfig(Sampling, Compute, Foreign, Stage):
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
     granularity: Granularity = knob("token", "where rewards land: at every token, or all at the last")
     reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
-    normalise: Normalise = knob("none", "token level: span shares a reward among the tokens of its run")
+    normalise: Normalise = knob(
+        "none", "token level: share a reward among the tokens of its word, or of its run (span)"
+    )
     steps: int = knob(
         200, "rollouts, each followed by --epochs passes; a finished run is carried on to more", role="more", low=1
     )

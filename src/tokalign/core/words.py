@@ -87,6 +87,15 @@ def number(a: Words, b: Words) -> tuple[Words, Words]:
     return one, other
 
 
+def joins(characters: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Of each character, a class, 0 where it never goes on, and whether it belongs to whatever it follows.
+
+    One word goes on from character a to b where their classes are the same and not 0, or where b is a mark.
+    """
+    kinds = _classes().take(np.array([ord(c) for c in characters], dtype=np.int64))
+    return np.where(kinds >= _RUNS, kinds, 0).astype(np.uint8), kinds == _MARK
+
+
 def bounds(lengths: Sequence[int]) -> Ints:
     """(N + 1,): where each of N pieces begins, and where the last ends, when they stand one after the other."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])

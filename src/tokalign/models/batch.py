@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokalign.config import ScoreConfig, TrainRmConfig
+
 Pair = tuple[Sequence[int], Sequence[int]]
 """Prompt ids, response ids (EOS included where the response has ended)."""
 
@@ -83,3 +85,11 @@ def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:
     if width is not None and out.shape[1] < width:
         out = torch.nn.functional.pad(out, (0, width - out.shape[1]))
     return out
+
+
+def room(prompt: Sequence[int], response: int, knobs: TrainRmConfig | ScoreConfig) -> list[int] | None:
+    """The prompt beside a response of so many tokens: whole, without its beginning if it may be cut, or None."""
+    left = knobs.max_length - response
+    if len(prompt) <= left:
+        return list(prompt)
+    return list(prompt[-left:]) if knobs.cut_prompts and left > 0 else None

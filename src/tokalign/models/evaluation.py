@@ -3,11 +3,15 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tokalign.core import diff, rewards
+from tokalign.core.intervals import auroc_interval, calibration, correlation, mean_interval
 from tokalign.core.words import split
 from tokalign.models.reward import Ratings, RewardModel
 from tokalign.schemas import TokenLabels
@@ -19,14 +23,36 @@ def is_heldout(row: TokenLabels, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict[str, Any]:
-    """Metrics on held-out rows.
+def quick(model: RewardModel, examples: Sequence[dict[str, Any]], weights: Tensor, goals: Tensor) -> dict[str, float]:
+    """``accuracy`` on the pairs of training examples, and the training's ``loss``: enough to choose a checkpoint by."""
+    better, worse = (model.rate([e["pairs"][side] for e in examples]) for side in (0, 1))
+    differ = [i for i, e in enumerate(examples) if e["pairs"][0] != e["pairs"][1]]
+    accuracy = rewards.pair_accuracy(*([side.means[i] for i in differ] for side in (better, worse))) or 0.0
+    if better.probs is None or worse.probs is None:
+        loss = rewards.pair_loss(torch.tensor(better.sums), torch.tensor(worse.sums))
+    else:
+        labels = torch.tensor([z for side in (0, 1) for e in examples for z in e["labels"][side]])
+        logits = torch.cat(better.probs + worse.probs).clamp_min(1e-9).log()
+        mask = torch.ones_like(labels, dtype=torch.bool)
+        loss = rewards.token_loss(logits, labels, mask, weights.cpu(), goals.cpu())
+    return {"accuracy": accuracy, "loss": float(loss)}
 
-    * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by mean and by sum of token rewards
+
+def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict[str, Any]:
+    """Metrics on held-out rows, with 95 % intervals (``ci95``) from a bootstrap over rows or edits.
+
+    * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by mean (``ci95``) and by sum of token rewards
       (for a sequence model both are its score), with the number of pairs;
     * ``flips``: one edit undone at a time, does the text with all edits score higher? By flaw category
       where the categories of a row match its edits one to one (``way``: how edits are told apart);
-    * ``classes``: precision, recall and F1 of bad / neutral / good (token level).
+    * ``length``: correlation of mean and of sum of token rewards with the number of tokens.
+
+    Of a token model also:
+
+    * ``classes``: precision, recall and F1 of bad / neutral / good;
+    * ``auroc``: of p(bad) for bad tokens, p(good) for good ones;
+    * ``calibration``: see :func:`calibration`, of the likeliest class;
+    * ``recall``: by flaw category, the share of its bad (good) tokens that were called so.
     """
     # Each text is rated once, and each rating serves every metric that asks for it.
     originals = model.rate([(r.prompt_ids, r.original_ids) for r in rows])
@@ -35,16 +61,57 @@ def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict
     codes = model.codec.responses([rows[i].chosen or "" for i in natural])
     chosen = model.rate([(rows[i].prompt_ids, c.ids) for i, c in zip(natural, codes, strict=True)])
     changed = [i for i, r in enumerate(rows) if r.edited != r.original]
+    sizes = [len(r.original_ids) for r in rows] + [len(r.edited_ids) for r in rows]
     report: dict[str, Any] = {
         "edited_over_original": _accuracy(_take(editeds, changed), _take(originals, changed)),
         "chosen_over_rejected": _accuracy(chosen, _take(originals, natural)),
         "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, way),
+        "length": {
+            "mean": correlation(originals.means + editeds.means, sizes),
+            "sum": correlation(originals.sums + editeds.sums, sizes),
+        },
     }
     if originals.probs is not None and editeds.probs is not None and rows:
-        labels = [z for side in ("original_labels", "edited_labels") for r in rows for z in getattr(r, side)]
-        predicted = torch.cat(originals.probs + editeds.probs).argmax(-1) - 1
-        report["classes"] = rewards.class_report(predicted, torch.tensor(labels))
+        report |= _of_tokens(rows, originals.probs, editeds.probs)
     return report
+
+
+def _of_tokens(rows: list[TokenLabels], originals: list[Tensor], editeds: list[Tensor]) -> dict[str, Any]:
+    from sklearn.metrics import roc_auc_score
+
+    probs = [p.numpy() for p in originals + editeds]
+    labels = [np.array(r.original_labels) for r in rows] + [np.array(r.edited_labels) for r in rows]
+    every, truth = np.concatenate(probs), np.concatenate(labels)
+    said = every.argmax(1) - 1
+    areas = {}
+    for name, z in (("bad", -1), ("good", 1)):
+        interval = auroc_interval([p[:, z + 1] for p in probs], [label == z for label in labels])
+        value = float(roc_auc_score(truth == z, every[:, z + 1])) if interval else None
+        areas[name] = {"value": value, "ci95": interval}
+    return {
+        "classes": rewards.class_report(torch.from_numpy(said), torch.from_numpy(truth)),
+        "auroc": areas,
+        "calibration": calibration(every.max(1), said == truth),
+        "recall": _recall(
+            rows, [p.argmax(1) - 1 for p in probs[: len(rows)]], [p.argmax(1) - 1 for p in probs[len(rows) :]]
+        ),
+    }
+
+
+def _recall(rows: list[TokenLabels], originals: list[Any], editeds: list[Any]) -> dict[str, Any]:
+    """By flaw category, where the categories of a row match its edits one to one."""
+    hits: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"bad": [], "good": []})
+    for row, a, b in zip(rows, originals, editeds, strict=True):
+        if len(row.categories) != max([*row.original_spans, *row.edited_spans, 0]):
+            continue
+        for side, z, said, spans in (("bad", -1, a, row.original_spans), ("good", 1, b, row.edited_spans)):
+            for guess, span in zip(said, spans, strict=True):
+                if span:
+                    hits[row.categories[span - 1]][side].append(float(guess == z))
+    return {
+        kind: {side: {"recall": float(np.mean(x)) if x else None, "tokens": len(x)} for side, x in sides.items()}
+        for kind, sides in sorted(hits.items())
+    }
 
 
 def _take(ratings: Ratings, rows: list[int]) -> Ratings:
@@ -55,9 +122,14 @@ def _take(ratings: Ratings, rows: list[int]) -> Ratings:
 def _accuracy(better: Ratings, worse: Ratings) -> dict[str, Any]:
     return {
         "mean": rewards.pair_accuracy(better.means, worse.means),
+        "ci95": mean_interval(_wins(better.means, worse.means)),
         "sum": rewards.pair_accuracy(better.sums, worse.sums),
         "pairs": len(better.rewards),
     }
+
+
+def _wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
+    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
 def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.Way) -> dict[str, Any]:
@@ -76,11 +148,13 @@ def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: 
         prompts += [row.prompt_ids] * len(edits)
         texts += [diff.undo(row.original, row.edited, edit) for edit in edits]
     undone = model.rate([(p, e.ids) for p, e in zip(prompts, model.codec.responses(texts), strict=True)]).sums
+    wins = _wins(full, undone)
+
+    def accuracy(at: Sequence[int]) -> dict[str, Any]:
+        some = [wins[i] for i in at]
+        return {"accuracy": float(np.mean(some)) if some else None, "ci95": mean_interval(some), "edits": len(some)}
+
     return {
-        "accuracy": rewards.pair_accuracy(full, undone),
-        "edits": len(full),
-        "by_category": {
-            kind: {"accuracy": rewards.pair_accuracy([full[i] for i in at], [undone[i] for i in at]), "edits": len(at)}
-            for kind, at in sorted(by_kind.items())
-        },
+        **accuracy(range(len(wins))),
+        "by_category": {kind: accuracy(at) for kind, at in sorted(by_kind.items())},
     }

@@ -1,11 +1,13 @@
 """Loading and making models: Hugging Face folders and hub ids, or ``tiny``, a small Llama from scratch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -14,6 +16,7 @@ from transformers import (
 )
 
 from tokalign.errors import InputError
+from tokalign.models.heads import model_class
 from tokalign.models.tokenization import Codec
 
 # Loading and saving are told in our own words.
@@ -31,7 +34,8 @@ def pick_device(name: str) -> torch.device:
         InputError: the device is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        cuda = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of several processes on a machine, each has its own
+        name = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
@@ -98,6 +102,21 @@ def load_policy(source: str | Path, dtype: str = "float32") -> Any:
     return load_model(AutoModelForCausalLM, source, dtype)
 
 
+def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:
+    """A classifier of tokens (``token``) or of the whole (``sequence``), over any architecture that has a base model.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    try:
+        auto = model_class(AutoConfig.from_pretrained(str(source), trust_remote_code=False), level)
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"no model at {str(source)!r}: {str(e).splitlines()[0]}", remedy="give a model folder or a hub id"
+        ) from e
+    return load_model(auto, source, dtype, **kwargs)
+
+
 def _zero_head(model: Any) -> Any:
     """A fresh head of zeros: it starts neutral, whatever the seed."""
     head = getattr(model, "score", None)
@@ -115,28 +134,17 @@ def _zero_head(model: Any) -> Any:
 def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
     """A token classifier (bad / neutral / good) with a zero head over the weights at ``source``."""
     labels = dict(enumerate(CLASSES))
+    names = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
     return _zero_head(
-        load_model(
-            AutoModelForTokenClassification,
-            source,
-            dtype,
-            num_labels=len(CLASSES),
-            id2label=labels,
-            label2id={name: i for i, name in labels.items()},
-            ignore_mismatched_sizes=True,
-        )
+        load_classifier(source, "token", dtype, num_labels=len(CLASSES), ignore_mismatched_sizes=True, **names)
     )
 
 
 def new_sequence_model(source: str | Path, dtype: str = "float32") -> Any:
     """A sequence classifier with one output and a zero head over the weights at ``source``."""
-    return _zero_head(
-        load_model(AutoModelForSequenceClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
-    )
+    return _zero_head(load_classifier(source, "sequence", dtype, num_labels=1, ignore_mismatched_sizes=True))
 
 
 def new_value_model(source: str | Path, dtype: str = "float32") -> Any:
     """A value at every position: a token classifier with one output and a zero head."""
-    return _zero_head(
-        load_model(AutoModelForTokenClassification, source, dtype, num_labels=1, ignore_mismatched_sizes=True)
-    )
+    return _zero_head(load_classifier(source, "token", dtype, num_labels=1, ignore_mismatched_sizes=True))

@@ -46,15 +46,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW, or Muon for the matrices of the body with AdamW for the rest."""
     adam = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.95)}
+    params = [p for p in model.parameters() if p.requires_grad]
     if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), **adam)  # type: ignore[arg-type]
+        return torch.optim.AdamW(params, **adam)  # type: ignore[arg-type]
     outer = {
         id(p)
         for key, module in model.named_modules()
         if isinstance(module, nn.Embedding) or key in {"lm_head", "score", "classifier"}
         for p in module.parameters()
     }
-    params = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in params if p.ndim == 2 and id(p) not in outer]
     rest = [p for p in params if p.ndim != 2 or id(p) in outer]
     return Composite(

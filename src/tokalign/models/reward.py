@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig
 
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.loading import CLASSES, load_model
+from tokalign.models.loading import CLASSES, load_classifier
 from tokalign.models.tokenization import Codec
 
 
@@ -44,7 +44,9 @@ class RewardModel:
     """A trained reward model and how to read it.
 
     ``level`` is ``token`` (bad / neutral / good at every token) or ``sequence`` (one score).
-    ``reading``, for a token model: ``expected`` p(good) - p(bad), or ``discrete`` -1 / 0 / +1.
+    ``reading``, for a token model: ``expected`` p(good) - p(bad), or ``discrete`` -1 / 0 / +1. ``normalise``: ``word``
+    divides a reward by the tokens of its word, ``span`` shares it among the tokens of its run; a fix then weighs the
+    same whatever the number of its subwords.
     """
 
     model: Any
@@ -54,7 +56,9 @@ class RewardModel:
     normalise: str = "none"
 
     @classmethod
-    def load(cls, source: str | Path, dtype: str = "float32", reading: str = "expected") -> "RewardModel":
+    def load(
+        cls, source: str | Path, dtype: str = "float32", reading: str = "expected", normalise: str = "none"
+    ) -> "RewardModel":
         """Load a token classifier with our three classes or any sequence classifier with one output.
 
         Raises:
@@ -68,16 +72,13 @@ class RewardModel:
                 remedy="make one with `tokalign train-rm`",
             ) from e
         names = tuple(str(config.id2label.get(i, "")) for i in range(config.num_labels))
-        if names == CLASSES:
-            auto, level = AutoModelForTokenClassification, "token"
-        elif config.num_labels == 1:
-            auto, level = AutoModelForSequenceClassification, "sequence"
-        else:
+        level = "token" if names == CLASSES else "sequence"
+        if level == "sequence" and config.num_labels != 1:
             raise InputError(
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        return cls(load_model(auto, source, dtype), Codec.load(source), level, reading)
+        return cls(load_classifier(source, level, dtype), Codec.load(source), level, reading, normalise)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
@@ -93,6 +94,9 @@ class RewardModel:
                 reward = self._read(p)
                 if self.normalise == "span":
                     reward = rewards_of.per_span(reward, mask)
+                elif self.normalise == "word":
+                    starts = torch.from_numpy(self.codec.word_starts(batch.response_ids.cpu().numpy()))
+                    reward = rewards_of.per_word(reward, starts.to(device) | ~mask)
             else:
                 reward = rl.spread_score(sequence_scores(self.model, batch), mask)
             for row, i in enumerate(group):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokalign.core.words import joins
 from tokalign.errors import InputError
 from tokalign.schemas import Prompt
 
@@ -57,13 +58,16 @@ class Codec:
                 f"{source or type(tokenizer).__name__} has no fast tokenizer",
                 remedy="character offsets need one: pick a model with a tokenizer.json",
             )
-        if tokenizer.eos_token_id is None:
+        eos = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        if eos is None:
             raise InputError(
                 f"the tokenizer of {source!r} has no EOS token", remedy="set eos_token in its tokenizer_config.json"
             )
         self.tokenizer = tokenizer
         self._pieces: dict[int, str] = {}
-        self.eos_id: int = tokenizer.eos_token_id
+        self._edges: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]] | None = None
+        self.eos_id: int = eos
+        """What a response ends with: EOS or, for BERT and its like, SEP."""
         # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
@@ -145,6 +149,28 @@ class Codec:
             np.fromiter(chain.from_iterable(pairs), np.int32, 2 * total).reshape(-1, 2),
             rows,
         )
+
+    def word_starts(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B, T): which tokens begin a word (as :mod:`tokalign.core.words` cuts them), from ids (B, T) alone."""
+        if self._edges is None:
+            self._edges = self._find_edges()
+        last, first, mark = self._edges
+        before, now = last[ids[:, :-1]], first[ids[:, 1:]]
+        goes_on = ((before == now) & (now > 0)) | mark[ids[:, 1:]]
+        return np.concatenate([np.ones((len(ids), 1), dtype=bool), ~goes_on], axis=1)
+
+    def _find_edges(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+        """(V,) each: class of a token's last character, of its first, and whether the first joins what it follows."""
+        backend = self.tokenizer.backend_tokenizer
+        anchor = backend.encode("a", add_special_tokens=False).ids[-1:]
+        # Alone a token may lose its white space; after another it shows it.
+        lead = len(backend.decode(anchor, skip_special_tokens=False))
+        ids = [[*anchor, i] for i in range(len(self.tokenizer))]
+        pieces = [text[lead:] or " " for text in backend.decode_batch(ids, skip_special_tokens=False)]
+        last, _ = joins([piece[-1] for piece in pieces])
+        first, mark = joins([piece[0] for piece in pieces])
+        partial = np.array([piece[0] == "\ufffd" for piece in pieces])  # bytes of a character that began before
+        return last, first, mark | partial
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of response ids, without special tokens."""

@@ -1,23 +1,56 @@
 """Supervised training on ``transformers.Trainer``: what sft and the reward models share."""
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
 from tokalign.config import SupervisedStage
-from tokalign.errors import TokalignError
+from tokalign.errors import InputError, TokalignError
 from tokalign.metrics import MetricsLog, last_logged
+from tokalign.models.distributed import first_says, leads, world
 from tokalign.models.optim import make_optimizer, warmup_then_linear
 from tokalign.progress import Progress
 
 Example = dict[str, Any]
 Loss = Callable[[Any, dict[str, Any]], Tensor]
+
+
+class Early(NamedTuple):
+    """When to stop before the last step."""
+
+    judge: Callable[[Any], dict[str, float]]
+    """Model to ``accuracy`` and ``loss`` on rows it is not trained on."""
+    every: int
+    """Steps between two looks; 0: once a pass."""
+    patience: int
+    """Looks without a new best after which training stops."""
+
+
+class Inside:
+    """A model as it is seen from inside its own ``forward``, which :func:`fit` takes over.
+
+    Whatever a loss does with the model happens in there: so wrappers for several processes, mixed precision and
+    gradient checkpointing, which all act on ``forward``, need no loss of their own shape.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        """What its ``forward`` was before."""
+        return type(self._model).forward(self._model, **inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -28,7 +61,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     epochs_done: int
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        loss = self.loss(model, inputs)
+        loss = model(run=lambda inside: self.loss(inside, inputs))
         if not torch.isfinite(loss):
             rows = ", ".join(map(str, inputs["id"][:8]))
             raise TokalignError(
@@ -38,7 +71,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return (loss, {}) if return_outputs else loss
 
     def _get_train_sampler(self, *_: Any) -> Any:
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * world()
         generator = torch.Generator().manual_seed(self.args.seed)
         sampler = LengthGroupedSampler(group, lengths=self.lengths, generator=generator)
         for _epoch in range(self.epochs_done):  # each epoch draws its order from the same generator
@@ -49,7 +82,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
 class _Listen(TrainerCallback):  # type: ignore[misc]
     """Shows and logs progress, seals checkpoints, and heeds an interruption after the step at hand."""
 
-    def __init__(self, bar: Progress, log: MetricsLog) -> None:
+    def __init__(self, bar: Progress, log: MetricsLog | None) -> None:
         self.bar, self.log = bar, log
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -59,11 +92,57 @@ class _Listen(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
-        if "loss" in numbers:
+        if "loss" in numbers and self.log:
             self.log.write(state.global_step, numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if leads():
+            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class _Best(TrainerCallback):  # type: ignore[misc]
+    """Looks at held-out rows every so many steps, keeps the best weights, and stops when they stay the best.
+
+    Better is more accurate or, with equal accuracy, a lower loss. What is known stands in one file, so a run that was
+    cut goes on as it would have.
+    """
+
+    def __init__(self, model: Any, early: Early, folder: Path, log: MetricsLog | None) -> None:
+        self.model, self.early, self.log = model, early, log
+        self.weights, self.known = folder / "best.safetensors", folder / "best.json"
+        self.best: dict[str, float] = json.loads(self.known.read_text(encoding="utf-8")) if self.known.exists() else {}
+        """Step, accuracy and loss of the best so far."""
+
+    def is_over(self, step: int) -> bool:
+        """Whether the best has been the best for long enough."""
+        return bool(self.best) and step - self.best["step"] >= self.early.patience * self.early.every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = state.global_step
+        if step % self.early.every and step < state.max_steps:
+            return
+        self.model.eval()
+        found = self.early.judge(Inside(self.model))
+        self.model.train()
+        if self.log:
+            self.log.write(step, {f"heldout_{name}": value for name, value in found.items()})
+        best = self.best
+        if not best or (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"]):
+            self.best = {"step": step, **found}
+            if leads():
+                self.weights.parent.mkdir(parents=True, exist_ok=True)
+                save_file(_trained(self.model), self.weights)
+                self.known.write_text(json.dumps(self.best), encoding="utf-8")
+        elif self.is_over(step):
+            control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        self.model.load_state_dict(load_file(self.weights), strict=False)
+
+
+def _trained(model: Any) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def fit(
@@ -75,35 +154,42 @@ def fit(
     loss: Loss,
     knobs: SupervisedStage,
     folder: Path,
+    early: Early | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place, going on from the newest checkpoint in ``folder`` if there is one.
 
-    A run that was cut and goes on ends with the weights of one that was not, on the same machine.
+    A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
+    ``torchrun``, the processes share each batch.
 
     Args:
         label: what the progress is called.
-        model: any Hugging Face model.
+        model: any Hugging Face model; weights that do not want a gradient stay as they are.
         examples: what ``collate`` turns into a batch; each has an ``id``.
         lengths: tokens of each example, to batch by.
         collate: makes a batch, with the ``id`` of each row.
         loss: model and batch to a scalar, the mean over the batch.
         knobs: steps, batch size, optimiser, seed and the like.
         folder: for checkpoints and ``metrics.jsonl``.
+        early: with it the best weights are kept, and training stops when they stay the best.
 
     Returns:
-        ``steps`` taken by the optimiser, and the ``final_loss`` logged.
+        ``steps`` taken by the optimiser, and the ``final_loss`` logged; the ``best_step`` if ``early`` was given.
 
     Raises:
         TokalignError: the loss is not finite; the step and row ids are named.
         StoppedError: the end was asked for; a checkpoint was made.
     """
-    micro = min(knobs.microbatch or knobs.batch_size, knobs.batch_size)
-    accumulate = max(1, knobs.batch_size // micro)
-    per_epoch = max(1, -(-len(examples) // (micro * accumulate)))
+    share = max(1, knobs.batch_size // world())
+    micro = min(knobs.microbatch or share, share)
+    accumulate = max(1, share // micro)
+    per_epoch = max(1, -(-len(examples) // (micro * accumulate * world())))
     steps = knobs.steps or max(1, round(knobs.epochs * per_epoch))
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     optimizer = make_optimizer(model, knobs.optimizer, knobs.lr, knobs.muon_lr, knobs.weight_decay)
+    on_cpu = str(model.device) == "cpu"
+    if knobs.dtype == "float16" and on_cpu:
+        raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
+    if knobs.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     args = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=micro,
@@ -111,8 +197,10 @@ def fit(
         max_steps=steps,
         max_grad_norm=knobs.max_grad_norm,
         seed=knobs.seed,
-        use_cpu=str(model.device) == "cpu",
-        bf16=False,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and world() > 1 else None,
+        bf16=knobs.dtype == "bfloat16",
+        fp16=knobs.dtype == "float16",
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -130,19 +218,51 @@ def fit(
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, knobs.warmup)),
     )
     trainer.loss, trainer.lengths = loss, list(lengths)
+    trainer.model_accepts_loss_kwargs = False  # a loss is a mean: over microbatches it is averaged
     trainer.remove_callback(PrinterCallback)
-    with Progress(label, steps, knobs.quiet) as bar:
-        checkpoint = checkpoints.newest(folder / "checkpoints", bar.say)
+    with Progress(label, steps, knobs.quiet or not leads()) as bar:
+        checkpoint = first_says(lambda: checkpoints.newest(folder / "checkpoints", bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
         bar.skip_to(done)
         trainer.epochs_done = done // per_epoch
-        with MetricsLog(folder, knobs.report_to, after=done) as log:
+        with MetricsLog(folder, knobs.report_to, after=done) if leads() else nullcontext() as log:
             trainer.add_callback(_Listen(bar, log))
-            if checkpoint and done >= steps:  # killed after its last step
-                model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+            best = None
+            if early is not None:
+                early = early._replace(every=early.every or per_epoch)
+                best = _Best(model, early, folder / "checkpoints", log)
+                trainer.add_callback(best)
+            if checkpoint and (done >= steps or (best and best.is_over(done))):  # killed after its last step
+                _load(model, checkpoint)
             else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                _train(trainer, model, checkpoint)
         interrupt.check()
-    checkpoints.keep_last(folder / "checkpoints")
+    fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(folder, "loss")}
+    if best:
+        best.restore()
+        fitted["best_step"] = int(best.best["step"])
+    if leads():
+        checkpoints.keep_last(folder / "checkpoints")
+    if knobs.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
     model.eval()
-    return {"steps": steps, "final_loss": last_logged(folder, "loss")}
+    return fitted
+
+
+def _train(trainer: _Trainer, model: Any, checkpoint: Path | None) -> None:
+    """Train, with what is to be done with the model done inside its ``forward``."""
+    inside = Inside(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    model.forward = lambda run: run(inside)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        del model.forward
+
+
+def _load(model: Any, checkpoint: Path) -> None:
+    if hasattr(model, "get_base_model"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+    else:
+        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())

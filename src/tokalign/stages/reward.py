@@ -1,6 +1,7 @@
 """``tokalign train-rm``: token labels in, a token-level or sequence-level reward model out."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from tokalign.config import TrainRmConfig
 from tokalign.core import rewards
 from tokalign.core.diff import NEVER, Way
 from tokalign.errors import InputError
-from tokalign.models import evaluation, loading
-from tokalign.models.batch import Batch, pad_rows
+from tokalign.models import evaluation, loading, lora
+from tokalign.models.batch import Batch, pad_rows, room
+from tokalign.models.card import card
+from tokalign.models.distributed import leads, one_writes
 from tokalign.models.reward import RewardModel, sequence_scores
 from tokalign.models.tokenization import Codec, same_tokenizer
-from tokalign.models.training import fit
+from tokalign.models.training import Early, fit
 from tokalign.schemas import TokenLabels
-from tokalign.writer import writing
+from tokalign.writer import Writer, writing
 
 
-def run(config: TrainRmConfig) -> Manifest:
+def run(config: TrainRmConfig) -> Manifest | None:
     """Train on most prompts, report on the held-out ones."""
     folder = Path(config.labels)
     if not artifacts.is_artifact(folder):
@@ -33,7 +36,8 @@ def run(config: TrainRmConfig) -> Manifest:
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
 
-    with writing("reward-model", config, inputs) as out:
+    follower = Writer(config.out, "reward-model", config, inputs)
+    with one_writes(writing("reward-model", config, inputs), follower) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
@@ -41,36 +45,56 @@ def run(config: TrainRmConfig) -> Manifest:
         codec = Codec.load(folder / "tokenizer")
         rows = tables.read_labels(folder, config.limit)
         skipped: Counter[str] = Counter()
-        usable = [r for r in rows if _fits(r, config, skipped)]
+        usable = _fitted(rows, config, codec, skipped)
         train = [r for r in usable if not evaluation.is_heldout(r, config.heldout)]
         heldout = [r for r in usable if evaluation.is_heldout(r, config.heldout)]
-
-        model = _new_model(config, codec).to(device)
-        examples, collate = _examples(train, config, codec, device)
+        examples, watched = _examples(train, config, codec), _examples(heldout, config, codec)
         if not examples:
             raise InputError(
                 f"no rows to train on: {dict(skipped)}", where=config.labels, remedy="see --max-length and --pairs"
             )
-        weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
-        goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
+        if config.patience and not watched:
+            raise InputError("--patience needs held-out rows", where=config.labels, remedy="raise --heldout")
 
-        def loss(model: Any, inputs: dict[str, Any]) -> Tensor:
-            batch: Batch = inputs["batch"]
-            if config.level == "token":
-                logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                return rewards.token_loss(batch.gather(logits), inputs["labels"], batch.response_mask, weights, goals)
-            better, worse = sequence_scores(model, batch).chunk(2)
-            return rewards.pair_loss(better, worse)
-
+        model = _new_model(config, codec).to(device)
+        if config.lora:
+            model = lora.adapt(model, config)
+        loss, quick = _objective(config, device)
+        early = Early(lambda m: quick(RewardModel(m, codec, config.level), watched), config.eval_every, config.patience)
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
-        fitted = fit("train-rm", model, examples, lengths, collate, loss, config, out.folder)
-        model.save_pretrained(str(out.folder))
+        collate = partial(_collate, codec=codec, device=device)
+        fitted = fit(
+            "train-rm", model, examples, lengths, collate, loss, config, out.folder, early if config.patience else None
+        )
+        if not leads():
+            return None
+        if config.lora:
+            model = lora.merge(model, out.folder / "adapter")
+        model.to(getattr(torch, config.dtype)).save_pretrained(str(out.folder))
         codec.save(out.folder)
         metrics = evaluation.evaluate(RewardModel(model, codec, config.level), heldout, _way(manifest))
+        stats = {"level": config.level, **fitted, **metrics}
         n_skipped = sum(skipped.values())
         account = {"in": len(rows), "out": len(usable), "skipped": n_skipped, "reasons": dict(skipped)}
         split = {"train": len(train), "heldout": len(heldout)}
-        return out.commit({**account, **split}, {"level": config.level, **fitted, **metrics})
+        (out.folder / "README.md").write_text(card(config, model, stats, {**account, **split}), encoding="utf-8")
+        return out.commit({**account, **split}, stats)
+
+
+def _objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
+    """The loss of a batch, and accuracy with loss on rows it is not trained on."""
+    weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
+    goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
+
+    def loss(model: Any, inputs: dict[str, Any]) -> Tensor:
+        batch: Batch = inputs["batch"]
+        if config.level == "token":
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            return rewards.token_loss(batch.gather(logits), inputs["labels"], batch.response_mask, weights, goals)
+        better, worse = sequence_scores(model, batch).chunk(2)
+        return rewards.pair_loss(better, worse)
+
+    return loss, partial(evaluation.quick, weights=weights, goals=goals)
 
 
 def _way(labels: artifacts.Manifest) -> Way:
@@ -79,11 +103,17 @@ def _way(labels: artifacts.Manifest) -> Way:
     return Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER))
 
 
-def _fits(row: TokenLabels, config: TrainRmConfig, skipped: Counter[str]) -> bool:
-    fits = len(row.prompt_ids) + max(len(row.original_ids), len(row.edited_ids)) <= config.max_length
-    if not fits:
-        skipped["over --max-length"] += 1
-    return fits
+def _fitted(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec, skipped: Counter[str]) -> list[TokenLabels]:
+    """The rows that fit, their prompts cut if that is wanted."""
+    chosen = codec.responses([r.chosen or "" for r in rows])
+    fitted = []
+    for row, c in zip(rows, chosen, strict=True):
+        prompt = room(row.prompt_ids, max(len(row.original_ids), len(row.edited_ids), len(c.ids)), config)
+        if prompt is None:
+            skipped["over --max-length"] += 1
+        else:
+            fitted.append(row._replace(prompt_ids=prompt))
+    return fitted
 
 
 def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
@@ -96,36 +126,34 @@ def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
             remedy=f"label again: tokalign diff … --tokenizer {config.model}",
         )
     new = loading.new_token_model if config.level == "token" else loading.new_sequence_model
-    return new(config.model, config.dtype)
+    # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
+    return new(config.model, config.dtype if config.lora else "float32")
 
 
-def _examples(
-    rows: list[TokenLabels], config: TrainRmConfig, codec: Codec, device: torch.device
-) -> tuple[list[dict[str, Any]], Any]:
-    """Training examples, each with its responses as ``pairs`` (better first), and what makes a batch of them."""
+def _examples(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec) -> list[dict[str, Any]]:
+    """Training examples, each with its two responses as ``pairs``, the better first."""
     examples: list[dict[str, Any]] = []
     if config.level == "token":
         for r in rows:
             pairs = [(r.prompt_ids, r.edited_ids), (r.prompt_ids, r.original_ids)]
             examples.append({"id": r.id, "pairs": pairs, "labels": [r.edited_labels, r.original_labels]})
-    else:
-        chosen = codec.responses([r.chosen or "" for r in rows])
-        for r, c in zip(rows, chosen, strict=True):
-            worse = (r.prompt_ids, r.original_ids)
-            if config.pairs in ("chosen", "both") and r.chosen:
-                examples.append({"id": r.id, "pairs": [(r.prompt_ids, c.ids), worse]})
-            if config.pairs in ("edited", "both") and r.edited != r.original:
-                examples.append({"id": r.id, "pairs": [(r.prompt_ids, r.edited_ids), worse]})
+        return examples
+    chosen = codec.responses([r.chosen or "" for r in rows])
+    for r, c in zip(rows, chosen, strict=True):
+        worse = (r.prompt_ids, r.original_ids)
+        if config.pairs in ("chosen", "both") and r.chosen:
+            examples.append({"id": r.id, "pairs": [(r.prompt_ids, c.ids), worse]})
+        if config.pairs in ("edited", "both") and r.edited != r.original:
+            examples.append({"id": r.id, "pairs": [(r.prompt_ids, r.edited_ids), worse]})
+    return examples
 
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        # All better responses, then all worse ones.
-        made = {
-            "id": [e["id"] for e in batch],
-            "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], codec.pad_id, device),
-        }
-        if config.level == "token":
-            labels = [torch.tensor(e["labels"][side]) for side in (0, 1) for e in batch]
-            made["labels"] = pad_rows(labels).to(device)
-        return made
 
-    return examples, collate
+def _collate(batch: list[dict[str, Any]], codec: Codec, device: torch.device) -> dict[str, Any]:
+    """All better responses, then all worse ones."""
+    made = {
+        "id": [e["id"] for e in batch],
+        "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], codec.pad_id, device),
+    }
+    if "labels" in batch[0]:
+        made["labels"] = pad_rows([torch.tensor(e["labels"][side]) for side in (0, 1) for e in batch]).to(device)
+    return made

@@ -5,12 +5,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import ScoreConfig
+from tokalign.core.rewards import project
 from tokalign.errors import InputError
 from tokalign.models import loading
+from tokalign.models.batch import room
 from tokalign.models.reward import RewardModel
+from tokalign.models.tokenization import Codec, Encoded
 from tokalign.progress import Progress
 from tokalign.rowfile import group
 from tokalign.schemas import ResponseRow
@@ -24,17 +29,20 @@ def run(config: ScoreConfig) -> Manifest:
     """Rate responses. Of an edits artifact both sides are rated: sample 0 the original, 1 the edited."""
     data, rows, n_rows = _read(config)
     inputs = {"responses": data.lineage, "reward_model": sources.model_lineage(config.reward_model, "reward-model")}
+    if config.tokenizer:
+        inputs["tokenizer"] = sources.model_lineage(config.tokenizer)
 
     with writing("token-rewards", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
-        model = RewardModel.load(config.reward_model, config.dtype, config.reward)
+        model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise)
         model.model.to(device)
+        target = Codec.load(config.tokenizer) if config.tokenizer else None
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(rows, CHUNK)):
                 skipped: Counter[str] = Counter()
-                rated = list(_rate(part, model, config, skipped))
+                rated = list(_rate(part, model, target, config, skipped))
                 file.append_json(rated)
                 file.count({f"skipped/{why}": n for why, n in skipped.items()})
                 file.count({"score": sum(r["score_mean"] for r in rated)})
@@ -65,8 +73,9 @@ def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], Iterable[ResponseRow]
 
 
 def _rate(
-    rows: list[ResponseRow], model: RewardModel, config: ScoreConfig, skipped: Counter[str]
+    rows: list[ResponseRow], model: RewardModel, target: Codec | None, config: ScoreConfig, skipped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
+    """Rows of the artifact; with a ``target`` their rewards are on its tokens, the scores still the model's own."""
     prompts = model.codec.prompts([r.prompt for r in rows])
     responses = model.codec.responses([r.response for r in rows])
     kept = []
@@ -75,25 +84,33 @@ def _rate(
         n = len(response.ids) if row.finished else len(response.ids) - 1
         if n == 0:
             skipped["empty response"] += 1
-        elif len(prompt) + n > config.max_length:
+        elif (fitting := room(prompt, n, config)) is None:
             skipped["over --max-length"] += 1
         else:
-            kept.append((row, prompt, response.ids[:n], response.offsets[:n]))
-    ratings = model.rate([(prompt, ids) for _, prompt, ids, _ in kept], config.batch_size)
+            kept.append((row, fitting, Encoded(response.ids[:n], response.offsets[:n])))
+    ratings = model.rate([(prompt, own.ids) for _, prompt, own in kept], config.batch_size)
+    others = target.responses([row.response for row, *_ in kept]) if target else [own for *_, own in kept]
     means, sums = ratings.means, ratings.sums
-    for i, (row, _, ids, offsets) in enumerate(kept):
-        probs = None if ratings.probs is None else [[round(p, 6) for p in c] for c in ratings.probs[i].T.tolist()]
+    for i, ((row, _, own), other) in enumerate(zip(kept, others, strict=True)):
+        rewards, probs = ratings.rewards[i].double().numpy(), None
+        if target:
+            shown = other if row.finished else Encoded(other.ids[:-1], other.offsets[:-1])
+            rewards = project(rewards, np.array(own.offsets), np.array(shown.offsets), len(row.response))
+        else:
+            shown = own
+            if ratings.probs is not None:
+                probs = [[round(p, 6) for p in c] for c in ratings.probs[i].T.tolist()]
         yield {
             "id": row.id,
             "sample": row.sample,
             "prompt": row.prompt,
             "response": row.response,
-            "tokens": model.codec.pieces(ids),
-            "offsets": offsets,
+            "tokens": (target or model.codec).pieces(shown.ids),
+            "offsets": shown.offsets,
             "p_bad": probs and probs[0],
             "p_neutral": probs and probs[1],
             "p_good": probs and probs[2],
-            "reward": [round(r, 6) for r in ratings.rewards[i].tolist()],
+            "reward": [round(r, 6) for r in rewards.tolist()],
             "score_mean": means[i],
             "score_sum": sums[i],
         }

@@ -11,23 +11,24 @@ from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import TrainSftConfig
 from tokalign.errors import InputError
-from tokalign.models import loading
+from tokalign.models import loading, lora
 from tokalign.models.batch import Batch
+from tokalign.models.distributed import leads, one_writes
 from tokalign.models.policy import response_logprobs
 from tokalign.models.tokenization import Codec, train_tiny
 from tokalign.models.training import fit
 from tokalign.schemas import Edit, Row, Sft
-from tokalign.writer import writing
+from tokalign.writer import Writer, writing
 
 
-def run(config: TrainSftConfig) -> Manifest:
+def run(config: TrainSftConfig) -> Manifest | None:
     """Train on -log p(response | prompt), a mean over the batch's response tokens."""
     data = _read(config)
     inputs = {"data": data.lineage}
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
 
-    with writing("policy", config, inputs) as out:
+    with one_writes(writing("policy", config, inputs), Writer(config.out, "policy", config, inputs)) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
@@ -39,8 +40,11 @@ def run(config: TrainSftConfig) -> Manifest:
             model = loading.new_tiny(codec, config.seed, config.max_length)
         else:
             codec = Codec.load(config.model)
-            model = loading.load_policy(config.model, config.dtype)
+            # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
+            model = loading.load_policy(config.model, config.dtype if config.lora else "float32")
         model.to(device)
+        if config.lora:
+            model = lora.adapt(model, config)
 
         skipped: Counter[str] = Counter()
         examples = []
@@ -59,7 +63,11 @@ def run(config: TrainSftConfig) -> Manifest:
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
         fitted = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
-        model.save_pretrained(str(out.folder))
+        if not leads():
+            return None
+        if config.lora:
+            model = lora.merge(model, out.folder / "adapter")
+        model.to(getattr(torch, config.dtype)).save_pretrained(str(out.folder))
         codec.save(out.folder)
         stats = {**fitted, "weights": model.num_parameters()}
         return out.commit(data.account(skipped.items()), stats)
