@@ -27,8 +27,8 @@ tags: [reward-model, tokalign]
 # A {config.level}-level reward model
 
 {_WHAT[config.level]}
-Made by `tokalign {__version__}` from `{config.model}`, after Xu et al., *Aligning Large Language Models via Fine-grained
-Supervision* (ACL 2024). The prompt is rendered by the chat template and followed by the response and EOS.
+Made by `tokalign {__version__}` from `{config.model}`, after Xu et al., *Aligning Large Language Models via
+Fine-grained Supervision* (ACL 2024). The prompt is rendered by the chat template and followed by the response and EOS.
 
 ```python
 {_loading(config.level, model)}

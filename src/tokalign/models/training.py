@@ -43,7 +43,8 @@ class Inside:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        # Adapters sit inside the layers of the model that they wrap.
+        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def __call__(self, **inputs: Any) -> Any:
         """What its ``forward`` was before."""
@@ -251,7 +252,7 @@ def fit(
 
 def _train(trainer: _Trainer, model: Any, checkpoint: Path | None) -> None:
     """Train, with what is to be done with the model done inside its ``forward``."""
-    inside = Inside(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    inside = Inside(model)
     model.forward = lambda run: run(inside)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
