@@ -1,0 +1,98 @@
+"""Does a reward model find what people marked? Token AUROC on held-out questions of QA-Feedback. Resumable.
+
+The model answers (with passages, of which a too long prompt loses the beginning), people correct them (recorded
+edits), a pretrained backbone learns the token labels, or the pairs. On held-out questions every token of an answer is
+bad if it touches a span that people marked; tokens are ranked by p(bad), by the sequence model's score of the whole
+answer, and by nothing (the majority).
+
+    python bench/human_rewards.py qa_feedback.json MODEL [--runs DIR] [--out docs/results/human_rewards.json]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from tokalign import __version__, tables
+from tokalign.core.intervals import auroc_interval
+from tokalign.models.evaluation import is_heldout
+
+HELDOUT = 0.25
+KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "4", "--lr", "1e-4"]
+MODELS = {"token": ["--level", "token"], "sequence": ["--level", "sequence", "--pairs", "edited"]}
+
+
+def run(out: Path, command: str, *args: object) -> None:
+    """One command, if it is not done yet."""
+    program = str(Path(sys.executable).parent / "tokalign")
+    subprocess.run(
+        [str(part) for part in (program, command, *args, "--out", out, "--quiet")], check=True, env=os.environ
+    )
+
+
+def scored(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rewards of the answers as they were, by id."""
+    rows = map(json.loads, (folder / "data.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["id"]: row for row in rows if row["sample"] == 0}
+
+
+def main() -> None:
+    """Run what is not done yet, print and write the areas."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--runs", type=Path, default=Path("runs/human-rewards"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    f = args.runs
+    run(f / "edits", "edit", args.data, "--format", "qa-feedback", "--editor", "recorded")
+    run(f / "labels", "diff", f / "edits", "--tokenizer", args.model, "--max-length", 100_000)
+    for name, knobs in MODELS.items():
+        run(f / f"rm-{name}", "train-rm", f / "labels", "--model", args.model, *knobs, *KNOBS)
+        run(
+            f / f"scores-{name}",
+            "score",
+            f / "edits",
+            "--reward-model",
+            f / f"rm-{name}",
+            "--max-length",
+            512,
+            "--cut-prompts",
+        )
+    marks = {
+        f"qa-{k}": [(e["start"], e["end"]) for e in row["feedback"]["errors"]]
+        for k, row in enumerate(json.loads(args.data.read_text(encoding="utf-8")))
+    }
+    token, sequence = scored(f / "scores-token"), scored(f / "scores-sequence")
+    heldout = [r for r in tables.read_labels(f / "labels") if is_heldout(r, HELDOUT) and r.id in token]
+    truths = [
+        np.array([any(start < e and s < end for s, e in marks[r.id]) for start, end in token[r.id]["offsets"]])
+        for r in heldout
+    ]
+    by_token = [np.array(token[r.id]["p_bad"]) for r in heldout]
+    scores = np.array([sequence[r.id]["score_sum"] for r in heldout])
+    ranks = 1 - (np.argsort(np.argsort(scores)) + 0.5) / len(scores)  # the worst answer first, between 0 and 1
+    by_answer = [np.full(len(t), rank) for t, rank in zip(truths, ranks, strict=True)]
+    result: dict[str, Any] = {"answers": len(heldout), "tokens": sum(map(len, truths))}
+    result["share_bad"] = round(float(np.concatenate(truths).mean()), 4)
+    for name, guess in (("token", by_token), ("sequence", by_answer), ("majority", [np.zeros(len(t)) for t in truths])):
+        area = float(roc_auc_score(np.concatenate(truths), np.concatenate(guess)))
+        interval = auroc_interval(guess, truths) or [0.0, 0.0]
+        result[name] = {"auroc": round(area, 4), "ci95": [round(q, 4) for q in interval]}
+        print(f"{name:<9} AUROC {area:.3f} {result[name]['ci95']}")
+    print(
+        f"{result['answers']} held-out answers, {result['tokens']} tokens, {result['share_bad']:.1%} marked by people"
+    )
+    if args.out:
+        whole = {"command": "python bench/human_rewards.py qa_feedback.json MODEL", "tokalign": __version__}
+        args.out.write_text(json.dumps({**whole, "heldout": HELDOUT, "knobs": KNOBS, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Training speed of reward models against TRL's RewardTrainer: same model, pairs, batch and steps, in one run.
+
+Pairs of QA-Feedback (correction over answer, the question as prompt), whose lengths vary as they do. Tokens a second,
+padding not counted. TRL is wanted here alone: ``pip install trl==1.16.0``.
+
+    python bench/reward_speed.py qa_feedback.json MODEL [--epochs 2] [--batch 16] [--out docs/results/reward_speed.json]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokalign import __version__, tables
+from tokalign.config import DiffConfig, EditConfig, TrainRmConfig
+from tokalign.models import loading
+from tokalign.models.tokenization import Codec
+from tokalign.models.training import fit
+from tokalign.stages import diff, edit, reward
+
+
+def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Codec]:
+    """Training examples of the token and the sequence level, made as the stages make them."""
+    edits, labels = folder / "edits", folder / "labels"
+    edit.run(EditConfig(source=data, format="qa-feedback", editor="recorded", passages=False, out=edits, quiet=True))
+    diff.run(DiffConfig(edits=str(edits), tokenizer=model, out=labels, quiet=True))
+    codec = Codec.load(model)
+    rows = [
+        r for r in tables.read_labels(labels) if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
+    ]
+    levels = [reward._examples(rows, config(folder, model, level), codec) for level in ("token", "sequence")]
+    return levels[0], levels[1], codec
+
+
+def config(folder: Path, model: str, level: Any, **knobs: Any) -> TrainRmConfig:
+    """Settings of one training."""
+    shape: dict[str, Any] = {"pairs": "edited", "lr": 2e-5, "save_every": 10**9, "quiet": True, "device": "cpu"}
+    return TrainRmConfig(labels="-", model=model, level=level, out=folder, **{**shape, **knobs})
+
+
+def ours(model: str, level: str, examples: list[dict[str, Any]], codec: Codec, epochs: int, batch: int) -> float:
+    """Seconds of our training."""
+    new = loading.new_token_model if level == "token" else loading.new_sequence_model
+    loaded, device = new(model), torch.device("cpu")
+    lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
+    with tempfile.TemporaryDirectory() as folder:
+        knobs = config(Path(folder), model, level, batch_size=batch, epochs=epochs)
+        loss, _ = reward._objective(knobs, device)
+        collate = partial(reward._collate, codec=codec, device=device)
+        began = time.perf_counter()
+        fit("bench", loaded, examples, lengths, collate, loss, knobs, Path(folder))
+        return time.perf_counter() - began
+
+
+def theirs(model: str, examples: list[dict[str, Any]], codec: Codec, epochs: int, batch: int) -> float:
+    """Seconds of TRL's."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer  # type: ignore[import-not-found, unused-ignore]
+
+    rows = [
+        {"chosen_ids": [*e["pairs"][0][0], *e["pairs"][0][1]], "rejected_ids": [*e["pairs"][1][0], *e["pairs"][1][1]]}
+        for e in examples
+    ]
+    steps = epochs * -(-len(rows) // batch)
+    with tempfile.TemporaryDirectory() as folder:
+        args = RewardConfig(
+            output_dir=folder, per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-5, report_to=[],
+            save_strategy="no", logging_steps=10**9, bf16=False, use_cpu=True, gradient_checkpointing=False,
+            max_length=512, disable_tqdm=True, seed=0,
+        )  # fmt: skip
+        trainer = RewardTrainer(
+            model=loading.new_sequence_model(model), args=args, train_dataset=Dataset.from_list(rows),
+            processing_class=codec.tokenizer,
+        )  # fmt: skip
+        began = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure in turns, twice, and print the best of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("model")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        token, sequence, codec = examples_of(args.data, args.model, Path(folder))
+
+    def tokens(examples: list[dict[str, Any]]) -> int:
+        return int(args.epochs) * sum(len(p) + len(r) for e in examples for p, r in e["pairs"])
+
+    runs: dict[str, tuple[int, Callable[[], float]]] = {
+        "ours, sequence": (
+            tokens(sequence),
+            lambda: ours(args.model, "sequence", sequence, codec, args.epochs, args.batch),
+        ),
+        "TRL, sequence": (tokens(sequence), lambda: theirs(args.model, sequence, codec, args.epochs, args.batch)),
+        "ours, token": (tokens(token), lambda: ours(args.model, "token", token, codec, args.epochs, args.batch)),
+    }
+    speed = dict.fromkeys(runs, 0.0)
+    for _ in range(2):
+        for name, (n, run) in runs.items():
+            speed[name] = max(speed[name], n / run())
+    ratios = {
+        "sequence_over_trl": speed["ours, sequence"] / speed["TRL, sequence"],
+        "token_over_sequence": speed["ours, token"] / speed["ours, sequence"],
+    }
+    print(f"{len(sequence)} pairs, batches of {args.batch}")
+    for name, value in speed.items():
+        print(f"{name:<16} {value:8.0f} tokens/s")
+    print(
+        f"ours over TRL's {ratios['sequence_over_trl']:.2f}×; token over sequence {ratios['token_over_sequence']:.2f}×"
+    )
+    if args.out:
+        found = {name: round(value, 2) for name, value in ratios.items()}
+        whole = {"command": "python bench/reward_speed.py qa_feedback.json MODEL", "tokalign": __version__}
+        args.out.write_text(
+            json.dumps({**whole, "pairs": len(sequence), "batch": args.batch, **found}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
