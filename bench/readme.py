@@ -21,6 +21,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
+MODELS_DOC = ROOT / "docs" / "reward-models.md"
 RESULT = ROOT / "docs" / "results" / "headline.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -59,6 +60,64 @@ def reward_models(result: Result) -> str:
         shares += [[s["flips"][key][kind] for s in seeds] for kind in kinds]
         rows.append([name, *(f"{statistics.mean(share):.3f}" for share in shares)])
     return table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+
+
+def spread(values: list[float]) -> str:
+    """Mean, least and largest."""
+    return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def reward_models_test(result: Result) -> str:
+    """Accuracy on another world's preferences."""
+    seeds = [s["models"] for s in result["seeds"]]
+    kinds = sorted(seeds[0]["token"]["flips"]["by_category"])
+    rows = []
+    for model in seeds[0]:
+        of = [s[model] for s in seeds]
+        cells = [spread([m[key]["mean"] for m in of]) for key in ("edited_over_original", "chosen_over_rejected")]
+        cells += [f"{statistics.mean(m['flips']['by_category'][k]['accuracy'] for m in of):.3f}" for k in kinds]
+        rows.append([model, *cells])
+    made = table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+    gaps = []
+    for key in ("edited_over_original", "chosen_over_rejected"):
+        best = [max(m[key]["mean"] for name, m in s.items() if name != "token") for s in seeds]
+        gap = [s["token"][key]["mean"] - b for s, b in zip(seeds, best, strict=True)]
+        gaps.append(f"{key.replace('_', ' ')} {statistics.mean(gap):+.3f} ({min(gap):+.3f} to {max(gap):+.3f})")
+    return f"{made}\n\nToken level less the best sequence level of each seed: {'; '.join(gaps)}."
+
+
+def recall(result: Result) -> str:
+    """What the token model finds, by kind of flaw."""
+    of = [s["models"]["token"] for s in result["seeds"]]
+    kinds = sorted(of[0]["recall"])
+    rows = []
+    for side in ("bad", "good"):
+        cells = [[m["recall"][k][side]["recall"] for m in of] for k in kinds]
+        shown = [f"{statistics.mean(c):.3f}" if None not in c else "–" for c in cells]
+        precision = spread([m["classes"][side]["precision"] for m in of])
+        rows.append([side, *shown, precision, spread([m["auroc"][side]["value"] for m in of])])
+    return table(["tokens of an edit that are called so", *kinds, "precision", "AUROC"], rows)
+
+
+def human_rewards(result: Result) -> str:
+    """Areas under the ROC curve, against the spans that people marked."""
+    rows = []
+    for name in ("token", "sequence", "majority"):
+        low, high = result[name]["ci95"]
+        rows.append([name, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
+    made = table(["tokens ranked by", "AUROC", "95 %"], rows)
+    counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
+    return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked."
+
+
+def reward_speed(result: Result) -> str:
+    """Ratios of one run."""
+    ratios = [
+        ("our sequence level over TRL's", "sequence_over_trl"),
+        ("our token level over our sequence level", "token_over_sequence"),
+    ]
+    rows = [[name, f"{result[key]:.2f}×"] for name, key in ratios]
+    return table([f"tokens a second, {result['pairs']} pairs, batches of {result['batch']}", "ratio"], rows)
 
 
 def human_spans(result: Result) -> str:
@@ -119,6 +178,12 @@ TABLES = {
         "human-spans": (RESULT.with_name("human_spans.json"), human_spans),
         "alignments": (RESULT.with_name("alignments.json"), alignments),
         "diff-speed": (RESULT.with_name("diff_speed.json"), diff_speed),
+    },
+    MODELS_DOC: {
+        "reward-models-test": (RESULT.with_name("reward_models.json"), reward_models_test),
+        "recall": (RESULT.with_name("reward_models.json"), recall),
+        "human-rewards": (RESULT.with_name("human_rewards.json"), human_rewards),
+        "reward-speed": (RESULT.with_name("reward_speed.json"), reward_speed),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""

@@ -21,7 +21,7 @@ from tokalign import tables as label_tables
 from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import show
-from tokalign.report.rows import marked
+from tokalign.report.rows import heat, marked
 from tokalign.report.summary import bars
 from tokalign.report.text import safe
 
@@ -125,6 +125,39 @@ def test_without_its_marks_the_text_is_the_text(tokens: list[tuple[str, float]])
     assert re.sub(r"\[-|-\]|\{\+|\+\}", "", plain) == text
     assert ("[-" in plain) == any(value <= -0.5 for _, value in tokens)
     assert ("{+" in plain) == any(value >= 0.5 for _, value in tokens)
+
+
+def test_the_ground_is_the_deeper_the_larger_the_reward() -> None:
+    text, offsets = "The old cat sat.", [[0, 3], [3, 7], [7, 11], [11, 15], [15, 16], [16, 16]]
+    made = heat(text, offsets, [0.05, -1.0, -0.3, 0.6, 0.0, 0.2])
+    assert made.plain == "The [-old-] cat {+sat+}."
+    grounds = {made.plain[s.start : s.end]: str(s.style) for s in made.spans if "on" in str(s.style).split()}
+    assert list(grounds) == ["old", "cat", "sat"]
+    colours = [[int(style[-6:][k : k + 2], 16) for k in (0, 2, 4)] for style in grounds.values()]
+    assert sum(colours[0]) < sum(colours[1]), "deeper"
+    assert colours[0][0] > colours[0][2], "orange"
+    assert colours[2][2] > colours[2][0], "blue"
+
+
+TOKEN_MODEL = {
+    "flips": {"accuracy": 0.9, "edits": 9, "by_category": {"fact": {"accuracy": 0.8, "edits": 5}}},
+    "edited_over_original": {"mean": 0.98, "pairs": 9},
+    "chosen_over_rejected": {"mean": 0.91, "pairs": 9},
+    "classes": {z: {"precision": 0.11, "recall": 0.22, "f1": 0.33} for z in ("bad", "neutral", "good")},
+    "auroc": {z: {"value": 0.44} for z in ("bad", "good")},
+    "calibration": {"ece": 0.055, "bins": [{"confidence": 0.95, "accuracy": 0.66, "n": 77}]},
+    "recall": {"fact": {"bad": {"recall": 0.88}, "good": {"recall": None}}},
+    "length": {"mean": -0.12, "sum": 0.5},
+}
+
+
+def test_a_token_model_is_shown_with_its_classes_kinds_and_reliability(shown: Any, tmp_path: Path) -> None:
+    text = shown(artifact(tmp_path / "rm", "reward-model", **TOKEN_MODEL))
+    for said in ("0.110   0.220    0.330     0.440", "0.055", "-0.12", "0.880 / –", "0.66 (77)", "0.980", "0.910"):
+        assert said in text
+    assert "precision" not in shown(artifact(tmp_path / "sequence", "reward-model", **MODEL)), (
+        "it has no tokens to tell"
+    )
 
 
 WORD = [f"w{k}" for k in range(60)]

@@ -16,6 +16,8 @@ from tokalign.core.diff import words
 from tokalign.report.text import safe
 
 BAD, GOOD = "bold #d55e00", "bold #0072b2"
+_GROUNDS = (("#fde3d0", "#f9bd94", "#f29458", "#d55e00"), ("#d6e9f5", "#a3cde8", "#5fa8d6", "#3a8fc4"))
+"""Orange for bad, blue for good, from pale to deep; black is readable on all of them."""
 MARKED = 0.5
 """A reward at least this strong is marked in the text."""
 SPARED = 5
@@ -35,7 +37,7 @@ def show_row(console: Console, kind: str, row: dict[str, Any], context: int | No
             text = marked(row[side], row[f"{side}_offsets"], row[f"{side}_labels"], context)
             _say(console, side, text)
     elif kind == "token-rewards":
-        _say(console, "reward", marked(row["response"], row["offsets"], row["reward"]))
+        _say(console, "reward", heat(row["response"], row["offsets"], row["reward"]))
         _say(console, "score", Text(f"mean {row['score_mean']:+.4f}   sum {row['score_sum']:+.3f}"))
         if row["p_bad"] is not None:
             _say(console, "worst", Text(_extremes(row)))
@@ -66,6 +68,30 @@ def marked(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float],
         out.append(f"{open_}{said}{close}", style if strength > 0.75 else style.removeprefix("bold "))
         at = end
     out.append_text(_folded(text[at:], context, True, False))
+    return out
+
+
+def heat(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float]) -> Text:
+    """The text, every token on a ground that is the deeper the larger its reward; strong ones are marked as well.
+
+    Args:
+        text: what the tokens are of.
+        offsets: of every token.
+        values: their rewards; a ground is at its deepest from -1 and 1.
+    """
+    out = marked(text, offsets, values)
+    plain, at = out.plain, 0
+    for (start, end), value in zip(offsets, values, strict=True):
+        depth = min(len(_GROUNDS[0]), int(abs(value) * len(_GROUNDS[0]) + 0.5))
+        piece = safe(text[start:end]).strip()
+        if start == end or not piece:
+            continue
+        begin = plain.find(piece, at)  # the next time it stands there: marks stand between tokens
+        if begin < 0:  # several tokens on one character
+            continue
+        at = begin + len(piece)
+        if depth:
+            out.stylize(f"black on {_GROUNDS[value > 0][depth - 1]}", begin, at)
     return out
 
 

@@ -58,6 +58,7 @@ def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowCo
         console.print(Text(safe(line)))
     if manifest.kind == "reward-model":
         console.print(tables.reward_models({folder.name: manifest}))
+        console.print(*tables.token_models({folder.name: manifest}))
     elif manifest.kind == "winrates":
         console.print(tables.win_rates(manifest))
         console.print(*tables.flaws(manifest))
@@ -85,6 +86,7 @@ def _overview(folder: Path, config: ShowConfig) -> None:
     models = {name: m for name, m in found.items() if m.kind == "reward-model"}
     if models:
         console.print(tables.reward_models(models))
+        console.print(*tables.token_models(models))
     for manifest in (m for m in found.values() if m.kind == "winrates"):
         console.print(tables.win_rates(manifest))
         console.print(*tables.flaws(manifest))

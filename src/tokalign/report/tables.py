@@ -60,6 +60,40 @@ def reward_models(manifests: dict[str, Manifest]) -> Table:
     return table
 
 
+def token_models(manifests: dict[str, Manifest]) -> list[Table]:
+    """Of token-level reward models: how well classes are told apart, what is found by flaw kind, how sure they are."""
+    found = {name: m.stats for name, m in manifests.items() if "auroc" in m.stats}
+    if not found:
+        return []
+    sides = [f"{side} {what}" for side in ("bad", "good") for what in ("P", "R", "F1", "AUC")]
+    title = "Token-level models: precision, recall, F1, area under ROC; calibration error; correlation with length"
+    classes = _table(title, "model", *sides, "ECE", "length")
+    kinds = sorted({kind for s in found.values() for kind in s["recall"]})
+    recall = _table("Share of changed tokens found, bad / good, by kind of flaw", "model", *kinds)
+    reliability = _table(
+        "How often right, by how sure (tokens)", "model", *(f"{b / 10:.1f}–{(b + 1) / 10:.1f}" for b in range(3, 10))
+    )
+    for name, s in found.items():
+        cells = []
+        for side in ("bad", "good"):
+            of = s["classes"][side]
+            cells += [_share(of[key]) for key in ("precision", "recall", "f1")] + [_share(s["auroc"][side]["value"])]
+        _add(classes, name, *cells, _share(s["calibration"]["ece"]), _signed(s["length"]["mean"]))
+        per_kind = [s["recall"].get(kind, {}) for kind in kinds]
+        _add(
+            recall,
+            name,
+            *(" / ".join(_share(k.get(side, {}).get("recall")) for side in ("bad", "good")) for k in per_kind),
+        )
+        bins = {min(int(10 * b["confidence"]), 9): b for b in s["calibration"]["bins"]}
+        _add(
+            reliability,
+            name,
+            *(f"{bins[b]['accuracy']:.2f} ({bins[b]['n']})" if b in bins else "–" for b in range(3, 10)),
+        )
+    return [classes, *([recall] if kinds else []), reliability]
+
+
 def win_rates(manifest: Manifest) -> Table:
     """Win rate of every candidate over the reference, and paired differences."""
     table = _table(
@@ -85,6 +119,10 @@ def flaws(manifest: Manifest) -> list[Table]:
         _add(by_kind, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in kinds))
         _add(others, name, f"{d['score']:.2f}", *(_share(d.get("faults", {}).get(k)) for k in faults))
     return [by_kind, others] if kinds else [others]
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
 
 
 def _share(value: float | None) -> str:
