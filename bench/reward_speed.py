@@ -34,7 +34,7 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
     rows = [
         r for r in tables.read_labels(labels) if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
-    levels = [reward._examples(rows, config(folder, model, level), codec) for level in ("token", "sequence")]
+    levels = [reward.examples_of(rows, config(folder, model, level), codec) for level in ("token", "sequence")]
     return levels[0], levels[1], codec
 
 
@@ -51,8 +51,8 @@ def ours(model: str, level: str, examples: list[dict[str, Any]], codec: Codec, e
     lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
     with tempfile.TemporaryDirectory() as folder:
         knobs = config(Path(folder), model, level, batch_size=batch, epochs=epochs)
-        loss, _ = reward._objective(knobs, device)
-        collate = partial(reward._collate, codec=codec, device=device)
+        loss, _ = reward.objective(knobs, device)
+        collate = partial(reward.collate, codec=codec, device=device)
         began = time.perf_counter()
         fit("bench", loaded, examples, lengths, collate, loss, knobs, Path(folder))
         return time.perf_counter() - began

@@ -48,7 +48,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         usable = _fitted(rows, config, codec, skipped)
         train = [r for r in usable if not evaluation.is_heldout(r, config.heldout)]
         heldout = [r for r in usable if evaluation.is_heldout(r, config.heldout)]
-        examples, watched = _examples(train, config, codec), _examples(heldout, config, codec)
+        examples, watched = examples_of(train, config, codec), examples_of(heldout, config, codec)
         if not examples:
             raise InputError(
                 f"no rows to train on: {dict(skipped)}", where=config.labels, remedy="see --max-length and --pairs"
@@ -59,12 +59,12 @@ def run(config: TrainRmConfig) -> Manifest | None:
         model = _new_model(config, codec).to(device)
         if config.lora:
             model = lora.adapt(model, config)
-        loss, quick = _objective(config, device)
+        loss, quick = objective(config, device)
         early = Early(lambda m: quick(RewardModel(m, codec, config.level), watched), config.eval_every, config.patience)
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
-        collate = partial(_collate, codec=codec, device=device)
+        batched = partial(collate, codec=codec, device=device)
         fitted = fit(
-            "train-rm", model, examples, lengths, collate, loss, config, out.folder, early if config.patience else None
+            "train-rm", model, examples, lengths, batched, loss, config, out.folder, early if config.patience else None
         )
         if not leads():
             return None
@@ -81,7 +81,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         return out.commit({**account, **split}, stats)
 
 
-def _objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
+def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
     """The loss of a batch, and accuracy with loss on rows it is not trained on."""
     weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
     goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
@@ -130,7 +130,7 @@ def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
     return new(config.model, config.dtype if config.lora else "float32")
 
 
-def _examples(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec) -> list[dict[str, Any]]:
+def examples_of(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec) -> list[dict[str, Any]]:
     """Training examples, each with its two responses as ``pairs``, the better first."""
     examples: list[dict[str, Any]] = []
     if config.level == "token":
@@ -148,7 +148,7 @@ def _examples(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec) -> l
     return examples
 
 
-def _collate(batch: list[dict[str, Any]], codec: Codec, device: torch.device) -> dict[str, Any]:
+def collate(batch: list[dict[str, Any]], codec: Codec, device: torch.device) -> dict[str, Any]:
     """All better responses, then all worse ones."""
     made = {
         "id": [e["id"] for e in batch],
