@@ -11,7 +11,7 @@ import torch
 from tokalign.config import SupervisedStage
 from tokalign.errors import TokalignError
 from tokalign.models.optim import Composite, make_optimizer, warmup_then_linear
-from tokalign.models.training import fit
+from tokalign.models.training import fit, gathered
 
 
 class Line(torch.nn.Module):
@@ -45,7 +45,9 @@ def settings(folder: Path, **knobs: Any) -> SupervisedStage:
 
 def train(folder: Path, **knobs: Any) -> tuple[Line, dict[str, Any]]:
     model = Line()
-    return model, fit("train", model, examples(), [1] * 40, collate, loss, settings(folder, **knobs), folder)
+    fitted, trained = fit("train", model, examples(), [1] * 40, collate, loss, settings(folder, **knobs), folder)
+    assert trained is model
+    return model, fitted
 
 
 def test_epochs_become_steps(tmp_path: Path) -> None:
@@ -122,3 +124,15 @@ def test_schedule_rises_then_falls_to_zero() -> None:
         schedule.step()
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
     assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_sharded_weights_are_put_together_by_the_first_process(tmp_path: Path, policy: Any) -> None:
+    class Sharded:
+        """Stands for the trainer, whose own task it is to gather."""
+
+        def save_model(self, folder: str) -> None:
+            policy.save_pretrained(folder)
+
+    whole = gathered(Sharded(), policy, tmp_path / "whole")
+    assert type(whole) is type(policy)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), policy.parameters(), strict=True))

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
 from tokalign.config import SupervisedStage
-from tokalign.errors import InputError, TokalignError
+from tokalign.errors import InputError, TokalignError, UsageError
 from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models.distributed import first_says, leads, world
 from tokalign.models.optim import make_optimizer, warmup_then_linear
@@ -156,8 +156,8 @@ def fit(
     knobs: SupervisedStage,
     folder: Path,
     early: Early | None = None,
-) -> dict[str, Any]:
-    """Train ``model`` in place, going on from the newest checkpoint in ``folder`` if there is one.
+) -> tuple[dict[str, Any], Any]:
+    """Train ``model``, going on from the newest checkpoint in ``folder`` if there is one.
 
     A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
     ``torchrun``, the processes share each batch.
@@ -174,10 +174,12 @@ def fit(
         early: with it the best weights are kept, and training stops when they stay the best.
 
     Returns:
-        ``steps`` taken by the optimiser, and the ``final_loss`` logged; the ``best_step`` if ``early`` was given.
+        ``steps`` taken by the optimiser, and the ``final_loss`` logged, the ``best_step`` if ``early`` was given; and
+        the trained model, which is ``model`` itself unless its weights were sharded.
 
     Raises:
         TokalignError: the loss is not finite; the step and row ids are named.
+        UsageError: adapters or early stopping are asked for, but the weights are sharded.
         StoppedError: the end was asked for; a checkpoint was made.
     """
     share = max(1, knobs.batch_size // world())
@@ -218,6 +220,10 @@ def fit(
         data_collator=collate,
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, knobs.warmup)),
     )
+    if trainer.is_fsdp_enabled and (knobs.lora or early):
+        raise UsageError(
+            "--lora and --patience need whole weights", remedy="use torchrun without FSDP, or leave them out"
+        )
     trainer.loss, trainer.lengths = loss, list(lengths)
     trainer.model_accepts_loss_kwargs = False  # a loss is a mean: over microbatches it is averaged
     trainer.remove_callback(PrinterCallback)
@@ -244,10 +250,18 @@ def fit(
         fitted["best_step"] = int(best.best["step"])
     if leads():
         checkpoints.keep_last(folder / "checkpoints")
+    if trainer.is_fsdp_enabled:
+        model = gathered(trainer, model, folder / "checkpoints" / "whole")
     if knobs.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     model.eval()
-    return fitted
+    return fitted, model
+
+
+def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:
+    """The whole of a model of which every process holds a part; all of them must ask."""
+    trainer.save_model(str(folder))
+    return type(model).from_pretrained(str(folder), config=model.config) if leads() else model
 
 
 def _train(trainer: _Trainer, model: Any, checkpoint: Path | None) -> None:

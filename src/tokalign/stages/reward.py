@@ -63,7 +63,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         early = Early(lambda m: quick(RewardModel(m, codec, config.level), watched), config.eval_every, config.patience)
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
         batched = partial(collate, codec=codec, device=device)
-        fitted = fit(
+        fitted, model = fit(
             "train-rm", model, examples, lengths, batched, loss, config, out.folder, early if config.patience else None
         )
         if not leads():

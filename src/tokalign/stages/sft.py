@@ -62,7 +62,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
             return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
-        fitted = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
+        fitted, model = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
         if not leads():
             return None
         if config.lora:
