@@ -1,6 +1,7 @@
 """Reward models on any backbone: trained, saved as others load them, measured, and read on any tokenizer."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tokalign.config import ScoreConfig, TrainRmConfig
 from tokalign.core.diff import Way, words
 from tokalign.errors import InputError
 from tokalign.models import evaluation
+from tokalign.models.batch import room
 from tokalign.models.heads import Headed
 from tokalign.models.loading import new_token_model
 from tokalign.models.reward import RewardModel
@@ -239,6 +241,27 @@ class Knowing:
         marks = [self.labels.get(tuple(ids), [0] * len(ids)) for _, ids in pairs]
         probs = [torch.nn.functional.one_hot(torch.tensor(m) + 1, 3).float() * 0.9 + 0.1 / 3 for m in marks]
         return Ratings([p[:, 2] - p[:, 0] for p in probs], probs)
+
+
+def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) -> None:
+    rows = [r for r in labels(60) if r.categories]
+    seen: list[int] = []
+
+    class Watching(Knowing):
+        def rate(self, pairs: Any) -> Any:
+            seen.extend(len(p) + len(r) for p, r in pairs)
+            return super().rate(pairs)
+
+    model: Any = Watching(ours, rows)
+    most = max(len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) for r in rows)
+    whole = evaluation.evaluate(model, rows, Way())["flips"]["edits"]
+    knobs = TrainRmConfig(labels="-", out=Path("-"), model="-", level="token", max_length=60)
+    fitting = evaluation.evaluate(model, rows, Way(), partial(room, knobs=knobs))["flips"]["edits"]
+    assert 0 < fitting < whole
+    seen.clear()
+    cut = TrainRmConfig(labels="-", out=Path("-"), model="-", level="token", max_length=most, cut_prompts=True)
+    assert evaluation.evaluate(model, rows, Way(), partial(room, knobs=cut))["flips"]["edits"] == whole
+    assert max(seen) <= most
 
 
 def test_metrics_say_where_a_model_is_blind(ours: Codec) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from tokalign.core import diff, rewards
 from tokalign.core.intervals import auroc_interval, calibration, correlation, mean_interval
 from tokalign.core.words import split
+from tokalign.models.batch import Pair
 from tokalign.models.reward import Ratings, RewardModel
 from tokalign.schemas import TokenLabels
 
@@ -38,13 +39,20 @@ def quick(model: RewardModel, examples: Sequence[dict[str, Any]], weights: Tenso
     return {"accuracy": accuracy, "loss": float(loss)}
 
 
-def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict[str, Any]:
+Room = Callable[[Sequence[int], int], list[int] | None]
+"""Prompt ids and the size of a response to the prompt that fits beside it, None if none does."""
+
+
+def evaluate(
+    model: RewardModel, rows: list[TokenLabels], way: diff.Way, room: Room = lambda prompt, _: list(prompt)
+) -> dict[str, Any]:
     """Metrics on held-out rows, with 95 % intervals (``ci95``) from a bootstrap over rows or edits.
 
     * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by mean (``ci95``) and by sum of token rewards
       (for a sequence model both are its score), with the number of pairs;
     * ``flips``: one edit undone at a time, does the text with all edits score higher? By flaw category
-      where the categories of a row match its edits one to one (``way``: how edits are told apart);
+      where the categories of a row match its edits one to one (``way``: how edits are told apart). A text with an
+      edit undone can be longer than both; one for which there is no ``room`` is left out;
     * ``length``: correlation of mean and of sum of token rewards with the number of tokens.
 
     Of a token model also:
@@ -65,7 +73,7 @@ def evaluate(model: RewardModel, rows: list[TokenLabels], way: diff.Way) -> dict
     report: dict[str, Any] = {
         "edited_over_original": _accuracy(_take(editeds, changed), _take(originals, changed)),
         "chosen_over_rejected": _accuracy(chosen, _take(originals, natural)),
-        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, way),
+        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, way, room),
         "length": {
             "mean": correlation(originals.means + editeds.means, sizes),
             "sum": correlation(originals.sums + editeds.sums, sizes),
@@ -132,23 +140,23 @@ def _wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
     return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
-def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.Way) -> dict[str, Any]:
+def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.Way, room: Room) -> dict[str, Any]:
     """``sums``: the score of each row's text with all edits."""
     full: list[float] = []
-    prompts: list[list[int]] = []
-    texts: list[str] = []
+    pairs: list[Pair] = []
     by_kind: dict[str, list[int]] = defaultdict(list)
     kept = diff.compare_words(split([r.original for r in rows]), split([r.edited for r in rows]), way)
     for k, (row, total) in enumerate(zip(rows, sums, strict=True)):
         edits = diff.changes(diff.opcodes(kept, k))
-        kinds = row.categories if len(row.categories) == len(edits) else []
-        for kind, at in zip(kinds, range(len(texts), len(texts) + len(edits)), strict=False):
-            by_kind[kind].append(at)
-        full += [total] * len(edits)
-        prompts += [row.prompt_ids] * len(edits)
-        texts += [diff.undo(row.original, row.edited, edit) for edit in edits]
-    undone = model.rate([(p, e.ids) for p, e in zip(prompts, model.codec.responses(texts), strict=True)]).sums
-    wins = _wins(full, undone)
+        kinds = row.categories if len(row.categories) == len(edits) else [""] * len(edits)
+        undone = model.codec.responses([diff.undo(row.original, row.edited, edit) for edit in edits])
+        for kind, text in zip(kinds, undone, strict=True):
+            prompt = room(row.prompt_ids, len(text.ids))
+            if prompt is not None:
+                by_kind[kind].append(len(pairs))
+                pairs.append((prompt, text.ids))
+                full.append(total)
+    wins = _wins(full, model.rate(pairs).sums)
 
     def accuracy(at: Sequence[int]) -> dict[str, Any]:
         some = [wins[i] for i in at]
@@ -156,5 +164,5 @@ def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: 
 
     return {
         **accuracy(range(len(wins))),
-        "by_category": {kind: accuracy(at) for kind, at in sorted(by_kind.items())},
+        "by_category": {kind: accuracy(at) for kind, at in sorted(by_kind.items()) if kind},
     }

@@ -72,7 +72,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
             model = lora.merge(model, out.folder / "adapter")
         model.to(getattr(torch, config.dtype)).save_pretrained(str(out.folder))
         codec.save(out.folder)
-        metrics = evaluation.evaluate(RewardModel(model, codec, config.level), heldout, _way(manifest))
+        metrics = evaluation.evaluate(
+            RewardModel(model, codec, config.level), heldout, _way(manifest), partial(room, knobs=config)
+        )
         stats = {"level": config.level, **fitted, **metrics}
         n_skipped = sum(skipped.values())
         account = {"in": len(rows), "out": len(usable), "skipped": n_skipped, "reasons": dict(skipped)}
