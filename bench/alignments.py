@@ -5,7 +5,7 @@ its own world and policy; everything after the edits is done once for each align
 model, token-level PPO, win rate against the policy it started from, on prompts that nothing has seen. Writes
 docs/results/alignments.json.
 
-    python bench/alignments.py [--seeds 3] [--loose 0.5] [--runs runs/alignments] [--jobs 2]
+    python bench/alignments.py [--seeds 4] [--loose 0.5] [--runs runs/alignments] [--jobs 2]
 """
 
 import argparse
@@ -76,7 +76,7 @@ def collect(seed: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run everything that is not done yet, print the numbers, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--loose", type=float, default=0.5)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "alignments")
     parser.add_argument("--jobs", type=int, default=2)

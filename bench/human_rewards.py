@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from tokalign import __version__, tables
 from tokalign.core.intervals import auroc_interval
 from tokalign.models.evaluation import is_heldout
+from tokalign.schemas import TokenLabels
 
 HELDOUT = 0.25
 KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "4", "--lr", "1e-4"]
@@ -70,11 +72,14 @@ def main() -> None:
         for k, row in enumerate(json.loads(args.data.read_text(encoding="utf-8")))
     }
     token, sequence = scored(f / "scores-token"), scored(f / "scores-sequence")
-    heldout = [r for r in tables.read_labels(f / "labels") if is_heldout(r, HELDOUT) and r.id in token]
-    truths = [
-        np.array([any(start < e and s < end for s, e in marks[r.id]) for start, end in token[r.id]["offsets"]])
-        for r in heldout
-    ]
+    rows = [r for r in tables.read_labels(f / "labels") if r.id in token]
+    heldout, seen = ([r for r in rows if is_heldout(r, HELDOUT) == wanted] for wanted in (True, False))
+
+    def marked(answers: list[TokenLabels]) -> list[NDArray[np.bool_]]:
+        spans = [(marks[r.id], token[r.id]["offsets"]) for r in answers]
+        return [np.array([any(i < e and s < j for s, e in of) for i, j in offsets]) for of, offsets in spans]
+
+    truths = marked(heldout)
     by_token = [np.array(token[r.id]["p_bad"]) for r in heldout]
     scores = np.array([sequence[r.id]["score_sum"] for r in heldout])
     ranks = 1 - (np.argsort(np.argsort(scores)) + 0.5) / len(scores)  # the worst answer first, between 0 and 1

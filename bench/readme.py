@@ -107,7 +107,8 @@ def human_rewards(result: Result) -> str:
         rows.append([name, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
     made = table(["tokens ranked by", "AUROC", "95 %"], rows)
     counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
-    return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked."
+    seen = f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}."
+    return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked. {seen}"
 
 
 def reward_speed(result: Result) -> str:
