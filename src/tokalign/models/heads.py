@@ -6,7 +6,6 @@ head is ``score.weight`` (labels, hidden) in the same safetensors.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import TokenClassifierOutput
 
 
 class Headed(PreTrainedModel):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class Headed(PreTrainedModel):  # type: ignore[misc]
     def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
         """``logits`` (B, L, labels)."""
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        return SimpleNamespace(logits=self.score(hidden))
+        return TokenClassifierOutput(logits=self.score(hidden))
 
     def get_input_embeddings(self) -> Any:
         """Those of the base."""

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
+from tokalign.artifacts import write_whole
 from tokalign.config import SupervisedStage
 from tokalign.errors import InputError, TokalignError, UsageError
 from tokalign.metrics import MetricsLog, last_logged
@@ -132,8 +133,10 @@ class _Best(TrainerCallback):  # type: ignore[misc]
             self.best = {"step": step, **found}
             if leads():
                 self.weights.parent.mkdir(parents=True, exist_ok=True)
-                save_file(_trained(self.model), self.weights)
-                self.known.write_text(json.dumps(self.best), encoding="utf-8")
+                half = self.weights.with_suffix(".tmp")
+                save_file(_trained(self.model), half)
+                half.replace(self.weights)
+                write_whole(self.known, json.dumps(self.best))
         elif self.is_over(step):
             control.should_save = control.should_training_stop = True
 
@@ -244,14 +247,15 @@ def fit(
             else:
                 _train(trainer, model, checkpoint)
         interrupt.check()
+    if trainer.is_fsdp_enabled:
+        model = gathered(trainer, model, folder / "checkpoints" / "whole")
+    if not leads():  # the first process writes the files that the rest is read from
+        return {}, model
     fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(folder, "loss")}
     if best:
         best.restore()
         fitted["best_step"] = int(best.best["step"])
-    if leads():
-        checkpoints.keep_last(folder / "checkpoints")
-    if trainer.is_fsdp_enabled:
-        model = gathered(trainer, model, folder / "checkpoints" / "whole")
+    checkpoints.keep_last(folder / "checkpoints")
     if knobs.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     model.eval()
