@@ -26,7 +26,7 @@ from tokalign.models.evaluation import is_heldout
 from tokalign.schemas import TokenLabels
 
 HELDOUT = 0.25
-KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "4", "--lr", "1e-4"]
+KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "10", "--lr", "3e-4"]
 MODELS = {"token": ["--level", "token"], "sequence": ["--level", "sequence", "--pairs", "edited"]}
 
 

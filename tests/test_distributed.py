@@ -16,11 +16,11 @@ from tests.test_cli import PROGRAM
 BIN = Path(sys.executable).parent
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
     line = [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port)]
     return subprocess.run([*line, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
@@ -58,3 +58,43 @@ def test_what_the_first_process_refuses_ends_them_all(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "is not empty and not an artifact" in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    common = ["--model", "tiny", "--steps", "2", "--lr", "1e-3", "--device", "cpu", "--quiet"]
+    subprocess.run([PROGRAM, "train-sft", "data/sft", *common, "--out", str(folder / "policy")], cwd=ROOT, check=True)
+    label = ["diff", "data/edits", "--tokenizer", str(folder / "policy"), "--out", str(folder / "labels"), "--quiet"]
+    subprocess.run([PROGRAM, *label], cwd=ROOT, check=True)
+    train = ["train-rm", str(folder / "labels"), "--level", "token", "--out", str(folder / "rm")]
+    common[1] = str(folder / "policy")
+    subprocess.run([PROGRAM, *train, *common], cwd=ROOT, check=True)
+    return folder
+
+
+def ppo_logged(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "tokens_per")
+    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("value_model", "sharded"), [("separate", False), ("shared", False), ("separate", True)])
+def test_two_processes_make_the_ppo_steps_of_one(models: Path, tmp_path: Path, value_model: str, sharded: bool) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    work = ["train-ppo", "data/prompts", "--policy", str(models / "policy"), "--reward-model", str(models / "rm")]
+    work += ["--batch-size", "6", "--minibatches", "2", "--microbatch", "2", "--max-new-tokens", "12", "--lr", "1e-3"]
+    work += ["--value-lr", "1e-3", "--value-model", value_model, "--device", "cpu", "--save-every", "2", "--seed", "3"]
+    subprocess.run([PROGRAM, *work, "--steps", "3", "--out", str(one), "--quiet"], cwd=ROOT, check=True)
+    env = {"ACCELERATE_USE_FSDP": "true"} if sharded else {}
+    for steps in ("2", "3") if sharded else ("3",):  # the third step goes on from what the processes saved
+        done = torchrun(PROGRAM, *work, "--steps", steps, "--out", str(two), **env)
+        assert done.returncode == 0, done.stderr
+    assert len(ppo_logged(two)) == 3
+    for ours, theirs in zip(ppo_logged(two), ppo_logged(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (two, one))
+    before = load_file(models / "policy" / "model.safetensors")
+    assert max((expected[k] - before[k]).abs().max().item() for k in expected) > 1e-3
+    assert max((weights[k] - expected[k]).abs().max().item() for k in expected) < 2e-4

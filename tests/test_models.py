@@ -6,15 +6,26 @@ from typing import Any
 import pytest
 import torch
 
+from tokalign.config import Sampling
 from tokalign.errors import InputError
 from tokalign.models import loading
 from tokalign.models.batch import Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
-from tokalign.models.sampler import sample
+from tokalign.models.sampler import Sampled, generate, new_seeds, respond, sample
 from tokalign.models.tokenization import Codec
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 11, 1]), ([5, 9], [12, 1]), ([7, 7, 7, 7, 8, 9], [30]), ([3], [40, 41, 42, 1])]
+
+
+def drawn_from(policy: Any, prompts: list[list[int]], codec: Codec, seed: int = 0, **knobs: Any) -> list[Sampled]:
+    seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
+    return sample(policy, prompts, seeds, codec, Sampling(**knobs))
+
+
+def known(sampled: Sampled) -> torch.Tensor:
+    assert sampled.logprobs is not None
+    return sampled.logprobs
 
 
 def shuffled(model: Any, seed: int = 3) -> Any:
@@ -27,7 +38,8 @@ def shuffled(model: Any, seed: int = 3) -> Any:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_equal_one_row_at_a_time(policy: Any, temperature: float) -> None:
-    got = response_logprobs(policy, Batch.of(PAIRS, pad_id=0), temperature)
+    got = response_logprobs(policy, Batch.of(PAIRS, pad_id=0), temperature, entropy=True)
+    assert got.entropy is not None
     for row, (prompt, response) in enumerate(PAIRS):
         ids = torch.tensor([prompt + response])
         logits = policy(input_ids=ids).logits[0] / temperature
@@ -67,22 +79,16 @@ def test_sampler_logprobs_equal_the_training_forward(policy: Any, codec: Codec) 
     prompts = codec.prompts(
         ["Describe the sea with a simile.", "Where is the map?", "How do I light the stove? Go on."]
     )
-    drawn = sample(
-        policy, prompts * 3, max_new_tokens=24, eos_id=codec.eos_id, pad_id=codec.pad_id,
-        generator=torch.Generator().manual_seed(0), temperature=0.9,
-    )  # fmt: skip
+    drawn = drawn_from(policy, prompts * 3, codec, max_new_tokens=24, temperature=0.9)
     pairs = [(p, s.ids) for p, s in zip(prompts * 3, drawn, strict=True)]
     again = response_logprobs(policy, Batch.of(pairs, codec.pad_id), 0.9).logprobs
     for row, s in enumerate(drawn):
-        assert torch.allclose(again[row, : len(s.ids)], s.logprobs, atol=1e-4)
+        assert torch.allclose(again[row, : len(s.ids)], known(s), atol=1e-4)
 
 
 def test_greedy_sampling_equals_hugging_face_generate(policy: Any, codec: Codec) -> None:
     prompts = codec.prompts(["Describe the sea with a simile.", "Where is the map?"])
-    drawn = sample(
-        policy, prompts, max_new_tokens=12, eos_id=codec.eos_id, pad_id=codec.pad_id,
-        generator=torch.Generator(), temperature=0,
-    )  # fmt: skip
+    drawn = drawn_from(policy, prompts, codec, max_new_tokens=12, temperature=0)
     for prompt, s in zip(prompts, drawn, strict=True):
         ids = torch.tensor([prompt])
         out = policy.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
@@ -94,10 +100,7 @@ def test_rows_end_at_eos_and_leave_the_batch(policy: Any, codec: Codec) -> None:
     with torch.no_grad():
         policy.lm_head.weight[codec.eos_id] *= 3
     prompts = codec.prompts([f"Where is the map {i}?" for i in range(40)])
-    drawn = sample(
-        policy, prompts, max_new_tokens=30, eos_id=codec.eos_id, pad_id=codec.pad_id,
-        generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    drawn = drawn_from(policy, prompts, codec, seed=1, max_new_tokens=30)
     assert {s.finished for s in drawn} == {True, False} or len({len(s.ids) for s in drawn}) > 3
     for s in drawn:
         assert s.finished == (s.ids[-1] == codec.eos_id)
@@ -106,7 +109,7 @@ def test_rows_end_at_eos_and_leave_the_batch(policy: Any, codec: Codec) -> None:
     pairs = [(p, s.ids) for p, s in zip(prompts, drawn, strict=True)]
     again = response_logprobs(policy, Batch.of(pairs, codec.pad_id)).logprobs
     for row, s in enumerate(drawn):
-        assert torch.allclose(again[row, : len(s.ids)], s.logprobs, atol=1e-4)
+        assert torch.allclose(again[row, : len(s.ids)], known(s), atol=1e-4)
 
 
 def test_top_p_never_draws_from_the_tail(policy: Any, codec: Codec) -> None:
@@ -119,12 +122,46 @@ def test_top_p_never_draws_from_the_tail(policy: Any, codec: Codec) -> None:
             break
         allowed.add(i)
         total += p
-    drawn = sample(
-        policy, prompts, max_new_tokens=1, eos_id=codec.eos_id, pad_id=codec.pad_id,
-        generator=torch.Generator().manual_seed(2), top_p=0.3,
-    )  # fmt: skip
+    drawn = drawn_from(policy, prompts, codec, seed=2, max_new_tokens=1, top_p=0.3)
     assert {s.ids[0] for s in drawn} <= allowed
     assert len({s.ids[0] for s in drawn}) > 1
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely(policy: Any, codec: Codec) -> None:
+    prompts = codec.prompts(["Where is the map?"]) * 4000
+    probs = policy(input_ids=torch.tensor(prompts[:1])).logits[0, -1].softmax(-1)
+    drawn = torch.tensor([s.ids[0] for s in drawn_from(policy, prompts, codec, max_new_tokens=1)])
+    counts = drawn.bincount(minlength=len(probs)).double()
+    common = probs * 4000 >= 5
+    expected = probs.double() * 4000
+    statistic = float(((counts - expected) ** 2 / expected)[common].sum())
+    freedom = int(common.sum())
+    assert freedom > 20
+    assert statistic < freedom + 4 * (2 * freedom) ** 0.5, "chi-squared, four standard deviations"
+
+
+def test_a_response_is_the_same_in_whatever_company_it_is_drawn(policy: Any, codec: Codec) -> None:
+    prompts = codec.prompts([f"Where is map {i}? {'Please. ' * (i % 5)}" for i in range(12)])
+    knobs = Sampling(max_new_tokens=16)
+    together = respond(policy, codec, prompts, knobs, seed=3, batch_size=12)
+    assert respond(policy, codec, prompts, knobs, seed=3, batch_size=5) == together
+    assert respond(policy, codec, prompts[:4], knobs, seed=3, batch_size=4) == together[:4]
+    assert respond(policy, codec, prompts, knobs, seed=4, batch_size=12) != together
+
+
+def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance(policy: Any, codec: Codec) -> None:
+    with torch.no_grad():
+        policy.lm_head.weight[codec.eos_id] *= 3
+    prompts = codec.prompts(["Describe the sea with a simile.", "Where is the map?", "Tell me about osmosis. Go on."])
+    knobs = Sampling(max_new_tokens=12, temperature=0)
+    theirs = generate(policy, prompts, [1, 2, 3], codec, knobs)
+    ours = sample(policy, prompts, [1, 2, 3], codec, knobs)
+    assert [(s.ids, s.finished) for s in theirs] == [(s.ids, s.finished) for s in ours]
+    luck = [
+        generate(policy, prompts, seeds, codec, Sampling(max_new_tokens=12)) for seeds in ([5, 6, 7], [5, 6, 7], [8])
+    ]
+    assert luck[0] == luck[1] != luck[2]
+    assert all(s.logprobs is None for s in luck[0])
 
 
 def test_token_rewards_equal_one_row_at_a_time(policy: Any, codec: Codec, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The PPO step as a whole: what it pays for is learnt, however the work is split."""
+"""The PPO step as a whole: what it pays for is learnt, however networks lie in memory and the work is split."""
 
-import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 
 from tokalign.config import TrainPpoConfig
 from tokalign.core import rl
-from tokalign.models import loading
-from tokalign.models.batch import Pair
+from tokalign.errors import UsageError
+from tokalign.models.batch import Batch
+from tokalign.models.networks import Networks
+from tokalign.models.payers import Emitted
+from tokalign.models.policy import response_logprobs
 from tokalign.models.ppo import Learner
-from tokalign.models.reward import Ratings
+from tokalign.models.rollout import Asked, Rollout
+from tokalign.models.sampler import Sampled
 from tokalign.models.tokenization import Codec
 
 PROMPTS = [
@@ -21,40 +26,47 @@ PROMPTS = [
     "How do I light the stove?",
     "Tell me about osmosis.",
 ]
-
-
 LIKED = 50
 """Of 500 token ids."""
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "separate": {},
+    "shared": {"value_model": "shared"},
+    "lora": {"lora": True},
+    "lora-shared": {"lora": True, "value_model": "shared"},
+}
 
 
 class PaysFor:
-    """A stand-in reward model: 1 for every token below ``liked``, at that token."""
+    """Pays 1 for every token below ``LIKED``, at that token."""
 
-    level = "token"
+    name, dense, averaged = "liked", True, True
 
-    def __init__(self, liked: int) -> None:
-        self.liked, self.model = liked, torch.nn.Linear(1, 1)
-
-    def rate(self, pairs: list[Pair], microbatch: int = 32) -> Ratings:
-        return Ratings([(torch.tensor(list(r)) < self.liked).float() for _, r in pairs], None)
+    def pay(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
+        return [(torch.tensor(list(r)) < LIKED).float() for _, r in emitted.pairs]
 
 
 def learner(policy: Any, codec: Codec, folder: Path, **knobs: Any) -> Learner:
     policy.save_pretrained(folder)
     defaults: dict[str, Any] = {
         "lr": 3e-3, "value_lr": 3e-3, "max_new_tokens": 8, "batch_size": 32, "steps": 1, "kl_coef": 0.0,
-        "missing_eos_penalty": 0.0,
+        "missing_eos_penalty": 0.0, "length_guard": 0.0,
     }  # fmt: skip
-    config = TrainPpoConfig(out=folder, prompts="-", policy="-", reward_model="-", **{**defaults, **knobs})
-    return Learner(
-        policy=copy.deepcopy(policy),
-        ref_policy=copy.deepcopy(policy),
-        value_model=loading.new_value_model(folder),
-        reward_model=PaysFor(LIKED),  # type: ignore[arg-type]
-        codec=codec,
-        knobs=config,
-        generator=torch.Generator().manual_seed(0),
-    )
+    config = TrainPpoConfig(out=folder, prompts="-", policy=str(folder), reward_model=["-"], **{**defaults, **knobs})
+    networks = Networks(config, torch.device("cpu"))
+    return Learner(networks, [PaysFor()], codec, config, torch.Generator().manual_seed(0))
+
+
+def asked(codec: Codec, times: int = 1) -> list[Asked]:
+    return [Asked(p, ids) for p, ids in zip(PROMPTS, codec.prompts(PROMPTS), strict=True)] * times
+
+
+def weights(subject: Learner) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in subject.networks.policy_parameters])
+
+
+def rollout(subject: Learner, prompts: Sequence[Asked]) -> tuple[Rollout, list[Sampled]]:
+    mine, sampled = subject.collector.draw(prompts, range(len(prompts)))
+    return subject.collector.judge(prompts, mine, sampled), sampled
 
 
 @torch.no_grad()
@@ -65,33 +77,117 @@ def share_paid(policy: Any, codec: Codec) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("granularity", ["token", "sequence"])
+@pytest.mark.parametrize("granularity", ["token", "segment", "sequence"])
 def test_what_is_paid_for_becomes_likelier(policy: Any, codec: Codec, tmp_path: Path, granularity: str) -> None:
     subject = learner(policy, codec, tmp_path, granularity=granularity)
-    prompts = codec.prompts(PROMPTS) * 8
     for _ in range(12):
-        metrics = subject.step(prompts)
-    assert share_paid(subject.policy, codec) > 3 * share_paid(policy, codec)
+        metrics = subject.step(asked(codec, 8))
+    assert share_paid(subject.networks.policy, codec) > 3 * share_paid(policy, codec)
     assert metrics["kl"] > 0
 
 
-def test_a_step_does_not_touch_reference_or_reward_model(policy: Any, codec: Codec, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_however_networks_lie_in_memory_they_learn(policy: Any, codec: Codec, tmp_path: Path, layout: str) -> None:
+    more = {"lr": 2e-2, "value_lr": 1e-2, "lora_rank": 8} if "lora" in layout else {}
+    subject = learner(policy, codec, tmp_path, gradient_checkpointing=True, **LAYOUTS[layout], **more)
+    with subject.networks.reference() as reference:
+        before = share_paid(reference, codec)
+    assert before == pytest.approx(share_paid(policy, codec), abs=1e-6)
+    first = subject.step(asked(codec, 8))
+    for _ in range(11):
+        last = subject.step(asked(codec, 8))
+    assert share_paid(subject.networks.policy, codec) > 2 * before
+    assert last["explained_variance"] > first["explained_variance"], "the value model learns too"
+    with subject.networks.reference() as reference:
+        assert share_paid(reference, codec) == pytest.approx(before, abs=1e-6), "the reference stays"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_policy_that_was_kept_is_the_policy(policy: Any, codec: Codec, tmp_path: Path, layout: str) -> None:
+    from tokalign.models.loading import load_policy
+
+    subject = learner(policy, codec, tmp_path, **LAYOUTS[layout])
+    subject.step(asked(codec))
+    subject.networks.save_policy(tmp_path / "kept")
+    (tmp_path / "out").mkdir()
+    subject.networks.export(tmp_path / "kept", tmp_path / "out")
+    batch = Batch.of([(p, [5, 6, 7]) for p in codec.prompts(PROMPTS)], codec.pad_id)
+    with torch.no_grad():
+        again = response_logprobs(load_policy(tmp_path / "out"), batch).logprobs
+        assert torch.allclose(again, subject.networks.read(batch).logprobs, atol=1e-5)
+        assert not torch.allclose(again, subject.networks.ref_logprobs(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_saved_is_all_that_changes(policy: Any, codec: Codec, tmp_path: Path, layout: str) -> None:
+    def fresh() -> Learner:
+        torch.manual_seed(0)  # of the adapters' first weights
+        return learner(policy, codec, tmp_path, kl_target=0.5, **LAYOUTS[layout])
+
+    subject, other = fresh(), fresh()
+    subject.step(asked(codec))
+    torch.save(subject.state_dict(), tmp_path / "state.pt")
+    expected = [subject.step(asked(codec)) for _ in range(2)]
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for step in expected:
+        again = other.step(asked(codec))
+        assert {k: v for k, v in again.items() if "second" not in k} == {
+            k: v for k, v in step.items() if "second" not in k
+        }
+    assert torch.equal(weights(subject), weights(other))
+
+
+def test_without_adapters_and_with_untrained_ones_the_first_step_is_the_same(
+    policy: Any, codec: Codec, tmp_path: Path
+) -> None:
+    whole, lora = (
+        learner(policy, codec, tmp_path, **LAYOUTS[name]).step(asked(codec)) for name in ("separate", "lora")
+    )
+    for key in ("reward", "length", "entropy"):
+        assert lora[key] == pytest.approx(whole[key], abs=1e-5)
+
+
+def test_recomputed_activations_change_nothing(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    ends = []
+    for checkpointing in (False, True):
+        subject = learner(policy, codec, tmp_path, gradient_checkpointing=checkpointing)
+        subject.step(asked(codec, 2))
+        ends.append(weights(subject))
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
+
+
+def test_half_precision_trains_whole_weights(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, dtype="bfloat16")
+    before = weights(subject)
+    metrics = subject.step(asked(codec, 2))
+    assert {p.dtype for p in subject.networks.policy_parameters} == {torch.float32}
+    assert not torch.equal(before, weights(subject))
+    assert metrics["kl"] == pytest.approx(0, abs=0.5)
+    with pytest.raises(UsageError, match="float16"):
+        learner(policy, codec, tmp_path, dtype="float16")
+
+
+def test_a_step_does_not_touch_the_reference(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path)
-    subject.step(codec.prompts(PROMPTS))
-    same = zip(subject.ref_policy.parameters(), policy.parameters(), strict=True)
+    before = weights(subject)
+    subject.step(asked(codec))
+    assert subject.networks.ref_policy is not None
+    same = zip(subject.networks.ref_policy.parameters(), policy.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
-    moved = zip(subject.policy.parameters(), policy.parameters(), strict=True)
-    assert not all(torch.equal(a, b) for a, b in moved)
+    assert not torch.equal(before, weights(subject))
 
 
-def test_microbatches_change_nothing_but_memory(policy: Any, codec: Codec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["separate", "shared"])
+def test_microbatches_change_nothing_but_memory(policy: Any, codec: Codec, tmp_path: Path, layout: str) -> None:
     updated = []
     for microbatch in (32, 3):
-        subject = learner(policy, codec, tmp_path, microbatch=microbatch, epochs=1, minibatches=2, lr=1e-2)
+        subject = learner(policy, codec, tmp_path, microbatch=microbatch, epochs=1, minibatches=2, **LAYOUTS[layout])
         # Plain SGD: Adam would blow rounding differences of near-zero gradients up to full steps.
-        subject.optimizer = torch.optim.SGD([*subject.policy.parameters(), *subject.value_model.parameters()], lr=0.1)
-        subject.step(codec.prompts(PROMPTS) * 4)
-        updated.append(torch.cat([p.flatten() for p in subject.policy.parameters()]))
+        parameters = [*subject.networks.policy_parameters, *subject.networks.value_parameters]
+        subject.optimizer = torch.optim.SGD(parameters, lr=0.1)
+        subject.step(asked(codec, 4))
+        updated.append(weights(subject))
     assert torch.allclose(updated[0], updated[1], atol=1e-5)
     start = torch.cat([p.flatten() for p in policy.parameters()])
     assert (updated[0] - start).abs().max() > 1e-3
@@ -101,56 +197,135 @@ def test_microbatches_change_nothing_but_memory(policy: Any, codec: Codec, tmp_p
 def test_the_same_seed_gives_the_same_weights(policy: Any, codec: Codec, tmp_path: Path) -> None:
     runs = []
     for _ in range(2):
-        torch.manual_seed(0)
         subject = learner(policy, codec, tmp_path)
         for _ in range(2):
-            subject.step(codec.prompts(PROMPTS) * 4)
-        runs.append(torch.cat([p.flatten() for p in subject.policy.parameters()]))
+            subject.step(asked(codec, 4))
+        runs.append(weights(subject))
     assert torch.equal(runs[0], runs[1])
 
 
 @pytest.mark.slow
-def test_a_strong_leash_holds_the_policy_back(policy: Any, codec: Codec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_a_strong_leash_holds_the_policy_back(policy: Any, codec: Codec, tmp_path: Path, estimator: str) -> None:
     drift = {}
     for kl_coef in (0.0, 5.0):
-        torch.manual_seed(0)
-        subject = learner(policy, codec, tmp_path, kl_coef=kl_coef)
+        subject = learner(policy, codec, tmp_path, kl_coef=kl_coef, kl_estimator=estimator)
         for _ in range(10):
-            metrics = subject.step(codec.prompts(PROMPTS) * 8)
+            metrics = subject.step(asked(codec, 8))
         drift[kl_coef] = metrics["kl"]
     assert drift[5.0] < 0.5 * drift[0.0]
 
 
+def test_the_leash_tightens_while_drift_is_over_its_target(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, kl_coef=0.1, kl_target=1e-4)
+    subject.step(asked(codec, 4))
+    assert subject.kl_coef < 0.1, "nothing has drifted in the first rollout"
+    before = subject.kl_coef
+    metrics = subject.step(asked(codec, 4))
+    assert metrics["kl"] > 1e-4
+    assert metrics["kl_coef"] == before < subject.kl_coef == pytest.approx(before * 1.02)
+
+
 def test_scaling_is_fixed_on_the_first_rollout(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path)
-    subject.step(codec.prompts(PROMPTS) * 8)
+    subject.step(asked(codec, 8))
     first = subject.scaling
-    subject.step(codec.prompts(PROMPTS) * 8)
+    subject.step(asked(codec, 8))
     assert first is not None
     assert subject.scaling is first
 
 
 def test_unfinished_responses_pay_on_their_last_token(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path, missing_eos_penalty=2.0, scale=False, centre=False, max_new_tokens=4)
-    subject.scaling = rl.Scaling(0.0, 1.0)
-    pairs, sampled = subject._sample(codec.prompts(PROMPTS) * 8)
-    rollout = subject._score(pairs, sampled)
-    extra = subject._scaled(rollout) - rollout.raw_rewards
-    for row, s in enumerate(sampled):
+    found, _ = rollout(subject, asked(codec, 8))
+    extra = subject._paid(found) - found.earned[0]
+    for row, (finished, (_, ids)) in enumerate(zip(found.finished, found.pairs, strict=True)):
         expected = [0.0] * extra.shape[1]
-        if not s.finished:
-            expected[len(s.ids) - 1] = -2.0
+        if not finished:
+            expected[len(ids) - 1] = -2.0
         assert extra[row].tolist() == expected
-    assert any(not s.finished for s in sampled)
+    assert not all(found.finished)
 
 
-def test_logprobs_are_recomputed_when_the_sampler_disagrees(policy: Any, codec: Codec, tmp_path: Path) -> None:
-    subject = learner(policy, codec, tmp_path)
-    pairs, sampled = subject._sample(codec.prompts(PROMPTS))
-    right = [s.logprobs.clone() for s in sampled]
-    for s in sampled:
+def test_payers_are_put_on_one_scale_each_and_summed_by_weight(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, reward_weight=[2.0, -0.5], centre=True)
+    subject.payers = subject.collector.payers = [PaysFor(), PaysFor()]
+    found, _ = rollout(subject, asked(codec, 8))
+    found = replace(found, earned=[found.earned[0], 10 * found.earned[1]])
+    paid = subject._paid(found)
+    mask = found.response_mask
+    totals = found.earned[0].sum(1)
+    one = torch.where(mask, found.earned[0] - found.earned[0][mask].mean(), 0.0) / totals.std(correction=0)
+    assert torch.allclose(paid, 1.5 * one, atol=1e-5)
+    assert subject.scaling is not None
+    assert subject.scaling[1].sigma == pytest.approx(10 * subject.scaling[0].sigma)
+
+
+def test_what_is_paid_beyond_the_first_lengths_is_never_good(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, length_guard=0.5, scale=False, centre=False)
+    found, _ = rollout(subject, asked(codec, 8))
+    subject.first = {"longest": 8.0}
+    paid = subject._paid(found)
+    assert (paid[:, 4:] <= 0).all()
+    assert torch.equal(paid[:, :4], found.earned[0][:, :4])
+    assert (found.earned[0][:, 4:] > 0).any()
+
+
+@pytest.mark.parametrize("layout", ["separate", "shared"])
+def test_logprobs_are_computed_again_when_the_sampler_disagrees(
+    policy: Any, codec: Codec, tmp_path: Path, layout: str
+) -> None:
+    subject = learner(policy, codec, tmp_path, **LAYOUTS[layout])
+    prompts = asked(codec)
+    mine, sampled = subject.collector.draw(prompts, range(len(prompts)))
+    right = {}
+    for i, s in zip(mine, sampled, strict=True):
+        assert s.logprobs is not None
+        right[i] = s.logprobs.clone()
         s.logprobs.sub_(1.0)
-    rollout = subject._score(pairs, sampled)
-    assert subject.reuse_logprobs is False
-    for row, logprobs in enumerate(right):
-        assert torch.allclose(rollout.logprobs[row, : len(logprobs)], logprobs, atol=1e-4)
+    found = subject.collector.judge(prompts, mine, sampled)
+    assert subject.collector.reuse_logprobs is False
+    for row, logprobs in right.items():
+        assert torch.allclose(found.logprobs[row, : len(logprobs)], logprobs, atol=1e-4)
+
+
+def test_a_sampler_that_goes_wrong_later_is_found_out_by_the_first_update(
+    policy: Any, codec: Codec, tmp_path: Path
+) -> None:
+    subject = learner(policy, codec, tmp_path)
+    subject.step(asked(codec))
+    assert subject.collector.reuse_logprobs is True
+    honest = subject.collector.sampler
+
+    def wrong(*args: Any) -> list[Sampled]:
+        return [replace(s, logprobs=s.logprobs - 0.5) for s in honest(*args) if s.logprobs is not None]
+
+    subject.collector.sampler = wrong  # type: ignore[assignment]
+    subject.step(asked(codec))
+    assert subject.collector.reuse_logprobs is False
+
+
+def test_generate_of_transformers_serves_too(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, sampler="generate")
+    metrics = subject.step(asked(codec))
+    assert subject.collector.reuse_logprobs is False
+    assert metrics["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_sentences_are_told_by_where_tokens_end(codec: Codec) -> None:
+    from tokalign.models.rollout import sentences
+
+    text = "Where is it? In the hall. Yes"
+    ids = codec.responses([text])[0].ids
+    texts, places = codec.located([ids, [codec.eos_id]])
+    assert texts == [text, ""]
+    (found, empty) = sentences(texts, places)
+    for number, (_, end) in zip(found.tolist(), places[0], strict=True):
+        assert number == 1 + (end > 12) + (end > 25)
+    assert len(empty) == 1
+
+
+def test_a_reward_reaches_its_sentence_alone() -> None:
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    ends = rl.segment_ends(torch.tensor([[1, 1, 1, 2, 2]]), mask)
+    assert rl.land(torch.tensor([[0.0, 5.0, 0.0, -1.0, 0.0]]), ends).tolist() == [[0.0, 0.0, 5.0, 0.0, -1.0]]

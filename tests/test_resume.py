@@ -253,9 +253,12 @@ def test_killed_runs_of_a_stage_end_as_one_that_was_not(prepared: Path, stage: s
 
 def train_ppo(prepared: Path, out: Path, steps: int) -> Manifest:
     knobs: dict[str, Any] = {"batch_size": 4, "max_new_tokens": 8, "lr": 1e-3, "save_every": 3, "quiet": True}
-    paths = {"prompts": "prompts", "policy": "policy", "reward_model": "rm", "eval_prompts": "heldout"}
-    where = {name: str(prepared / path) for name, path in paths.items()}
-    return ppo.run(config.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))  # type: ignore[arg-type]
+    paths = {"prompts": "prompts", "policy": "policy", "eval_prompts": "heldout"}
+    where: dict[str, Any] = {name: str(prepared / path) for name, path in paths.items()}
+    where["reward_model"] = [str(prepared / "rm")]
+    done = ppo.run(config.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))
+    assert done is not None
+    return done
 
 
 @pytest.mark.slow

@@ -13,14 +13,19 @@ from torch.distributions import Categorical
 
 from tokalign.core.rl import (
     Scaling,
+    adapt,
     compute_rewards,
     explained_variance,
     fit_scaling,
     gae,
+    guard_length,
+    kl_terms,
+    land,
     last_token,
     masked_mean,
     masked_std,
     policy_loss,
+    segment_ends,
     spread_score,
     value_loss,
     whiten,
@@ -102,7 +107,7 @@ def test_rewards_of_hand_numbers_pay_for_leaving_the_reference() -> None:
     token_rewards = torch.tensor([[1.0, 0.0, -1.0], [0.5, JUNK, JUNK]])
     logprobs = torch.tensor([[-1.0, -2.0, -3.0], [-0.5, JUNK, math.nan]])
     ref_logprobs = torch.tensor([[-2.0, -1.5, -3.0], [-4.5, -JUNK, math.nan]])
-    got = compute_rewards(token_rewards, logprobs, ref_logprobs, MASK, kl_coef=0.2)
+    got = compute_rewards(token_rewards, kl_terms(logprobs, ref_logprobs, MASK), MASK, kl_coef=0.2)
     same(got, [[0.8, 0.1, -1.0], [-0.3, 0.0, 0.0]])
 
 
@@ -243,34 +248,79 @@ def test_value_loss_and_gradient_of_hand_numbers() -> None:
     same(values.grad, [[0.0, 2 / 3, -1 / 3, 0.0]])
 
 
-RAW = torch.tensor([[1.0, 2.0, 3.0], [4.0, 99.0, 99.0]])
+def test_rewards_land_where_they_are_paid() -> None:
+    raw = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 0.0, 0.0]])
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    same(land(raw, mask), raw)
+    same(land(raw, last_token(mask)), [[0, 0, 0, 15.0], [0, 48.0, 0, 0]])
+    segments = torch.tensor([[1, 1, 2, 2], [1, 2, 0, 0]])
+    ends = segment_ends(segments, mask)
+    assert ends.tolist() == [[False, True, False, True], [True, True, False, False]]
+    same(land(raw, ends), [[0, 3.0, 0, 12.0], [16.0, 32.0, 0, 0]])
 
 
-@pytest.mark.parametrize(
-    ("dense", "expected"), [(True, Scaling(centre=2.5, sigma=1.0)), (False, Scaling(centre=5.0, sigma=1.0))]
-)
-def test_centre_is_the_mean_token_when_dense_and_the_mean_total_when_not(dense: bool, expected: Scaling) -> None:
-    assert fit_scaling(RAW, MASK, centre=True, scale=True, dense=dense) == expected
+@given(cases(), st.integers(1, 4))
+def test_nothing_is_lost_or_made_by_waiting_for_the_end_of_a_segment(case: Case, size: int) -> None:
+    raw = torch.where(case.mask, case.draw(), 0.0)
+    segments = torch.arange(raw.shape[1]).div(size, rounding_mode="floor").expand(raw.shape)
+    ends = segment_ends(segments, case.mask)
+    landed = land(raw, ends)
+    for b, length in enumerate(case.mask.sum(1).tolist()):
+        for start in range(0, length, size):
+            stop = min(start + size, length)
+            assert landed[b, stop - 1].item() == pytest.approx(raw[b, start:stop].sum().item(), abs=1e-9)
+            assert not landed[b, start : stop - 1].any()
+        assert not landed[b, length:].any()
 
 
-def test_sigma_is_the_deviation_of_totals() -> None:
-    # Totals 18, 4 and 14: mean 12, variance (36 + 64 + 4) / 3.
-    raw = torch.tensor([[10.0, 8.0], [4.0, 99.0], [14.0, 99.0]])
-    mask = torch.tensor([[True, True], [True, False], [True, False]])
-    got = fit_scaling(raw, mask, centre=True, scale=True, dense=True)
-    assert got.centre == 9.0
+def test_centre_is_the_mean_payment_and_sigma_the_deviation_of_totals() -> None:
+    # Totals 18, 4 and 14: mean 12, variance (36 + 64 + 4) / 3. Five payments of 36 in all.
+    landed = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
+    paid = torch.tensor([[True, True], [True, False], [True, True]])
+    got = fit_scaling(landed, paid, centre=True, scale=True)
+    assert got.centre == pytest.approx(7.2)
     assert got.sigma == pytest.approx(math.sqrt(104 / 3))
 
 
 def test_scaling_that_is_off_changes_nothing() -> None:
-    assert fit_scaling(3 * RAW, MASK, centre=False, scale=False, dense=True) == Scaling(0.0, 1.0)
-    assert fit_scaling(3 * RAW, MASK, centre=False, scale=True, dense=True) == Scaling(0.0, 3.0)
+    landed = torch.tensor([[3.0, 6.0, 9.0], [12.0, 0.0, 0.0]])
+    assert fit_scaling(landed, MASK, centre=False, scale=False) == Scaling(0.0, 1.0)
+    assert fit_scaling(landed, MASK, centre=False, scale=True) == Scaling(0.0, 3.0)
 
 
 def test_totals_that_do_not_vary_are_left_unscaled() -> None:
-    raw = torch.tensor([[1.0, 1.0, 2.0], [4.0, 99.0, 99.0]])
-    assert fit_scaling(raw, MASK, centre=False, scale=True, dense=True).sigma == 1.0
-    assert fit_scaling(raw[:1], MASK[:1], centre=True, scale=True, dense=False) == Scaling(4.0, 1.0)
+    landed = torch.tensor([[1.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
+    assert fit_scaling(landed, MASK, centre=False, scale=True).sigma == 1.0
+    one = fit_scaling(landed[:1], MASK[:1], centre=True, scale=True)
+    assert one.centre == pytest.approx(4 / 3)
+    assert one.sigma == 1.0
+
+
+def test_beyond_the_longest_first_responses_nothing_good_is_paid() -> None:
+    rewards = torch.tensor([[1.0, -1.0, 2.0, -2.0, 3.0]])
+    assert guard_length(rewards, 2.5).tolist() == [[1.0, -1.0, 2.0, -2.0, 0.0]]
+    assert guard_length(rewards, 2.0).tolist() == [[1.0, -1.0, 0.0, -2.0, 0.0]]
+    assert guard_length(rewards, 99.0).tolist() == rewards.tolist()
+
+
+def test_kl_estimators_have_the_same_mean_under_the_policy_and_k3_is_never_negative() -> None:
+    policy, reference = (Categorical(logits=torch.tensor(x).double()) for x in ([0.5, -1.0, 2.0], [1.0, 0.0, 0.5]))
+    actions = torch.arange(3)[None]
+    logs = policy.log_prob(actions), reference.log_prob(actions)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    exact = float(torch.distributions.kl_divergence(policy, reference))
+    for estimator in ("k1", "k3"):
+        terms = kl_terms(*logs, mask, estimator)
+        assert float((policy.probs * terms).sum()) == pytest.approx(exact)
+        assert (estimator == "k1") == bool((terms < 0).any())
+
+
+def test_the_price_of_drift_follows_its_target_by_two_percent_at_most() -> None:
+    # Ziegler et al. (2019): error clipped to ±.2, coefficient times 1 + .1 · error.
+    assert adapt(0.1, kl=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
+    assert adapt(0.1, kl=60.0, target=6.0) == pytest.approx(0.102)
+    assert adapt(0.1, kl=0.0, target=6.0) == pytest.approx(0.098)
+    assert adapt(0.1, kl=6.0, target=6.0) == 0.1
 
 
 @given(cases())

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
@@ -122,7 +122,7 @@ def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
         option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False)
         default: Any = inspect.Parameter.empty
         if not is_required(f):
-            default = f.default
+            default = f.default if f.default_factory is MISSING else f.default_factory()
         parameters.append(
             inspect.Parameter(
                 f.name,

@@ -29,7 +29,10 @@ Neutral = Literal["hard", "soft"]
 Pairs = Literal["chosen", "edited", "both"]
 Reading = Literal["expected", "discrete"]
 Normalise = Literal["none", "word", "span"]
-Granularity = Literal["token", "sequence"]
+Granularity = Literal["token", "segment", "sequence"]
+ValueModel = Literal["separate", "shared"]
+KlEstimator = Literal["k1", "k3"]
+SamplerName = Literal["builtin", "generate"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
 ReportTo = Literal["none", "tensorboard", "wandb"]
@@ -160,13 +163,18 @@ class Training(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedStage(Training, Stage):
-    """What the stages that train on a fixed set of rows have."""
+class Adapting(Knobs):
+    """Whether weights or adapters are trained, and what is kept for the backward pass."""
 
     lora: bool = knob(False, "train low-rank adapters on the frozen weights; they are kept, and merged into the result")
     lora_rank: int = knob(16, "rank of the adapters", low=1)
     lora_alpha: int = knob(32, "the adapters count alpha / rank times", low=0)
     gradient_checkpointing: bool = knob(False, "less memory, a third more time", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedStage(Adapting, Training, Stage):
+    """What the stages that train on a fixed set of rows have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,13 +286,18 @@ class ScoreConfig(Compute, Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPpoConfig(Sampling, Compute, Foreign, Stage):
+class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign train-ppo``."""
 
     prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input", positional=True)
     policy: str = knob(..., "policy to start from, and to stay near", role="input")
-    reward_model: str = knob(..., "reward model folder or hub id", role="input")
-    granularity: Granularity = knob("token", "where rewards land: at every token, or all at the last")
+    reward_model: list[str] = knob(
+        ..., "reward model folder or hub id, or a function as MODULE:NAME; several are summed", role="input"
+    )
+    reward_weight: list[float] = knob([], "what each reward model counts, in their order; 1 if not given")
+    granularity: Granularity = knob(
+        "token", "where rewards land: at every token, at the end of a sentence, at the last"
+    )
     reward: Reading = knob("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
     normalise: Normalise = knob(
         "none", "token level: share a reward among the tokens of its word, or of its run (span)"
@@ -295,23 +308,34 @@ class TrainPpoConfig(Sampling, Compute, Foreign, Stage):
     batch_size: int = knob(64, "prompts in a rollout", low=1)
     epochs: int = knob(2, "passes over each rollout", low=1)
     minibatches: int = knob(2, "optimiser steps in a pass", low=1)
-    microbatch: int = knob(32, "responses in one forward pass", low=1)
+    microbatch: int = knob(16, "responses in one forward pass, of similar length", low=1)
     lr: float = knob(1e-6, "learning rate of the policy", low=0)
     value_lr: float = knob(5e-6, "learning rate of the value model", low=0)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
+    value_model: ValueModel = knob("separate", "a network of its own, or (shared) a head on the policy's states")
+    vf_coef: float = knob(0.1, "weight of the value loss where the network is shared", low=0)
     kl_coef: float = knob(0.1, "price of a nat of drift from the starting policy", low=0)
+    kl_target: float = knob(0.0, "nats a response at which --kl-coef is kept by adapting it; 0: it stays", low=0)
+    kl_estimator: KlEstimator = knob("k1", "k1: difference of log-probabilities; k3: never negative, less spread")
     gamma: float = knob(1.0, "discount", low=0, high=1)
     gae_lambda: float = knob(0.95, "trade of bias for variance in advantages", low=0, high=1)
     clip_range: float = knob(0.2, "how far a probability ratio may move in one rollout", low=0)
     value_clip: float = knob(0.2, "how far a value may move in one rollout; 0: anywhere", low=0)
     scale: bool = knob(True, "divide rewards by the spread of a response's total over the first rollout")
-    centre: bool = knob(True, "token level: subtract the mean token reward of the first rollout")
+    centre: bool = knob(True, "token and segment: subtract the mean payment of the first rollout")
     missing_eos_penalty: float = knob(1.0, "taken from the last reward of a response that never ends", low=0)
+    length_guard: float = knob(
+        2.0, "nothing good is paid beyond so many times the 95th percentile of the first lengths; 0: off", low=0
+    )
     max_length: int = knob(2048, "longest prompt and response together; longer prompts are skipped", low=2)
+    sampler: SamplerName = knob("builtin", "what draws responses: our own loop, or generate of transformers")
     eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
     eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")
     eval_every: int = knob(10, "steps between evaluations", low=1)
+    patience: int = knob(0, "stop when the win rate has not risen for so many evaluations; 0: never", low=0)
+    stop_kl: float = knob(0.0, "stop when a rollout is so many nats a response away from the start; 0: never", low=0)
     save_every: int = knob(10, "steps between checkpoints, from which a killed run goes on", role="run", low=1)
+    sample_every: int = knob(10, "steps between responses kept with their rewards; 0: none", role="run", low=0)
     report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
 
 

@@ -49,6 +49,31 @@ def spread_score(scores: Tensor, response_mask: Tensor) -> Tensor:
     return torch.where(last_token(response_mask), scores[:, None], 0.0)
 
 
+def segment_ends(segments: Tensor, response_mask: Tensor) -> Tensor:
+    """(B, T) bool, True at the last counted token of each segment.
+
+    Args:
+        segments: (B, T) long, the number of the segment that a token is of; never falling along a row.
+        response_mask: (B, T), True = counts.
+    """
+    ends = last_token(response_mask)
+    ends[:, :-1] |= response_mask[:, 1:] & (segments[:, 1:] != segments[:, :-1])
+    return ends
+
+
+def land(raw: Tensor, paid: Tensor) -> Tensor:
+    """Rewards kept until the next token at which they are paid: this alone sets granularities apart. (B, T) → (B, T).
+
+    Args:
+        raw: (B, T) what each token earned, 0 where not counted.
+        paid: (B, T) bool, True where rewards land: at every counted token, at the end of each segment, or at the
+            last token. What is earned after the last of them is lost.
+    """
+    stop = paid.long().cumsum(1) - paid.long()  # the number of the payday that a token waits for
+    held = torch.zeros(len(raw), raw.shape[1] + 1, device=raw.device, dtype=raw.dtype).scatter_add_(1, stop, raw)
+    return torch.where(paid, held.gather(1, stop), 0.0)
+
+
 class Scaling(NamedTuple):
     """How raw token rewards become comparable: ``(raw - centre) / sigma``. Fixed on the first rollout."""
 
@@ -56,25 +81,44 @@ class Scaling(NamedTuple):
     sigma: float
 
 
-def fit_scaling(raw: Tensor, response_mask: Tensor, *, centre: bool, scale: bool, dense: bool) -> Scaling:
-    """Statistics of one rollout's raw rewards (B, T).
+def fit_scaling(landed: Tensor, paid: Tensor, *, centre: bool, scale: bool) -> Scaling:
+    """Statistics of one rollout's rewards where they have landed. Both (B, T).
 
-    ``sigma`` is the standard deviation of a response's total, so that dense and sequence rewards pull
-    with the same strength. ``centre`` is the mean reward of a counted token (dense; otherwise length
-    itself would pay), or of a response's total (sequence).
+    ``sigma`` is the standard deviation of a response's total, so that rewards pull with the same strength wherever
+    they land. ``centre`` is the mean of a payment: without it, length itself would pay (or cost).
     """
-    totals = torch.where(response_mask, raw, 0.0).sum(1)
-    mean = masked_mean(raw, response_mask) if dense else totals.mean()
-    sigma = float(totals.std(correction=0)) if scale else 1.0
-    return Scaling(float(mean) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
+    sigma = float(landed.sum(1).std(correction=0)) if scale else 1.0
+    return Scaling(float(masked_mean(landed, paid)) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
 
 
-def compute_rewards(
-    token_rewards: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, kl_coef: float
-) -> Tensor:
-    """``token_rewards - kl_coef · (logprobs - ref_logprobs)`` on counted tokens, 0 elsewhere. (B, T)."""
-    rewards = token_rewards - kl_coef * (logprobs - ref_logprobs)
-    return torch.where(response_mask, rewards, 0.0)
+def guard_length(rewards: Tensor, longest: float) -> Tensor:
+    """Rewards (B, T) of which nothing good is paid beyond ``longest`` tokens: a text cannot earn by going on."""
+    beyond = torch.arange(rewards.shape[1], device=rewards.device) >= longest
+    return torch.where(beyond, rewards.clamp(max=0), rewards)
+
+
+def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, estimator: str = "k1") -> Tensor:
+    """What each token adds to the estimate of KL(policy ‖ reference); 0 where not counted. (B, T).
+
+    ``k1``, ``logprobs - ref_logprobs``, and ``k3``, ``exp(-k1) - 1 + k1`` (Schulman, 2020, "Approximating KL
+    divergence"), have the same mean under the policy; k3 is never negative, and varies less near the reference.
+    """
+    k1 = torch.where(response_mask, logprobs - ref_logprobs, 0.0)
+    return k1 if estimator == "k1" else (-k1).exp() - 1 + k1
+
+
+def adapt(kl_coef: float, kl: float, target: float) -> float:
+    """The coefficient for the next rollout, given the KL of this one: Ziegler et al. (2019), section 2.2.
+
+    It moves by at most 2 % a rollout, in proportion to how far ``kl`` is from ``target``.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + 0.1 * error)
+
+
+def compute_rewards(token_rewards: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
+    """``token_rewards - kl_coef · kl`` on counted tokens, 0 elsewhere. (B, T)."""
+    return torch.where(response_mask, token_rewards - kl_coef * kl, 0.0)
 
 
 def gae(

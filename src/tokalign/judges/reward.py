@@ -1,20 +1,21 @@
-"""A reward model as a judge."""
+"""What pays in PPO as a judge."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from tokalign.judges import Comparison, prefer
-from tokalign.models.reward import RewardModel
+from tokalign.models.payers import Emitted, Payer
+from tokalign.models.tokenization import Codec
 from tokalign.schemas import Prompt
 
 
 class RewardJudge:
-    """Prefers the response with the higher mean token reward (sequence level: score)."""
+    """Prefers the response that is paid more: by a token-level model on average, by all others in all."""
 
     name = "reward"
 
-    def __init__(self, model: RewardModel) -> None:
-        self.model = model
+    def __init__(self, payers: Sequence[Payer], weights: Sequence[float], codec: Codec, microbatch: int = 32) -> None:
+        self.payers, self.weights, self.codec, self.microbatch = payers, weights, codec, microbatch
 
     def compare(
         self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
@@ -29,6 +30,11 @@ class RewardJudge:
         return {"score": sum(scores) / len(scores)}
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        codec = self.model.codec
-        ids = zip(codec.prompts(prompts), codec.responses(responses), strict=True)
-        return self.model.rate([(p, r.ids) for p, r in ids]).means
+        ids = [r.ids for r in self.codec.responses(responses)]
+        pairs = list(zip(self.codec.prompts(prompts), ids, strict=True))
+        emitted = Emitted(prompts, pairs, [True] * len(pairs), self.codec)
+        scores = [0.0] * len(pairs)
+        for weight, payer in zip(self.weights, self.payers, strict=True):
+            for i, paid in enumerate(payer.pay(emitted, self.microbatch)):
+                scores[i] += weight * float(paid.mean() if payer.averaged else paid.sum())
+        return scores

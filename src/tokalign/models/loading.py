@@ -1,6 +1,7 @@
 """Loading and making models: Hugging Face folders and hub ids, or ``tiny``, a small Llama from scratch."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,16 @@ def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kw
             f"no model at {str(source)!r}: {str(e).splitlines()[0]}", remedy="give a model folder or a hub id"
         ) from e
     return load_model(auto, source, dtype, **kwargs)
+
+
+def recompute_activations(model: Any, on: bool = True) -> None:
+    """Whether a model in training mode keeps activations for the backward pass, or computes them again."""
+    with warnings.catch_warnings():  # of a name that newer releases prefer
+        warnings.simplefilter("ignore", FutureWarning)
+        if on:
+            model.gradient_checkpointing_enable()
+        else:
+            model.gradient_checkpointing_disable()
 
 
 def _zero_head(model: Any) -> Any:

@@ -1,5 +1,7 @@
 """What PPO asks of a policy and a value model: log-probabilities, entropy and values of response tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -9,29 +11,70 @@ from tokalign.models.batch import Batch
 
 
 class TokenStats(NamedTuple):
-    """(B, T) each, 0 at padding: log-probability of the token emitted, entropy of where it was drawn from."""
+    """What a policy says of the tokens of responses: (B, T) each, 0 at padding.
+
+    ``logprobs`` of the tokens emitted; ``entropy`` of what they were drawn from, and ``values`` of the states before
+    them, where they were asked for.
+    """
 
     logprobs: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
+    values: Tensor | None
 
 
-def response_logprobs(policy: Any, batch: Batch, temperature: float = 1.0) -> TokenStats:
+def response_logprobs(
+    policy: Any, batch: Batch, temperature: float = 1.0, *, entropy: bool = False, value_head: Any = None
+) -> TokenStats:
     """Score the response tokens of ``batch`` under ``policy``.
 
-    Logits are computed at the positions before response tokens only: the one shift of the project
-    between a token and the action that emitted it.
+    Logits are computed before response tokens only: the one shift of the project between a token and the action that
+    emitted it.
+
+    Args:
+        policy: a causal language model.
+        batch: B responses.
+        temperature: of sampling.
+        entropy: whether it is wanted.
+        value_head: (…, hidden) → (…, 1): reads values off the states that the logits are made from.
     """
-    first = int(batch.prompt_lens.min()) - 1
-    keep = torch.arange(first, int(batch.last.max()), device=batch.input_ids.device)
-    logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=keep).logits
     mask = batch.response_mask
-    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
-    picked = logits[rows[mask], batch.positions(-1)[mask] - first].float() / temperature  # (N, V)
-    logp = picked.log_softmax(-1)
+    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
+    with _reading(policy, rows, batch.positions(-1)[mask]) as read:
+        logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    logp = (logits.float() / temperature).log_softmax(-1)  # (N, V)
     chosen = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
-    entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
-    zeros = torch.zeros(mask.shape, device=mask.device)
-    return TokenStats(zeros.masked_scatter(mask, chosen), zeros.masked_scatter(mask, entropy))
+    spread = _entropy(logp.detach()) if entropy else None
+    values = value_head(read[0]).squeeze(-1).float() if value_head is not None else None
+
+    def placed(cells: Tensor) -> Tensor:
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, cells)
+
+    return TokenStats(
+        placed(chosen), None if spread is None else placed(spread), None if values is None else placed(values)
+    )
+
+
+@contextmanager
+def _reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]:
+    """Within, the policy turns the states at (row, place) alone into logits (N, V); yields these states (N, hidden).
+
+    What else an architecture does between states and logits, such as a cap or a scale, it does to those.
+    """
+    states: list[Tensor] = []
+
+    def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states.append(args[0][rows, places])
+        return (states[0],)
+
+    handle = policy.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    return -(logp.exp() * logp).sum(-1)
 
 
 def response_values(value_model: Any, batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """One step of PPO on a policy: rollout, rewards, advantages, updates. The arithmetic is in ``core/rl.py``."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,29 +10,18 @@ import torch
 from torch import Tensor
 
 from tokalign.config import TrainPpoConfig
-from tokalign.core import rl
+from tokalign.core import hacking, rl
 from tokalign.errors import TokalignError
-from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.policy import TokenStats, response_logprobs, response_values
-from tokalign.models.reward import RewardModel
-from tokalign.models.sampler import Sampled, sample
+from tokalign.models import distributed
+from tokalign.models.batch import Batch, by_length
+from tokalign.models.networks import Networks
+from tokalign.models.payers import Payer
+from tokalign.models.rollout import MISMATCH, Asked, Collector, Rollout, landing
+from tokalign.models.sampler import new_seeds
 from tokalign.models.tokenization import Codec
 
-MISMATCH = 1e-3
-"""Nats by which the sampler's log-probabilities may differ from the training forward and still serve."""
-
-
-@dataclass
-class Rollout:
-    """A sampled batch: B responses, T tokens, padded on the right. (B, T) each; mask **True = counts**."""
-
-    pairs: list[Pair]
-    sampled: list[Sampled]
-    response_mask: Tensor
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    values: Tensor
-    raw_rewards: Tensor
+SHOWN = 4
+"""Responses of a step that are kept to be looked at."""
 
 
 class Targets(NamedTuple):
@@ -41,56 +31,66 @@ class Targets(NamedTuple):
     returns: Tensor
 
 
+class Seen(NamedTuple):
+    """Some responses of the last rollout: their rewards are as they were given, before any scaling."""
+
+    asked: list[Asked]
+    responses: list[list[int]]
+    rewards: list[list[float]]
+
+
 @dataclass
 class Learner:
-    """The four networks of PPO and the state that a run carries from step to step."""
+    """The networks of PPO, who pays, and the state that a run carries from step to step."""
 
-    policy: Any
-    ref_policy: Any
-    value_model: Any
-    reward_model: RewardModel
+    networks: Networks
+    payers: Sequence[Payer]
     codec: Codec
     knobs: TrainPpoConfig
     generator: torch.Generator
+    """Of seeds and the order of minibatches; on the CPU, the same in all processes."""
     optimizer: torch.optim.Optimizer = field(init=False)
-    scaling: rl.Scaling | None = None
-    reuse_logprobs: bool | None = None
-    """Whether the sampler's log-probabilities serve as the old ones; found out on the first rollout."""
+    scaling: list[rl.Scaling] | None = None
+    first: dict[str, float] = field(default_factory=dict)
+    """What the first rollout was like: ``length``, ``repetition``, and ``longest``, the 95th percentile of lengths."""
+    kl_coef: float = field(init=False)
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
-        self.ref_policy.requires_grad_(False)
-        self.reward_model.model.requires_grad_(False)
+        self.collector = Collector(self.networks, self.payers, self.codec)
+        self.kl_coef = self.knobs.kl_coef
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": list(self.policy.parameters()), "lr": self.knobs.lr},
-                {"params": list(self.value_model.parameters()), "lr": self.knobs.value_lr},
+                {"params": self.networks.policy_parameters, "lr": self.knobs.lr},
+                {"params": self.networks.value_parameters, "lr": self.knobs.value_lr},
             ],
             weight_decay=0.0,
             betas=(0.9, 0.95),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes from step to step, for ``torch.save``."""
+        """All that changes from step to step, for ``torch.save``. All processes must ask."""
         return {
-            "policy": self.policy.state_dict(),
-            "value_model": self.value_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "networks": self.networks.state_dict(),
+            "optimizer": distributed.gathered_moments(self.networks.all(), self.optimizer),
             "generator": self.generator.get_state(),
-            "scaling": None if self.scaling is None else self.scaling._asdict(),
-            "reuse_logprobs": self.reuse_logprobs,
+            "scaling": None if self.scaling is None else [s._asdict() for s in self.scaling],
+            "first": self.first,
+            "kl_coef": self.kl_coef,
+            "reuse_logprobs": self.collector.reuse_logprobs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self.policy.load_state_dict(state["policy"])
-        self.value_model.load_state_dict(state["value_model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.networks.load_state_dict(state["networks"])
+        distributed.spread_moments(self.networks.all(), self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
-        self.scaling = state["scaling"] and rl.Scaling(**state["scaling"])
-        self.reuse_logprobs = state["reuse_logprobs"]
+        self.scaling = state["scaling"] and [rl.Scaling(**s) for s in state["scaling"]]
+        self.first, self.kl_coef = state["first"], state["kl_coef"]
+        self.collector.reuse_logprobs = state["reuse_logprobs"]
 
-    def step(self, prompts: Sequence[list[int]]) -> dict[str, float]:
-        """One rollout over ``prompts`` and its updates. Returns the metrics of the step."""
+    def step(self, asked: Sequence[Asked]) -> dict[str, float]:
+        """One rollout over prompts and its updates. Returns the metrics of the step."""
         k, clock = self.knobs, [time.perf_counter()]
 
         def lap() -> float:
@@ -98,148 +98,172 @@ class Learner:
             return clock[-1] - clock[-2]
 
         # 1. Sample a response to every prompt. Models stay in eval mode: no dropout anywhere.
-        pairs, sampled = self._sample(prompts)
+        mine, sampled = self.collector.draw(asked, new_seeds(len(asked), self.generator))
         seconds = {"rollout": lap()}
 
-        # 2. Score: log-probabilities under policy and reference, values, a reward at every token.
-        rollout = self._score(pairs, sampled)
+        # 2. Read: log-probabilities under policy and reference, values, and what each payer gives for each token.
+        rollout = self.collector.judge(asked, mine, sampled)
         mask = rollout.response_mask
+        lengths, repeated = mask.sum(1).float(), hacking.repetition(rollout.ids, mask)
         seconds["scoring"] = lap()
 
-        # 3. Put rewards on one scale, fixed by the first rollout; a response that never ends pays.
-        dense = k.granularity == "token"
-        if self.scaling is None:
-            self.scaling = rl.fit_scaling(
-                rollout.raw_rewards, mask, centre=k.centre and dense, scale=k.scale, dense=dense
-            )
-        token_rewards = self._scaled(rollout)
+        # 3. Let rewards land where the granularity says, and put them on one scale, fixed by the first rollout.
+        #    Nothing good is paid far beyond the first lengths; a response that never ends pays.
+        if not self.first:
+            longest = float(lengths.quantile(0.95))
+            self.first = {"length": float(lengths.mean()), "repetition": repeated, "longest": longest}
+        token_rewards = self._paid(rollout)
 
-        # 4. Subtract the price of drift, and estimate advantages.
-        rewards = rl.compute_rewards(token_rewards, rollout.logprobs, rollout.ref_logprobs, mask, k.kl_coef)
+        # 4. Subtract the price of drift, and estimate advantages, whitened over the tokens that count.
+        kl = rl.kl_terms(rollout.logprobs, rollout.ref_logprobs, mask, k.kl_estimator)
+        rewards = rl.compute_rewards(token_rewards, kl, mask, self.kl_coef)
         advantages, returns = rl.gae(rewards, rollout.values, mask, k.gamma, k.gae_lambda)
         targets = Targets(rl.whiten(advantages, mask), returns)
 
         # 5. Several passes of minibatches.
-        stats: list[dict[str, float]] = []
-        for _ in range(k.epochs):
-            stats += [self._update(rollout, targets, rows) for rows in self._minibatches(len(pairs))]
+        stats = [self._update(rollout, targets, *part) for part in self._minibatches(len(asked))]
         seconds["update"] = lap()
 
-        kl = rl.masked_mean(rollout.logprobs - rollout.ref_logprobs, mask) * mask.sum() / len(mask)
+        # 6. Keep the drift near its target, if there is one.
+        drift = float(kl.sum(1).mean())
+        used, self.kl_coef = self.kl_coef, rl.adapt(self.kl_coef, drift, k.kl_target) if k.kl_target else self.kl_coef
+
+        weights = k.reward_weight or [1.0] * len(self.payers)
+        raw = torch.stack([w * earned for w, earned in zip(weights, rollout.earned, strict=True)]).sum(0)
+        each = {f"reward/{p.name}": float(e.sum(1).mean()) for p, e in zip(self.payers, rollout.earned, strict=True)}
+        self.seen = self._some(asked, rollout, raw)
         return {
-            **{key: sum(s[key] for s in stats) / len(stats) for key in stats[0]},
-            "reward": float(rollout.raw_rewards.sum(1).mean()),
-            "token_reward": float(rl.masked_mean(rollout.raw_rewards, mask)),
-            "kl": float(kl),
-            "length": float(mask.sum(1).float().mean()),
-            "finished": sum(s.finished for s in sampled) / len(sampled),
+            **_means(stats),
+            "reward": float(raw.sum(1).mean()),
+            **(each if len(self.payers) > 1 else {}),
+            "token_reward": float(rl.masked_mean(raw, mask)),
+            "kl": drift,
+            "kl_coef": used,
+            "length": float(lengths.mean()),
+            "repetition": repeated,
+            "finished": sum(rollout.finished) / len(rollout.finished),
             "explained_variance": float(rl.explained_variance(rollout.values, returns, mask)),
             "tokens_per_second": float(mask.sum()) / sum(seconds.values()),
             **{f"seconds_{name}": s for name, s in seconds.items()},
         }
 
-    def _sample(self, prompts: Sequence[list[int]]) -> tuple[list[Pair], list[Sampled]]:
-        k = self.knobs
-        sampled = sample(
-            self.policy,
-            prompts,
-            max_new_tokens=k.max_new_tokens,
-            eos_id=self.codec.eos_id,
-            pad_id=self.codec.pad_id,
-            generator=self.generator,
-            temperature=k.temperature,
-            top_p=k.top_p,
-        )
-        return [(p, s.ids) for p, s in zip(prompts, sampled, strict=True)], sampled
+    def _paid(self, rollout: Rollout) -> Tensor:
+        """(B, T): what all payers give together, where it lands, scaled and guarded."""
+        k, mask = self.knobs, rollout.response_mask
+        paid = landing(k.granularity, rollout)
+        centre = k.centre and k.granularity != "sequence"
+        # What comes as one score a response has nothing to be centred for but the last token, where it lands anyway.
+        landed = [rl.land(earned, paid) for earned in rollout.earned]
+        if self.scaling is None:
+            self.scaling = [
+                rl.fit_scaling(given, paid, centre=centre and payer.dense, scale=k.scale)
+                for payer, given in zip(self.payers, landed, strict=True)
+            ]
+        weights = k.reward_weight or [1.0] * len(landed)
+        rewards = torch.zeros_like(landed[0])
+        for weight, given, scaling in zip(weights, landed, self.scaling, strict=True):
+            rewards += weight * torch.where(paid, (given - scaling.centre) / scaling.sigma, 0.0)
+        if k.length_guard:
+            rewards = rl.guard_length(rewards, k.length_guard * self.first["longest"])
+        unfinished = ~torch.tensor(rollout.finished, device=mask.device)
+        return rewards - k.missing_eos_penalty * (rl.last_token(mask) & unfinished[:, None])
 
-    @torch.no_grad()
-    def _score(self, pairs: list[Pair], sampled: list[Sampled]) -> Rollout:
-        k = self.knobs
-        logprobs = [s.logprobs for s in sampled]
-        ref: list[Tensor] = [torch.empty(0)] * len(pairs)
-        values: list[Tensor] = [torch.empty(0)] * len(pairs)
-        for group in by_length([len(p) + len(r) for p, r in pairs], k.microbatch):
-            batch = self._batch(pairs, group)
-            ref_rows = response_logprobs(self.ref_policy, batch, k.temperature).logprobs
-            value_rows = response_values(self.value_model, batch)
-            if self.reuse_logprobs is None:
-                # Sampling and training run different code paths: trust one for the other only if they agree.
-                ours = response_logprobs(self.policy, batch, k.temperature).logprobs
-                theirs = pad_rows([logprobs[i] for i in group], ours.shape[1]).to(ours.device)
-                self.reuse_logprobs = float((ours - theirs).abs().max()) <= MISMATCH
-            if not self.reuse_logprobs:
-                new_rows = response_logprobs(self.policy, batch, k.temperature).logprobs
-            for row, i in enumerate(group):
-                n = len(pairs[i][1])
-                ref[i], values[i] = ref_rows[row, :n], value_rows[row, :n]
-                if not self.reuse_logprobs:
-                    logprobs[i] = new_rows[row, :n]
-        device = self.policy.device
-        lengths = torch.tensor([len(r) for _, r in pairs], device=device)
-        mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-        raw = self.reward_model.rate(pairs, k.microbatch)
-        rewards = raw.padded(mask.shape[1]).to(device)
-        if k.granularity == "sequence":
-            rewards = rl.spread_score(rewards.sum(1), mask)
-        return Rollout(pairs, sampled, mask, pad_rows(logprobs).to(device), pad_rows(ref), pad_rows(values), rewards)
-
-    def _scaled(self, rollout: Rollout) -> Tensor:
-        assert self.scaling is not None
-        mask, last = rollout.response_mask, rl.last_token(rollout.response_mask)
-        paid = mask if self.knobs.granularity == "token" else last
-        rewards = torch.where(paid, (rollout.raw_rewards - self.scaling.centre) / self.scaling.sigma, 0.0)
-        unfinished = torch.tensor([not s.finished for s in rollout.sampled], device=mask.device)
-        return rewards - self.knobs.missing_eos_penalty * (last & unfinished[:, None])
-
-    def _minibatches(self, n: int) -> Iterator[list[int]]:
-        order = torch.randperm(n, generator=self.generator, device=self.generator.device).tolist()
+    def _minibatches(self, n: int) -> Iterator[tuple[list[int], bool]]:
+        """Rows of each optimiser step, and whether it is the first on this rollout."""
         size = -(-n // self.knobs.minibatches)
-        return (order[i : i + size] for i in range(0, n, size))
+        for epoch in range(self.knobs.epochs):
+            order = torch.randperm(n, generator=self.generator).tolist()
+            for start in range(0, n, size):
+                yield order[start : start + size], epoch == start == 0
 
-    def _batch(self, pairs: Sequence[Pair], rows: Sequence[int]) -> Batch:
-        return Batch.of([pairs[i] for i in rows], self.codec.pad_id, self.policy.device)
-
-    def _update(self, rollout: Rollout, targets: Targets, rows: list[int]) -> dict[str, float]:
-        """One optimiser step on ``rows``, in microbatches of similar length."""
-        k = self.knobs
+    def _update(self, rollout: Rollout, targets: Targets, rows: list[int], fresh: bool) -> dict[str, float]:
+        """One optimiser step on ``rows``, in microbatches of similar length; ``fresh``: nothing has moved yet."""
+        sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction"), 0.0)
+        sums |= {"entropy": 0.0} if fresh else {}
+        widest = 0.0
         counted = int(rollout.response_mask[rows].sum())
-        totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "clip_fraction", "value_clip_fraction"), 0.0)
         self.optimizer.zero_grad(set_to_none=True)
-        for local in by_length([len(rollout.pairs[i][0]) + len(rollout.pairs[i][1]) for i in rows], k.microbatch):
-            group = [rows[j] for j in local]
-            batch = self._batch(rollout.pairs, group)
-            mask = batch.response_mask
-            width = mask.shape[1]
-            # Means are over the minibatch's tokens: each microbatch weighs by its own.
-            share = float(mask.sum()) / counted
-            new: TokenStats = response_logprobs(self.policy, batch, k.temperature)
-            actor = rl.policy_loss(
-                new.logprobs, rollout.logprobs[group, :width], targets.advantages[group, :width], mask, k.clip_range
-            )
-            critic = rl.value_loss(
-                response_values(self.value_model, batch),
-                rollout.values[group, :width],
-                targets.returns[group, :width],
-                mask,
-                k.value_clip,
-            )
-            ((actor.loss + critic.loss) * share).backward()  # type: ignore[no-untyped-call]
-            for name, value in (
-                ("policy_loss", actor.loss),
-                ("value_loss", critic.loss),
-                ("entropy", rl.masked_mean(new.entropy, mask)),
-                ("clip_fraction", actor.clip_fraction),
-                ("value_clip_fraction", critic.clip_fraction),
-            ):
-                totals[name] += float(value.detach()) * share
+        with self.networks.training():
+            for group, weight in self._microbatches(rollout, rows):
+                batch = rollout.batch(group, self.codec.pad_id)
+                # Means are over the minibatch's tokens: each microbatch weighs by its own.
+                share = weight * float(batch.response_mask.sum()) / counted
+                found, apart = self._backward(rollout, targets, group, batch, share, fresh)
+                widest = max(widest, apart)
+                for name in sums:
+                    sums[name] += float(found[name]) * share
+        policy, value = self.networks.policy_parameters, self.networks.value_parameters
+        distributed.sum_gradients([*policy, *value])
         # Clipped apart: the critic's gradient must not shrink the actor's.
-        norm = k.max_grad_norm or float("inf")
-        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), norm))
-        value_norm = float(torch.nn.utils.clip_grad_norm_(self.value_model.parameters(), norm))
-        if not all(map(torch.isfinite, map(torch.tensor, (totals["grad_norm"], value_norm)))):
+        norm = self.knobs.max_grad_norm or float("inf")
+        sums = distributed.summed(sums)
+        for name, parameters in (("grad_norm", policy), ("value_grad_norm", value)):
+            size = torch.nn.utils.clip_grad_norm_(parameters, norm)
+            sums[name] = float(size.full_tensor() if hasattr(size, "full_tensor") else size)
+        if not all(map(torch.isfinite, map(torch.tensor, (sums["grad_norm"], sums["value_grad_norm"])))):
             raise TokalignError(
-                f"gradients are not finite: policy {totals['grad_norm']}, value {value_norm}",
+                f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
         self.optimizer.step()
-        return totals
+        if fresh and distributed.most(widest > MISMATCH):
+            self.collector.reuse_logprobs = False  # from the next rollout on, they are computed again
+        return sums
+
+    def _backward(
+        self, rollout: Rollout, targets: Targets, group: list[int], batch: Batch, share: float, fresh: bool
+    ) -> tuple[dict[str, Any], float]:
+        """Gradients of one microbatch; its figures, and how far log-probabilities are from those of the rollout."""
+        k, mask = self.knobs, batch.response_mask
+        width = mask.shape[1]
+        new = self.networks.read(batch, entropy=fresh)
+        old = rollout.logprobs[group, :width]
+        actor = rl.policy_loss(new.logprobs, old, targets.advantages[group, :width], mask, k.clip_range)
+        if self.networks.shared:
+            assert new.values is not None
+            critic = self._critic(rollout, targets, group, new.values, mask)
+            ((actor.loss + k.vf_coef * critic.loss) * share).backward()  # type: ignore[no-untyped-call]
+        else:
+            (actor.loss * share).backward()  # type: ignore[no-untyped-call]
+            with self.networks.valuing():
+                critic = self._critic(rollout, targets, group, self.networks.values(batch), mask)
+                (critic.loss * share).backward()  # type: ignore[no-untyped-call]
+        return {
+            "policy_loss": actor.loss.detach(),
+            "value_loss": critic.loss.detach(),
+            "clip_fraction": actor.clip_fraction,
+            "value_clip_fraction": critic.clip_fraction,
+            "entropy": rl.masked_mean(new.entropy, mask) if new.entropy is not None else 0.0,
+        }, float((new.logprobs.detach() - old).abs().max()) if fresh else 0.0
+
+    def _critic(
+        self, rollout: Rollout, targets: Targets, group: list[int], values: Tensor, mask: Tensor
+    ) -> rl.LossStats:
+        width = mask.shape[1]
+        return rl.value_loss(
+            values, rollout.values[group, :width], targets.returns[group, :width], mask, self.knobs.value_clip
+        )
+
+    def _microbatches(self, rollout: Rollout, rows: list[int]) -> Iterator[tuple[list[int], float]]:
+        """This process's part of a minibatch, in groups of similar length that count 1.
+
+        All processes make as many passes: one with less to do makes a pass that counts 0.
+        """
+        size, sizes = self.knobs.microbatch, rollout.sizes
+        mine = distributed.deal(sorted(rows, key=lambda i: -sizes[i]))
+        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], size)]
+        yield from ((group, 1.0) for group in groups)
+        largest_part = math.ceil(len(rows) / distributed.world())
+        for _ in range(math.ceil(largest_part / size) - len(groups)):
+            yield rows[:1], 0.0
+
+    def _some(self, asked: Sequence[Asked], rollout: Rollout, raw: Tensor) -> Seen:
+        lengths = rollout.response_mask.sum(1).tolist()
+        some = range(min(SHOWN, len(asked)))
+        rewards = [raw[i, : lengths[i]].tolist() for i in some]
+        return Seen([asked[i] for i in some], [list(rollout.pairs[i][1]) for i in some], rewards)
+
+
+def _means(stats: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over optimiser steps; of what is measured on the first alone, that."""
+    return {key: sum(found) / len(found) for key in stats[0] if (found := [s[key] for s in stats if key in s])}

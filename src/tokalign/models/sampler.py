@@ -5,11 +5,11 @@ Finished rows leave the batch as they end, so the last long response does not ho
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from tokalign.config import Sampling
 from tokalign.models.batch import by_length
@@ -21,16 +21,31 @@ from tokalign.schemas import PromptRow
 class Sampled:
     """One response: ``ids`` (T,), EOS last if ``finished``.
 
-    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut.
+    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut; None where a sampler has none.
     """
 
     ids: list[int]
-    logprobs: Tensor
+    logprobs: Tensor | None
     finished: bool
+
+
+class Sampler(Protocol):
+    """Draws responses. Room for an engine of another make: it is handed the policy as it is now, and seeds."""
+
+    def __call__(
+        self, policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
+    ) -> list[Sampled]:
+        """One response to each prompt; the same policy, prompts and seeds give the same responses."""
 
 
 CHUNK = 256
 """Prompts answered between two places where a run can be cut, in batches of similar length."""
+
+
+def new_seeds(n: int, generator: torch.Generator) -> list[int]:
+    """A seed for each of ``n`` responses."""
+    seeds: list[int] = torch.randint(2**62, (n,), generator=generator).tolist()
+    return seeds
 
 
 def respond(
@@ -40,24 +55,16 @@ def respond(
     knobs: Sampling,
     seed: int,
     batch_size: int,
+    sampler: "Sampler | None" = None,
 ) -> list[tuple[str, bool]]:
     """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
 
     Prompts of similar length are sampled together. The same seed gives the same responses.
     """
-    generator = torch.Generator(policy.device).manual_seed(seed)
+    seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
     for group in by_length([len(p) for p in prompts], batch_size):
-        drawn = sample(
-            policy,
-            [prompts[i] for i in group],
-            max_new_tokens=knobs.max_new_tokens,
-            eos_id=codec.eos_id,
-            pad_id=codec.pad_id,
-            generator=generator,
-            temperature=knobs.temperature,
-            top_p=knobs.top_p,
-        )
+        drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], codec, knobs)
         for i, s in zip(group, drawn, strict=True):
             texts[i] = (codec.decode(s.ids), s.finished)
     return texts
@@ -92,32 +99,28 @@ def respond_to(
 
 @torch.no_grad()
 def sample(
-    policy: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    eos_id: int,
-    pad_id: int,
-    generator: torch.Generator,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
 ) -> list[Sampled]:
-    """One response to each prompt. ``temperature`` 0 takes the most likely token."""
+    """The built-in :class:`Sampler`. ``temperature`` 0 takes the most likely token.
+
+    Every response has random numbers of its own, so it is the same in whatever company it is drawn.
+    """
     device = next(policy.parameters()).device
-    width = max(map(len, prompts))
+    width, most = max(map(len, prompts)), knobs.max_new_tokens
     # Prompts are padded on the left so that every row's next token stands in the same column.
-    input_ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    input_ids = torch.tensor([[codec.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     lens = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    luck = torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
 
-    tokens = torch.full((len(prompts), max_new_tokens), pad_id, device=device)
-    logps = torch.zeros(len(prompts), max_new_tokens, device=device)
-    lengths = torch.full((len(prompts),), max_new_tokens, device=device)
+    tokens = torch.full((len(prompts), most), codec.pad_id, device=device)
+    logps = torch.zeros(len(prompts), most, device=device)
+    lengths = torch.full((len(prompts),), most, device=device)
     live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     cache = DynamicCache(config=policy.config)
-    for t in range(max_new_tokens):
+    for t in range(most):
         logits = (
             policy(
                 input_ids=input_ids,
@@ -130,12 +133,12 @@ def sample(
             .logits[:, -1]
             .float()
         )
-        logp = (logits / (temperature or 1.0)).log_softmax(-1)
-        token = _draw(logp, temperature, top_p, generator)
+        logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
+        token = _draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
         running = ~done[live]
-        tokens[live, t] = torch.where(running, token, pad_id)
+        tokens[live, t] = torch.where(running, token, codec.pad_id)
         logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
-        ended = running & (token == eos_id)
+        ended = running & (token == codec.eos_id)
         lengths[live[ended]] = t + 1
         done[live[ended]] = True
         running &= ~ended
@@ -155,8 +158,8 @@ def sample(
     ]
 
 
-def _draw(logp: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
-    """(B, V) → (B,): one token a row."""
+def _draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tensor:
+    """(B, V) and uniform numbers (B,) → (B,): one token a row, where its number falls among the probabilities."""
     if temperature == 0:
         return logp.argmax(-1)
     probs = logp.exp()
@@ -164,4 +167,35 @@ def _draw(logp: Tensor, temperature: float, top_p: float, generator: torch.Gener
         ranked, order = probs.sort(-1, descending=True)
         ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that crosses top_p stays
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+    heap = probs.double().cumsum(-1)
+    at = torch.searchsorted(heap, luck.double()[:, None] * heap[:, -1:], right=True)
+    return at.clamp(max=probs.shape[1] - 1).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
+) -> list[Sampled]:
+    """A :class:`Sampler` by ``generate`` of transformers, for models whose cache the built-in one cannot keep."""
+    device = next(policy.parameters()).device
+    width = max(map(len, prompts))
+    input_ids = torch.tensor([[codec.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    lens = torch.tensor([len(p) for p in prompts], device=device)
+    how = {"do_sample": False} if knobs.temperature == 0 else {"do_sample": True, "temperature": knobs.temperature}
+    if knobs.temperature:
+        how |= {"top_p": knobs.top_p, "top_k": 0}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds[0])
+        drawn = policy.generate(
+            input_ids=input_ids,
+            attention_mask=(torch.arange(width, device=device) >= width - lens[:, None]).long(),
+            generation_config=GenerationConfig(
+                max_new_tokens=knobs.max_new_tokens, eos_token_id=codec.eos_id, pad_token_id=codec.pad_id, **how
+            ),
+        )
+    rows: list[list[int]] = drawn[:, width:].tolist()
+    ends = [row.index(codec.eos_id) + 1 if codec.eos_id in row else None for row in rows]
+    return [Sampled(row[:end], None, end is not None) for row, end in zip(rows, ends, strict=True)]
+
+
+SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate}

@@ -176,6 +176,28 @@ class Codec:
         """The text of response ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def located(self, rows: Sequence[Sequence[int]]) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """The texts of emitted ids, and where each id stands in its text; EOS and other special tokens at the end.
+
+        A policy may spell a text otherwise than the tokenizer would: then its text is read off token by token.
+        """
+        texts = [self.decode(ids) for ids in rows]
+        places = []
+        for ids, text, usual in zip(rows, texts, self.responses(texts), strict=True):
+            if usual.ids[: len(ids)] == list(ids):
+                places.append(usual.offsets[: len(ids)])
+            else:
+                places.append(self._spelt(ids, len(text)))
+        return texts, places
+
+    def _spelt(self, ids: Sequence[int], size: int) -> list[tuple[int, int]]:
+        """Offsets of ids by the length of the text up to each of them."""
+        heads = self.tokenizer.batch_decode(
+            [ids[: n + 1] for n in range(len(ids))], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        ends = np.maximum.accumulate(np.minimum([len(head.rstrip("\ufffd")) for head in heads], size)).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token by itself, for people to read."""
         for i in {*ids} - self._pieces.keys():

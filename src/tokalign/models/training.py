@@ -18,6 +18,7 @@ from tokalign.config import SupervisedStage
 from tokalign.errors import InputError, TokalignError, UsageError
 from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models.distributed import first_says, leads, world
+from tokalign.models.loading import recompute_activations
 from tokalign.models.optim import make_optimizer, warmup_then_linear
 from tokalign.progress import Progress
 
@@ -195,7 +196,7 @@ def fit(
     if knobs.dtype == "float16" and on_cpu:
         raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
     if knobs.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        recompute_activations(model)
     args = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=micro,
@@ -257,7 +258,7 @@ def fit(
         fitted["best_step"] = int(best.best["step"])
     checkpoints.keep_last(folder / "checkpoints")
     if knobs.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
+        recompute_activations(model, on=False)
     model.eval()
     return fitted, model
 

@@ -62,9 +62,10 @@ def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowCo
     elif manifest.kind == "winrates":
         console.print(tables.win_rates(manifest))
         console.print(*tables.flaws(manifest))
+    kind = "token-rewards" if manifest.kind == "policy" else manifest.kind  # of a policy, what it wrote on the way
     for load in islice(chain(shown, rows), config.limit):
         console.print()
-        show_row(console, manifest.kind, load(), None if config.full else config.context)
+        show_row(console, kind, load(), None if config.full else config.context)
     if next(rows, None) is not None:
         console.print()
         console.print(Text(f"more rows follow: --skip {config.skip + config.limit}", "dim"))
@@ -98,11 +99,13 @@ def _rows(folder: Path, manifest: Manifest) -> Iterator[Found]:
 
         for row, load in look_up_labels(folder):
             yield row, lambda load=load: load()._asdict()  # type: ignore[misc]
-    elif (folder / "data.jsonl").is_file():
-        with (folder / "data.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                yield row, lambda row=row: row  # type: ignore[misc]
+        return
+    for path in (folder / "data.jsonl", *sorted((folder / "samples").glob("*.jsonl"), reverse=True)):
+        if path.is_file():
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    row = json.loads(line)
+                    yield row, lambda row=row: row  # type: ignore[misc]
 
 
 def _chosen(rows: Iterable[Found], folder: Path, config: ShowConfig) -> Iterator[Callable[[], Row]]:

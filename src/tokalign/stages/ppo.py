@@ -1,7 +1,9 @@
-"""``tokalign train-ppo``: prompts, a policy and a reward model in; a better policy out."""
+"""``tokalign train-ppo``: prompts, a policy and what pays in; a better policy out."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,88 +11,77 @@ from typing import Any
 import torch
 
 from tokalign import checkpoints, interrupt, sources
-from tokalign.artifacts import Manifest
+from tokalign.artifacts import Manifest, write_whole
 from tokalign.config import TrainPpoConfig
-from tokalign.core import winrate
+from tokalign.core import hacking
+from tokalign.dashboard import Dashboard
 from tokalign.errors import InputError, UsageError
 from tokalign.judges import Judge
+from tokalign.judges.contest import Contest
 from tokalign.metrics import MetricsLog, last_logged
-from tokalign.models import loading
+from tokalign.models import distributed, loading, payers
+from tokalign.models.distributed import first_says, leads, one_writes
+from tokalign.models.networks import Networks
+from tokalign.models.payers import Payer
 from tokalign.models.ppo import Learner
-from tokalign.models.reward import RewardModel
-from tokalign.models.sampler import respond
-from tokalign.models.tokenization import Codec, same_tokenizer
-from tokalign.progress import Progress
+from tokalign.models.rollout import Asked
+from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
-from tokalign.writer import writing
+from tokalign.writer import Writer, writing
 
-SHOWN = ("reward", "kl", "length")
+SHOWN = ("reward", "kl", "length", "win_rate")
 
 
-def run(config: TrainPpoConfig) -> Manifest:
+def run(config: TrainPpoConfig) -> Manifest | None:
     """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
+    if config.batch_size % distributed.world():
+        raise UsageError(f"--batch-size {config.batch_size} for {distributed.world()} processes", remedy="a multiple")
     data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
-    inputs = {
-        "prompts": data.lineage,
-        "policy": sources.model_lineage(config.policy, "policy"),
-        "reward_model": sources.model_lineage(config.reward_model, "reward-model"),
-    }
+    inputs = {"prompts": data.lineage, "policy": sources.model_lineage(config.policy, "policy")}
+    for k, source in enumerate(config.reward_model):
+        inputs["reward_model" if k == 0 else f"reward_model_{k + 1}"] = payers.lineage(source)
     heldout = None
     if config.eval_prompts:
         heldout = sources.read_rows(config.eval_prompts, PromptRow, "prompts")
         inputs["eval_prompts"] = heldout.lineage
+    elif config.patience:
+        raise UsageError("--patience needs --eval-prompts", remedy="give prompts to evaluate on")
 
-    with writing("policy", config, inputs) as out:
+    follower = Writer(config.out, "policy", config, inputs)
+    with one_writes(writing("policy", config, inputs), follower) as out:
         if out.finished is not None:
             return out.finished
-        device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        learner = _learner(config, device)
-        codec, reward_model = learner.codec, learner.reward_model
-        prompts = [p for p in codec.prompts([r.prompt for r in data]) if _fits(p, config)]
-        if not prompts:
+        codec = Codec.load(config.policy)
+        rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
+        fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
+        if not fitting:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
+        networks = Networks(config, loading.pick_device(config.device))
+        paid_by = payers.load(config, codec, networks)
+        learner = Learner(networks, paid_by, codec, config, torch.Generator().manual_seed(config.seed))
         contest = None
         if heldout is not None:
-            contest = Contest(config, learner, list(heldout), _judge(config, reward_model))
+            contest = Contest(networks, codec, list(heldout), _judge(config, paid_by, codec))
 
+        at, warned = _train(learner, contest, fitting, out.folder)
+        if not leads():
+            return None
         folder = out.folder / "checkpoints"
-        batches = _batches(len(prompts), config.batch_size, config.seed)
-        with Progress("train-ppo", config.steps, config.quiet) as bar:
-            at = _resume(learner, checkpoints.newest(folder, bar.say))
-            bar.skip_to(at.step)
-            for _ in range(at.step):
-                next(batches)
-            with MetricsLog(out.folder, config.report_to, after=at.step) as log:
-                for step in range(at.step + 1, config.steps + 1):
-                    metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
-                    at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
-                    if contest is not None and (step % config.eval_every == 0 or step == config.steps):
-                        metrics |= contest.hold(learner.policy)
-                        if at.best_win_rate is None or metrics["win_rate"] > at.best_win_rate:
-                            at = replace(at, best_step=step, best_win_rate=metrics["win_rate"])
-                            learner.policy.save_pretrained(str(folder / f"best-{step}"))
-                    log.write(step, metrics)
-                    bar.advance(1, **{k: metrics[k] for k in SHOWN})
-                    if step % config.save_every == 0 or step == config.steps or interrupt.asked():
-                        _save(learner, at, folder)
-                    interrupt.check()
-        checkpoints.keep_last(folder)
-        _forget_old_best(at, folder)
-        learner.policy.save_pretrained(str(folder / "last"))
         codec.save(folder / "last")
         codec.save(out.folder)
-        for path in (folder / (f"best-{at.best_step}" if contest else "last")).iterdir():
-            shutil.copy2(path, out.folder)
-        skipped = len(data) - len(prompts)
+        networks.export(folder / (f"best-{at.best_step}" if contest else "last"), out.folder)
+        skipped = len(data) - len(fitting)
         reasons = {"over --max-length": skipped} if skipped else {}
-        last = {k: last_logged(out.folder, k) for k in (*SHOWN, "win_rate")}
+        last = {k: last_logged(out.folder, k) for k in SHOWN}
         stats = {
-            "steps": config.steps,
-            "best_step": at.best_step if contest else config.steps,
+            "steps": at.step,
+            "stopped": at.stopped,
+            "best_step": at.best_step if contest else at.step,
             "best_win_rate": at.best_win_rate,
             "response_tokens": int(at.tokens),
-            "reused_sampler_logprobs": learner.reuse_logprobs,
+            "reused_sampler_logprobs": learner.collector.reuse_logprobs,
+            "warnings": warned,
             "last": {k: v for k, v in last.items() if v is not None},
         }
         return out.commit(data.account(reasons.items()), stats)
@@ -98,18 +89,110 @@ def run(config: TrainPpoConfig) -> Manifest:
 
 @dataclass(frozen=True)
 class At:
-    """How far a run is: ``step`` done, response ``tokens`` sampled, and the best evaluation so far."""
+    """How far a run is."""
 
     step: int = 0
     tokens: float = 0.0
+    """Response tokens sampled."""
     best_step: int = 0
     best_win_rate: float | None = None
+    stale: int = 0
+    """Evaluations since the best."""
+    stopped: str = ""
+    """Why the run ended before its last step."""
 
 
-def _save(learner: Learner, at: At, folder: Path) -> None:
+def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], out: Path) -> tuple[At, dict[str, str]]:
+    """All steps that are left. Returns how far the run came, and the signs of reward hacking it showed."""
+    config, folder = learner.knobs, out / "checkpoints"
+    batches = _batches(len(prompts), config.batch_size, config.seed)
+    with Dashboard("train-ppo", config.steps, config.quiet or not leads()) as bar:
+        at, warned = _resume(learner, first_says(lambda: checkpoints.newest(folder, bar.say)))
+        bar.skip_to(at.step)
+        for _ in range(at.step):
+            next(batches)
+        with MetricsLog(out, config.report_to, after=at.step) if leads() else nullcontext() as log:
+            for step in range(at.step + 1, config.steps + 1):
+                if at.stopped:
+                    break
+                metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
+                at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
+                if contest is not None and (step % config.eval_every == 0 or step == config.steps):
+                    metrics |= contest.hold()
+                    at = _judged(at, metrics["win_rate"], learner, folder)
+                new = hacking.signs(learner.first, metrics, at.best_win_rate)
+                for name in new.keys() - warned.keys():
+                    warned[name] = f"step {step}: {new[name]}"
+                    bar.say(f"beware, {warned[name]}; see {out / 'samples'}")
+                at = replace(at, stopped=_over(at, metrics, config))
+                if log:
+                    log.write(step, metrics)
+                if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
+                    _keep_samples(learner, out / "samples" / f"step-{step:05d}.jsonl")
+                bar.advance(1, **metrics)
+                asked = first_says(interrupt.asked)
+                if step % config.save_every == 0 or step == config.steps or at.stopped or asked:
+                    _save(learner, at, warned, folder)
+                interrupt.check()
+    if at.stopped:
+        bar.say(f"stopped after step {at.step}: {at.stopped}")
+    learner.networks.save_policy(folder / "last")
+    if leads():
+        checkpoints.keep_last(folder)
+        _forget_old_best(at, folder)
+    return at, warned
+
+
+def _judged(at: At, win_rate: float, learner: Learner, folder: Path) -> At:
+    """An evaluation was held: the best policy so far is kept."""
+    if at.best_win_rate is not None and win_rate <= at.best_win_rate:
+        return replace(at, stale=at.stale + 1)
+    learner.networks.save_policy(folder / f"best-{at.step}")
+    return replace(at, best_step=at.step, best_win_rate=win_rate, stale=0)
+
+
+def _over(at: At, metrics: dict[str, Any], config: TrainPpoConfig) -> str:
+    """Why a run should end here, or ""."""
+    if config.stop_kl and metrics["kl"] > config.stop_kl:
+        return f"KL {metrics['kl']:.1f} is over {config.stop_kl:g}"
+    if config.patience and at.stale >= config.patience:
+        return f"no better than at step {at.best_step} for {at.stale} evaluations"
+    return ""
+
+
+def _keep_samples(learner: Learner, path: Path) -> None:
+    """Some responses of the last rollout with their rewards, as rows of ``token-rewards``."""
+    assert learner.seen is not None
+    asked, responses, rewards = learner.seen
+    texts, places = learner.codec.located(responses)
+    path.parent.mkdir(exist_ok=True)
+    rows = [
+        {
+            "id": f"{path.stem}-{k}",
+            "sample": 0,
+            "prompt": a.prompt,
+            "response": text,
+            "tokens": learner.codec.pieces(ids),
+            "offsets": where,
+            "p_bad": None,
+            "p_neutral": None,
+            "p_good": None,
+            "reward": [round(r, 6) for r in reward],
+            "score_mean": sum(reward) / len(reward),
+            "score_sum": sum(reward),
+        }
+        for k, (a, ids, reward, text, where) in enumerate(zip(asked, responses, rewards, texts, places, strict=True))
+    ]
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _save(learner: Learner, at: At, warned: dict[str, str], folder: Path) -> None:
+    state = learner.state_dict()  # of sharded weights all have a part
+    if not leads():
+        return
     checkpoint = folder / f"checkpoint-{at.step}"
     checkpoint.mkdir(parents=True, exist_ok=True)
-    torch.save({"at": asdict(at), "learner": learner.state_dict()}, checkpoint / "state.pt")
+    torch.save({"at": asdict(at), "warned": warned, "learner": state}, checkpoint / "state.pt")
     checkpoints.seal(checkpoint)
     _forget_old_best(at, folder)
 
@@ -120,42 +203,15 @@ def _forget_old_best(at: At, folder: Path) -> None:
             shutil.rmtree(old)
 
 
-def _resume(learner: Learner, checkpoint: Path | None) -> At:
+def _resume(learner: Learner, checkpoint: Path | None) -> tuple[At, dict[str, str]]:
     if checkpoint is None:
-        return At()
-    saved = torch.load(checkpoint / "state.pt", map_location=learner.policy.device, weights_only=True)
+        return At(), {}
+    where = "cpu" if distributed.sharded() else learner.networks.device
+    saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True)
     learner.load_state_dict(saved["learner"])
-    return At(**saved["at"])
-
-
-def _learner(config: TrainPpoConfig, device: torch.device) -> Learner:
-    codec = Codec.load(config.policy)
-    reward_model = RewardModel.load(config.reward_model, config.dtype, config.reward)
-    if config.granularity == "token" and reward_model.level == "sequence":
-        raise UsageError(
-            f"--granularity token, but {config.reward_model} gives one score a response",
-            remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
-        )
-    if not same_tokenizer(codec, reward_model.codec):
-        raise InputError(
-            f"the policy {config.policy} and the reward model {config.reward_model} have different tokenizers",
-            remedy="train the reward model with the policy's tokenizer: tokalign diff … --tokenizer POLICY",
-        )
-    reward_model.normalise = config.normalise
-    reward_model.model.to(device)
-    return Learner(
-        policy=loading.load_policy(config.policy, config.dtype).to(device),
-        ref_policy=loading.load_policy(config.policy, config.dtype).to(device),
-        value_model=loading.new_value_model(config.policy, config.dtype).to(device),
-        reward_model=reward_model,
-        codec=codec,
-        knobs=config,
-        generator=torch.Generator(device).manual_seed(config.seed),
-    )
-
-
-def _fits(prompt: list[int], config: TrainPpoConfig) -> bool:
-    return len(prompt) + config.max_new_tokens <= config.max_length
+    # A run that stopped by itself and is asked for more steps goes on.
+    at = At(**saved["at"])
+    return at, saved["warned"]
 
 
 def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
@@ -169,31 +225,11 @@ def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
         queue = queue[size:]
 
 
-def _judge(config: TrainPpoConfig, reward_model: RewardModel) -> Judge:
+def _judge(config: TrainPpoConfig, paid_by: Sequence[Payer], codec: Codec) -> Judge:
     if config.eval_judge == "playground":
         from tokalign.judges.playground import PlaygroundJudge
 
         return PlaygroundJudge()
     from tokalign.judges.reward import RewardJudge
 
-    return RewardJudge(reward_model)
-
-
-class Contest:
-    """The policy as it is now against the one it started from, on held-out prompts, with fixed draws."""
-
-    def __init__(self, config: TrainPpoConfig, learner: Learner, rows: list[PromptRow], judge: Judge) -> None:
-        self.config, self.judge, self.codec = config, judge, learner.codec
-        self.prompts = [r.prompt for r in rows]
-        self.ids = self.codec.prompts(self.prompts)
-        self.reference = self._respond(learner.ref_policy, config.seed + 1)
-
-    def _respond(self, policy: Any, seed: int) -> list[str]:
-        drawn = respond(policy, self.codec, self.ids, self.config, seed, self.config.batch_size)
-        return [text for text, _ in drawn]
-
-    def hold(self, policy: Any) -> dict[str, float]:
-        """Win rate in percent, and its standard error."""
-        compared = self.judge.compare(self.prompts, self.reference, self._respond(policy, self.config.seed + 2))
-        result = winrate.win_rate([c.preference for c in compared])
-        return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
+    return RewardJudge(paid_by, config.reward_weight or [1.0] * len(paid_by), codec, config.microbatch)

@@ -1,0 +1,203 @@
+"""Who pays a policy for its tokens: reward models, whatever their tokenizer, and functions of one's own."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokalign import sources
+from tokalign.artifacts import Manifest, is_artifact, sha256
+from tokalign.config import TrainPpoConfig
+from tokalign.core.rewards import project
+from tokalign.errors import InputError, UsageError
+from tokalign.models import distributed, lora
+from tokalign.models.batch import Pair
+from tokalign.models.networks import Networks, OnAdapter
+from tokalign.models.reward import RewardModel
+from tokalign.models.tokenization import Codec, same_tokenizer
+from tokalign.schemas import Prompt
+
+Function = Callable[[Sequence[Prompt], Sequence[str], Sequence[Sequence[tuple[int, int]]]], Sequence[Any]]
+"""A reward of one's own: prompts, responses and, for each response, ``[start, end)`` of every token in it.
+
+Gives for each response one number, paid at its last token, or one for every token.
+"""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Responses as a policy emitted them."""
+
+    prompts: Sequence[Prompt]
+    pairs: Sequence[Pair]
+    finished: Sequence[bool]
+    codec: Codec
+
+    @cached_property
+    def located(self) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """Their texts, and where in them each token stands; read only by who needs it."""
+        return self.codec.located([ids for _, ids in self.pairs])
+
+
+class Payer(Protocol):
+    """Pays for responses."""
+
+    name: str
+    dense: bool
+    """Whether it tells one token from another; else all it pays stands at the last."""
+    averaged: bool
+    """Whether what it pays is compared by the mean over tokens; else by the sum."""
+
+    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+        """(T_i,) for each response: a reward for each token that was emitted."""
+
+
+class ByModel:
+    """A reward model, on its own tokens or, if ``foreign``, carried over by the characters they stand on."""
+
+    def __init__(self, model: RewardModel, name: str, foreign: bool) -> None:
+        self.model, self.name, self.foreign = model, name, foreign
+        self.dense = self.averaged = model.level == "token"
+
+    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+        """See :class:`Payer`."""
+        if not self.foreign:
+            return self.model.rate(emitted.pairs, microbatch).rewards
+        texts, places = emitted.located
+        own = self.model.codec.responses(texts)
+        kept = [len(o.ids) if done else len(o.ids) - 1 for o, done in zip(own, emitted.finished, strict=True)]
+        prompts = self.model.codec.prompts(emitted.prompts)
+        some = [i for i, n in enumerate(kept) if n]  # of an empty text that did not end there is nothing to rate
+        rated = self.model.rate([(prompts[i], own[i].ids[: kept[i]]) for i in some], microbatch)
+        paid = [torch.zeros(len(ids)) for _, ids in emitted.pairs]
+        for i, rewards in zip(some, rated.rewards, strict=True):
+            if not self.dense:
+                paid[i][-1] = rewards.sum()
+                continue
+            spread = project(
+                rewards.double().numpy(), np.array(own[i].offsets[: kept[i]]), np.array(places[i]), len(texts[i])
+            )
+            paid[i] = torch.from_numpy(spread).float()
+        return paid
+
+
+class ByFunction:
+    """A function of the user's."""
+
+    dense, averaged = True, False  # dense, that is, it may be: what it gives shows
+
+    def __init__(self, function: Function, name: str) -> None:
+        self.function, self.name = function, name
+
+    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+        """See :class:`Payer`.
+
+        Raises:
+            InputError: the function gave something else than numbers, or not as many as there are.
+        """
+        texts, places = emitted.located
+        given = list(self.function(list(emitted.prompts), texts, places))
+        if len(given) != len(texts):
+            raise InputError(f"{self.name} gave {len(given)} rewards for {len(texts)} responses", field=self.name)
+        return [self._checked(g, len(p), k) for k, (g, p) in enumerate(zip(given, places, strict=True))]
+
+    def _checked(self, given: Any, tokens: int, k: int) -> Tensor:
+        try:
+            numbers = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise InputError(f"{self.name} gave no number for response {k}: {given!r}", field=self.name) from e
+        if len(numbers) not in (1, tokens) or not torch.isfinite(numbers).all():
+            raise InputError(
+                f"{self.name} gave {len(numbers)} numbers for the {tokens} tokens of response {k}",
+                field=self.name,
+                remedy="give one finite number a response, or one for every token",
+            )
+        if len(numbers) == tokens:
+            return numbers
+        return torch.cat([torch.zeros(tokens - 1), numbers])
+
+
+def is_function(source: str) -> bool:
+    """Whether a ``--reward-model`` names a function: ``package.module:name``."""
+    module, _, name = source.partition(":")
+    return name.isidentifier() and all(part.isidentifier() for part in module.split(".")) and not Path(source).exists()
+
+
+def lineage(source: str) -> dict[str, Any]:
+    """What pays, as an input of a stage: a function counts by the file that it stands in."""
+    if not is_function(source):
+        return sources.model_lineage(source, "reward-model")
+    found = inspect.getsourcefile(_function(source))
+    return {"path": source, "kind": "function", "version": None, "sha256": found and sha256(Path(found)), "rows": None}
+
+
+def _function(source: str) -> Function:
+    module, _, name = source.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # where the command was given
+    try:
+        found: Function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        raise InputError(
+            f"no reward function {source!r}: {e}", remedy="name it MODULE:NAME, importable from here"
+        ) from e
+    if not callable(found):
+        raise InputError(f"{source!r} is no function", remedy="name one: MODULE:NAME")
+    return found
+
+
+def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer]:
+    """All that pay, in the order of ``--reward-model``.
+
+    Raises:
+        InputError: one cannot be loaded.
+        UsageError: there is not a weight for each; rewards at every token are wanted but none tells tokens apart.
+    """
+    if config.reward_weight and len(config.reward_weight) != len(config.reward_model):
+        raise UsageError(
+            f"{len(config.reward_weight)} --reward-weight for {len(config.reward_model)} --reward-model",
+            remedy="give one for each, in their order",
+        )
+    payers = [_load(source, config, codec, networks) for source in config.reward_model]
+    if config.granularity != "sequence" and not any(p.dense for p in payers):
+        raise UsageError(
+            f"--granularity {config.granularity}, but {config.reward_model[0]} gives one score a response",
+            remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
+        )
+    return payers
+
+
+def _load(source: str, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
+    if is_function(source):
+        return ByFunction(_function(source), source)
+    model = _on_the_policy(source, config, networks) or RewardModel.load(source, config.dtype)
+    model.reading, model.normalise = config.reward, config.normalise
+    model.model.to(networks.device).requires_grad_(False)
+    if distributed.sharded():
+        distributed.shard(model.model)
+    return ByModel(model, Path(source).name, not same_tokenizer(codec, model.codec))
+
+
+def _on_the_policy(source: str, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:
+    """The reward model as one more adapter on the policy's weights, if it was trained as one on the same weights."""
+    folder = Path(source)
+    if networks.adapters is None or not (is_artifact(folder) and (folder / "adapter").is_dir()):
+        return None
+    base = next((i for i in Manifest.read(folder).inputs if i["name"] == "model"), None)
+    policy = sources.model_lineage(config.policy, "policy")
+    if base is None or not base["sha256"] or base["sha256"] != policy["sha256"]:
+        return None
+    level = str(Manifest.read(folder).config["level"])
+    name = f"{lora.REWARD}{config.reward_model.index(source)}"
+    head = networks.adapters.load(name, folder / "adapter")
+    model = OnAdapter(networks.adapters, name, len(head["weight"]), bias="bias" in head)
+    model.score.load_state_dict(head)
+    return RewardModel(model, Codec.load(source), level)

@@ -1,0 +1,165 @@
+"""Who pays: reward models of other tokenizers, several at once, functions of one's own."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_models import shuffled
+from tokalign.config import TrainPpoConfig
+from tokalign.errors import InputError, UsageError
+from tokalign.judges.reward import RewardJudge
+from tokalign.models import loading, payers
+from tokalign.models.networks import Networks
+from tokalign.models.payers import ByFunction, ByModel, Emitted
+from tokalign.models.reward import RewardModel
+from tokalign.models.tokenization import Codec, train_tiny
+
+PROMPTS = ["Where is the map?", "Tell me about osmosis."]
+TEXTS = ["It is in the hall, I think.", "Osmosis is water moving 🦊 through a membrane."]
+
+
+@pytest.fixture
+def other() -> Codec:
+    """A tokenizer that cuts otherwise."""
+    return train_tiny(["water moving through the hall is osmosis", "a membrane, I think"] * 5, 330)
+
+
+@pytest.fixture
+def emitted(codec: Codec) -> Emitted:
+    ids = [r.ids for r in codec.responses(TEXTS)]
+    ids[1] = ids[1][:-1]  # one that never ended
+    return Emitted(PROMPTS, list(zip(codec.prompts(PROMPTS), ids, strict=True)), [True, False], codec)
+
+
+def model_of(codec: Codec, level: str) -> RewardModel:
+    return RewardModel(shuffled(loading.new_tiny_classifier(codec, 0, 256, level)), codec, level)
+
+
+def test_ids_are_found_in_their_text_however_it_is_spelt(codec: Codec) -> None:
+    usual = codec.responses(TEXTS)
+    texts, places = codec.located([r.ids for r in usual])
+    assert texts == TEXTS
+    assert places == [r.offsets for r in usual]
+    by_letter = [i for letter in "hall" for i in codec.responses([letter])[0].ids[:-1]]
+    assert len(by_letter) == 4
+    texts, places = codec.located([[*by_letter, codec.eos_id], [codec.eos_id]])
+    assert texts == ["hall", ""]
+    assert places == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)], [(0, 0)]]
+
+
+def test_a_character_of_several_tokens_is_found_where_it_ends(codec: Codec) -> None:
+    ids = codec.responses(["a🦊b"])[0].ids
+    letters = [codec.responses([c])[0].ids[:-1] for c in ("a", "🦊", "b")]
+    spelt = [i for letter in letters for i in letter]
+    assert len(letters[1]) > 1
+    (text,), (places,) = codec.located([[*spelt, codec.eos_id]])
+    assert text == "a🦊b"
+    assert [end for _, end in places] == [1] + [1] * (len(letters[1]) - 1) + [2, 3, 3] or ids == [*spelt, codec.eos_id]
+
+
+def test_a_model_with_the_policys_tokenizer_pays_what_it_says(codec: Codec, emitted: Emitted) -> None:
+    model = model_of(codec, "token")
+    paid = ByModel(model, "rm", foreign=False).pay(emitted, 8)
+    for got, expected in zip(paid, model.rate(emitted.pairs).rewards, strict=True):
+        assert torch.equal(got, expected)
+    # Carried over to the same tokens, nothing changes.
+    for got, expected in zip(ByModel(model, "rm", foreign=True).pay(emitted, 8), paid, strict=True):
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Codec, emitted: Emitted, level: str) -> None:
+    model = model_of(other, level)
+    paid = ByModel(model, "rm", foreign=True).pay(emitted, 8)
+    own = [r.ids for r in other.responses(TEXTS)]
+    own[1] = own[1][:-1]
+    rated = model.rate(list(zip(other.prompts(PROMPTS), own, strict=True)))
+    for got, total, (_, ids) in zip(paid, rated.sums, emitted.pairs, strict=True):
+        assert len(got) == len(ids)
+        assert float(got.sum()) == pytest.approx(total, abs=1e-4)
+        if level == "sequence":
+            assert not got[:-1].any()
+
+
+def test_an_empty_response_without_an_end_is_paid_nothing(codec: Codec, other: Codec) -> None:
+    special = codec.tokenizer.convert_tokens_to_ids("<|user|>")
+    odd = Emitted(PROMPTS[:1], [(codec.prompts(PROMPTS[:1])[0], [special])], [False], codec)
+    assert ByModel(model_of(other, "token"), "rm", foreign=True).pay(odd, 8)[0].tolist() == [0.0]
+
+
+def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
+    def both(prompts: Any, responses: Any, offsets: Any) -> list[Any]:
+        assert prompts == PROMPTS
+        return [[float(e - s) for s, e in offsets[0]], -len(responses[1])]
+
+    first, second = ByFunction(both, "both").pay(emitted, 8)
+    assert float(first.sum()) == len(TEXTS[0])
+    assert second[-1] == -len(TEXTS[1])
+    assert not second[:-1].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [([1.0], "1 rewards for 2"), ([[1.0, 2.0], 1.0], "2 numbers for the"), ([float("nan"), 1.0], "1 numbers"),
+     (["good", 1.0], "no number for response 0: 'good'")],
+)  # fmt: skip
+def test_what_is_no_reward_is_refused(emitted: Emitted, given: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ByFunction(lambda *_: given, "mine:f").pay(emitted, 8)
+
+
+def config(folder: Path, **knobs: Any) -> TrainPpoConfig:
+    return TrainPpoConfig(out=folder, prompts="-", policy=str(folder / "policy"), **knobs)
+
+
+def test_payers_are_loaded_by_what_they_are(
+    policy: Any, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "my_rewards.py").write_text(
+        "def brief(prompts, responses, offsets):\n    return [0] * len(responses)\n"
+    )
+    policy.save_pretrained("policy")
+    codec.save(tmp_path / "policy")
+    for level in ("token", "sequence"):
+        model_of(codec, level).model.save_pretrained(level)
+        codec.save(tmp_path / level)
+
+    def load(*sources: str, **knobs: Any) -> list[payers.Payer]:
+        how = config(tmp_path, reward_model=list(sources), **knobs)
+        return payers.load(how, codec, Networks(how, torch.device("cpu")))
+
+    found = load("token", "sequence", "my_rewards:brief", reward_weight=[1.0, 0.5, 2.0])
+    assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", True)]
+    assert payers.lineage("my_rewards:brief")["kind"] == "function"
+    before = payers.lineage("my_rewards:brief")["sha256"]
+    with pytest.raises(UsageError, match="2 --reward-weight for 1"):
+        load("token", reward_weight=[1.0, 2.0])
+    with pytest.raises(UsageError, match="one score a response"):
+        load("sequence")
+    assert load("sequence", granularity="sequence")
+    for wrong, message in (("my_rewards:none", "no reward function"), ("nowhere.at:all", "no reward function")):
+        with pytest.raises(InputError, match=message):
+            payers.lineage(wrong)
+    (tmp_path / "my_rewards.py").write_text(
+        "def brief(prompts, responses, offsets):\n    return [1] * len(responses)\n"
+    )
+    assert payers.lineage("my_rewards:brief")["sha256"] != before
+
+
+def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
+    model = model_of(codec, "token")
+    prices = ByFunction(lambda p, r, o: [len(text) for text in r], "length")
+    judge = RewardJudge([ByModel(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
+    rated = model.rate([(p, r.ids) for p, r in zip(codec.prompts(PROMPTS), codec.responses(TEXTS), strict=True)])
+    expected = [2 * mean + 0.5 * len(text) for mean, text in zip(rated.means, TEXTS, strict=True)]
+    assert judge._score(PROMPTS, TEXTS) == pytest.approx(expected)
+    longer = [text + " Yes." for text in TEXTS]
+    same = judge.compare(PROMPTS, TEXTS, TEXTS)
+    assert [c.preference for c in same] == [1.5, 1.5]
+    only = RewardJudge([prices], [-1.0], codec)
+    assert [c.preference for c in only.compare(PROMPTS, TEXTS, longer)] == [1.0, 1.0]
