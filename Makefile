@@ -47,11 +47,9 @@ $(RUN)/rm-%/manifest.json: $(RUN)/labels/manifest.json $(RUN)/policy-sft/manifes
 	$(TOKALIGN) train-rm $(RUN)/labels --level $* --model $(RUN)/policy-sft --out $(@D) $(COMMON)
 
 # ── PPO: a reward at every token, and one at the end ─────────────────────────────────────────────────
-KL_token := 0.2
-KL_sequence := 0.1
 $(RUN)/ppo-%/manifest.json: $(RUN)/rm-%/manifest.json $(RUN)/prompts/manifest.json $(RUN)/heldout/manifest.json
 	$(TOKALIGN) train-ppo $(RUN)/prompts --policy $(RUN)/policy-sft --reward-model $(RUN)/rm-$* \
-	  --granularity $* --kl-coef $(KL_$*) --eval-prompts $(RUN)/heldout --out $(@D) $(COMMON)
+	  --granularity $* --eval-prompts $(RUN)/heldout --out $(@D) $(COMMON)
 
 # ── the verdict, on prompts that nothing has seen ────────────────────────────────────────────────────
 $(RUN)/winrates/manifest.json: $(RUN)/ppo-token/manifest.json $(RUN)/ppo-sequence/manifest.json $(RUN)/test/manifest.json

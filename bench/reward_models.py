@@ -49,7 +49,7 @@ def name_of(model: str, setting: dict[str, Any]) -> str:
 
 def prepare(seed: int, f: Path) -> None:
     """World, policy, labels to train on and labels to test on."""
-    run(seed, f, "playground")
+    run(seed, f, "playground", "--preferences", 2500)
     run(seed, f / "policy", "train-sft", f / "sft", "--model", "tiny")
     run(seed + OTHER_WORLD, f / "other", "playground", "--preferences", 1000, "--sft", 1)
     for edits, labels, source in (("edits", "labels", f), ("test-edits", "test-labels", f / "other")):

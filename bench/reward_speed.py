@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tokalign import __version__, tables
@@ -34,7 +35,8 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
     rows = [
         r for r in tables.read_labels(labels) if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
-    levels = [reward.examples_of(rows, config(folder, model, level), codec) for level in ("token", "sequence")]
+    none = [np.empty(0, dtype=np.int32)] * len(rows)  # of edited pairs the chosen response is no part
+    levels = [reward.examples_of(rows, none, config(folder, model, level)) for level in ("token", "sequence")]
     return levels[0], levels[1], codec
 
 

@@ -5,14 +5,15 @@ B sequences of L tokens, prompt first, padded on the right. T is the longest res
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokalign.config import ScoreConfig, TrainRmConfig
 
-Pair = tuple[Sequence[int], Sequence[int]]
-"""Prompt ids, response ids (EOS included where the response has ended)."""
+Pair = tuple[Any, Any]
+"""Prompt ids, response ids (EOS included where the response has ended): sequences of int, or integer arrays."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Batch:
         """Pad a list of (prompt, response) on the right."""
         lens = [len(p) + len(r) for p, r in pairs]
         width = max(lens)
-        rows = [[*p, *r] + [pad_id] * (width - n) for (p, r), n in zip(pairs, lens, strict=True)]
-        input_ids = torch.tensor(rows, device=device)
+        input_ids = torch.full((len(pairs), width), pad_id)
+        for row, (p, r) in zip(input_ids, pairs, strict=True):
+            row[: len(p)] = torch.as_tensor(p)
+            row[len(p) : len(p) + len(r)] = torch.as_tensor(r)
         lengths = torch.tensor(lens, device=device)
         return cls(
-            input_ids,
+            input_ids.to(device),
             (torch.arange(width, device=device) < lengths[:, None]).long(),
             torch.tensor([len(p) for p, _ in pairs], device=device),
             torch.tensor([len(r) for _, r in pairs], device=device),

@@ -27,7 +27,7 @@ def is_heldout(row: TokenLabels, share: float) -> bool:
 def quick(model: RewardModel, examples: Sequence[dict[str, Any]], weights: Tensor, goals: Tensor) -> dict[str, float]:
     """``accuracy`` on the pairs of training examples, and the training's ``loss``: enough to choose a checkpoint by."""
     better, worse = (model.rate([e["pairs"][side] for e in examples]) for side in (0, 1))
-    differ = [i for i, e in enumerate(examples) if e["pairs"][0] != e["pairs"][1]]
+    differ = [i for i, e in enumerate(examples) if not np.array_equal(e["pairs"][0][1], e["pairs"][1][1])]
     accuracy = rewards.pair_accuracy(*([side.means[i] for i in differ] for side in (better, worse))) or 0.0
     if better.probs is None or worse.probs is None:
         loss = rewards.pair_loss(torch.tensor(better.sums), torch.tensor(worse.sums))

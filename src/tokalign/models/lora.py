@@ -53,13 +53,6 @@ def merge(adapted: Any, folder: Path) -> Any:
     return adapted.merge_and_unload()
 
 
-def merged(model: Any, folder: Path) -> Any:
-    """``model`` with the adapters in ``folder`` added to its weights."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-
-
 POLICY, VALUE, REWARD = "default", "value", "reward"
 """Names of adapters; peft keeps the first at the top of a folder."""
 
@@ -152,3 +145,11 @@ class Adapters:
         with warnings.catch_warnings():  # of peft's about transformers
             warnings.simplefilter("ignore", FutureWarning)
             self.model.save_pretrained(str(folder), selected_adapters=[name])
+
+    def merged(self, folder: Path) -> Any:
+        """The model with the policy's adapter, as :meth:`save` kept it, added to its weights; the others are gone."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"), adapter_name=POLICY)
+        self._use(POLICY)
+        return self.model.merge_and_unload()

@@ -11,6 +11,7 @@ whole      policy, its copy as reference,  policy with a value head on its last 
 =========  ==============================  =======================================================
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -197,13 +198,12 @@ class Networks:
             self.policy.save_pretrained(str(folder), state_dict={k: v.to(dtype) for k, v in weights.items()})
 
     def export(self, kept: Path, out: Path) -> None:
-        """Make what :meth:`save_policy` kept in ``kept`` a policy of its own in ``out``; adapters are merged."""
-        model = loading.load_policy(self.config.policy, self.config.dtype) if self.adapters else None
-        if model is None:
-            for path in kept.iterdir():
-                (out / path.name).write_bytes(path.read_bytes())
+        """Make what :meth:`save_policy` kept in ``kept`` a policy of its own in ``out``; the networks end with it."""
+        if self.adapters:
+            self.adapters.merged(kept).save_pretrained(str(out))
             return
-        lora.merged(model, kept).save_pretrained(str(out))
+        for path in kept.iterdir():
+            shutil.copy2(path, out)
 
 
 class OnAdapter(torch.nn.Module):

@@ -1,4 +1,8 @@
-"""What PPO asks of a policy and a value model: log-probabilities, entropy and values of response tokens."""
+"""What PPO asks of a policy and a value model: log-probabilities, entropy and values of response tokens.
+
+Both are causal and batches are padded on the right, so no token that counts can see padding: no mask is made, and
+attention takes its fastest way.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +44,7 @@ def response_logprobs(
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
     with _reading(policy, rows, batch.positions(-1)[mask]) as read:
-        logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        logits = policy(input_ids=batch.input_ids, use_cache=False).logits
     logp = (logits.float() / temperature).log_softmax(-1)  # (N, V)
     chosen = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
     spread = _entropy(logp.detach()) if entropy else None
@@ -79,5 +83,5 @@ def _entropy(logp: Tensor) -> Tensor:
 
 def response_values(value_model: Any, batch: Batch) -> Tensor:
     """(B, T): value of the state before each response token, 0 at padding."""
-    out = value_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    out = value_model(input_ids=batch.input_ids).logits
     return torch.where(batch.response_mask, batch.gather(out.squeeze(-1).float(), -1), 0.0)

@@ -120,7 +120,7 @@ class Collector:
         if knobs.granularity == "segment":
             segments = sentences(*emitted.located)
         made = [
-            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(paid), segments[k]))  # type: ignore[arg-type]
+            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(paid), segments[k]))
             for k, (i, paid) in enumerate(zip(mine, zip(*earned, strict=True), strict=True))
         ]
         return Rollout.of(asked, distributed.gathered(made), self.networks.device)

@@ -1,11 +1,16 @@
 """``tokalign train-rm``: token labels in, a token-level or sequence-level reward model out."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokalign import artifacts, sources, tables
@@ -23,6 +28,10 @@ from tokalign.models.tokenization import Codec, same_tokenizer
 from tokalign.models.training import Early, fit
 from tokalign.schemas import TokenLabels
 from tokalign.writer import Writer, writing
+
+AT_ONCE = 1000
+"""Rows read at a time."""
+Ids = NDArray[np.int32]
 
 
 def run(config: TrainRmConfig) -> Manifest | None:
@@ -43,15 +52,14 @@ def run(config: TrainRmConfig) -> Manifest | None:
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         codec = Codec.load(folder / "tokenizer")
-        rows = tables.read_labels(folder, config.limit)
-        skipped: Counter[str] = Counter()
-        usable = _fitted(rows, config, codec, skipped)
-        train = [r for r in usable if not evaluation.is_heldout(r, config.heldout)]
-        heldout = [r for r in usable if evaluation.is_heldout(r, config.heldout)]
-        examples, watched = examples_of(train, config, codec), examples_of(heldout, config, codec)
+        split = _read(folder, config, codec)
+        heldout = split.heldout
+        examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
         if not examples:
             raise InputError(
-                f"no rows to train on: {dict(skipped)}", where=config.labels, remedy="see --max-length and --pairs"
+                f"no rows to train on: {dict(split.skipped)}",
+                where=config.labels,
+                remedy="see --max-length and --pairs",
             )
         if config.patience and not watched:
             raise InputError("--patience needs held-out rows", where=config.labels, remedy="raise --heldout")
@@ -76,11 +84,16 @@ def run(config: TrainRmConfig) -> Manifest | None:
             RewardModel(model, codec, config.level), heldout, _way(manifest), partial(room, knobs=config)
         )
         stats = {"level": config.level, **fitted, **metrics}
-        n_skipped = sum(skipped.values())
-        account = {"in": len(rows), "out": len(usable), "skipped": n_skipped, "reasons": dict(skipped)}
-        split = {"train": len(train), "heldout": len(heldout)}
-        (out.folder / "README.md").write_text(card(config, model, stats, {**account, **split}), encoding="utf-8")
-        return out.commit({**account, **split}, stats)
+        n_skipped = sum(split.skipped.values())
+        account = {
+            "in": split.rows,
+            "out": split.rows - n_skipped,
+            "skipped": n_skipped,
+            "reasons": dict(split.skipped),
+        }
+        account |= {"train": account["out"] - len(heldout), "heldout": len(heldout)}
+        (out.folder / "README.md").write_text(card(config, model, stats, account), encoding="utf-8")
+        return out.commit(account, stats)
 
 
 def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
@@ -105,17 +118,37 @@ def _way(labels: artifacts.Manifest) -> Way:
     return Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER))
 
 
-def _fitted(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec, skipped: Counter[str]) -> list[TokenLabels]:
-    """The rows that fit, their prompts cut if that is wanted."""
-    chosen = codec.responses([r.chosen or "" for r in rows])
-    fitted = []
-    for row, c in zip(rows, chosen, strict=True):
-        prompt = room(row.prompt_ids, max(len(row.original_ids), len(row.edited_ids), len(c.ids)), config)
-        if prompt is None:
-            skipped["over --max-length"] += 1
-        else:
-            fitted.append(row._replace(prompt_ids=prompt))
-    return fitted
+@dataclass
+class Split:
+    """What there is to train on and, apart, what to measure on."""
+
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Of the rows to train on no more is held: their ids and labels as arrays."""
+    heldout: list[TokenLabels] = field(default_factory=list)
+    heldout_chosen: list[Ids] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    """Looked at, skipped ones included."""
+
+
+def _read(folder: Path, config: TrainRmConfig, codec: Codec) -> Split:
+    """All rows that fit, their prompts cut if that is wanted."""
+    split = Split()
+    rows = islice(tables.iter_labels(folder), config.limit)
+    while part := list(islice(rows, AT_ONCE)):
+        split.rows += len(part)
+        for row, c in zip(part, codec.responses([r.chosen or "" for r in part]), strict=True):
+            prompt = room(row.prompt_ids, max(len(row.original_ids), len(row.edited_ids), len(c.ids)), config)
+            if prompt is None:
+                split.skipped["over --max-length"] += 1
+                continue
+            fitting, chosen = row._replace(prompt_ids=prompt), np.array(c.ids, dtype=np.int32)
+            if evaluation.is_heldout(row, config.heldout):
+                split.heldout.append(fitting)
+                split.heldout_chosen.append(chosen)
+            else:
+                split.examples += examples_of([fitting], [chosen], config)
+    return split
 
 
 def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
@@ -132,21 +165,22 @@ def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
     return new(config.model, config.dtype if config.lora else "float32")
 
 
-def examples_of(rows: list[TokenLabels], config: TrainRmConfig, codec: Codec) -> list[dict[str, Any]]:
-    """Training examples, each with its two responses as ``pairs``, the better first."""
+def examples_of(rows: Sequence[TokenLabels], chosen: Sequence[Ids], config: TrainRmConfig) -> list[dict[str, Any]]:
+    """Training examples, each with its two responses as ``pairs``, the better first; ``chosen``: their ids."""
     examples: list[dict[str, Any]] = []
-    if config.level == "token":
-        for r in rows:
-            pairs = [(r.prompt_ids, r.edited_ids), (r.prompt_ids, r.original_ids)]
-            examples.append({"id": r.id, "pairs": pairs, "labels": [r.edited_labels, r.original_labels]})
-        return examples
-    chosen = codec.responses([r.chosen or "" for r in rows])
     for r, c in zip(rows, chosen, strict=True):
-        worse = (r.prompt_ids, r.original_ids)
+        prompt, original, edited = (
+            np.array(ids, dtype=np.int32) for ids in (r.prompt_ids, r.original_ids, r.edited_ids)
+        )
+        worse, better = (prompt, original), (prompt, edited)
+        if config.level == "token":
+            labels = [np.array(z, dtype=np.int8) for z in (r.edited_labels, r.original_labels)]
+            examples.append({"id": r.id, "pairs": [better, worse], "labels": labels})
+            continue
         if config.pairs in ("chosen", "both") and r.chosen:
-            examples.append({"id": r.id, "pairs": [(r.prompt_ids, c.ids), worse]})
+            examples.append({"id": r.id, "pairs": [(prompt, c), worse]})
         if config.pairs in ("edited", "both") and r.edited != r.original:
-            examples.append({"id": r.id, "pairs": [(r.prompt_ids, r.edited_ids), worse]})
+            examples.append({"id": r.id, "pairs": [better, worse]})
     return examples
 
 
@@ -157,5 +191,6 @@ def collate(batch: list[dict[str, Any]], codec: Codec, device: torch.device) -> 
         "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], codec.pad_id, device),
     }
     if "labels" in batch[0]:
-        made["labels"] = pad_rows([torch.tensor(e["labels"][side]) for side in (0, 1) for e in batch]).to(device)
+        rows = [torch.from_numpy(e["labels"][side]).long() for side in (0, 1) for e in batch]
+        made["labels"] = pad_rows(rows).to(device)
     return made

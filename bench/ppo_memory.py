@@ -1,0 +1,101 @@
+"""Peak memory of PPO: four models, a shared value head, adapters on one base. The command itself, random weights.
+
+Resident memory of the process, less that of one that has imported torch and does nothing; two steps of 4 responses
+of 256 tokens (192 of prompt, 64 sampled) on a Llama of some 60 million weights. The reward model was trained with
+``--lora``: where the policy is too, it is one more adapter on the same base. Freed memory is given back at once
+(glibc's ``MALLOC_MMAP_THRESHOLD_``), so that what is measured is what is held, not how the heap is cut up.
+
+    python bench/ppo_memory.py [--out docs/results/ppo_memory.json]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tokalign import __version__
+from tokalign.models.tokenization import train_tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYOUTS = {
+    "four models": "",
+    "shared value": "--value-model shared",
+    "four models, gradient checkpointing": "--gradient-checkpointing",
+    "lora": "--lora",
+    "lora, shared value": "--lora --value-model shared",
+    "lora, gradient checkpointing": "--lora --gradient-checkpointing",
+}
+BATCH, PROMPT, NEW = 4, 192, 64
+
+
+def peak(command: list[str]) -> int:
+    """Run a command; its peak resident memory in bytes."""
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return usage.ru_maxrss * 1024
+
+
+def tokalign(out: Path, line: str) -> int:
+    """Run one of our commands; its peak."""
+    program = str(Path(sys.executable).parent / "tokalign")
+    return peak([program, *line.split(), "--quiet", "--device", "cpu", "--out", str(out)])
+
+
+def prepare(folder: Path) -> int:
+    """Prompts, a policy and a reward model on it; returns the policy's size."""
+    codec = train_tiny(["one two three four five six seven"] * 10, 400)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "num_attention_heads": 10}
+    policy = LlamaForCausalLM(LlamaConfig(vocab_size=8000, max_position_embeddings=512, **shape))
+    policy.save_pretrained(folder / "policy")
+    codec.save(folder / "policy")
+    text = " seven" * PROMPT
+    while len(codec.prompts([text])[0]) > PROMPT:
+        text = text.removesuffix(" seven")
+    rows = [json.dumps({"id": str(k), "prompt": text}) for k in range(2 * BATCH)]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    program = str(Path(sys.executable).parent / "tokalign")
+    label = f"diff data/edits --limit 40 --tokenizer {folder}/policy --out {folder}/labels --quiet"
+    peak([program, *label.split()])
+    train = f"train-rm {folder}/labels --level token --model {folder}/policy --lora --steps 1 --batch-size 2"
+    tokalign(folder / "rm", train)
+    return int(policy.num_parameters())
+
+
+def main() -> None:
+    """Measure all, print and write the shares."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = prepare(folder)
+        work = (
+            f"train-ppo {folder}/prompts.jsonl --policy {folder}/policy --reward-model {folder}/rm --steps 2 "
+            f"--batch-size {BATCH} --minibatches 1 --microbatch {BATCH} --max-new-tokens {NEW} --sample-every 0"
+        )
+        empty = peak([sys.executable, "-c", "import torch; torch.ones(1)"])
+        found = {
+            layout: tokalign(folder / f"ppo-{k}", f"{work} {knobs}") - empty
+            for k, (layout, knobs) in enumerate(LAYOUTS.items())
+        }
+    print(f"{weights / 1e6:.0f} million weights, {BATCH} × {PROMPT + NEW} tokens; torch alone {empty / 1e6:.0f} MB")
+    shares = {layout: round(size / found["four models"], 3) for layout, size in found.items()}
+    for layout, size in found.items():
+        print(f"{layout:<36} {size / 1e6:6.0f} MB  {shares[layout]:.2f}")
+    if args.out:
+        result = {"command": "python bench/ppo_memory.py", "tokalign": __version__, "weights": weights}
+        megabytes = {layout: round(size / 1e6) for layout, size in found.items()}
+        args.out.write_text(json.dumps({**result, "megabytes": megabytes, "shares": shares}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
