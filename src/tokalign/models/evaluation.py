@@ -32,7 +32,8 @@ def quick(model: RewardModel, examples: Sequence[dict[str, Any]], weights: Tenso
     if better.probs is None or worse.probs is None:
         loss = rewards.pair_loss(torch.tensor(better.sums), torch.tensor(worse.sums))
     else:
-        labels = torch.tensor([z for side in (0, 1) for e in examples for z in e["labels"][side]])
+        rows = [e["labels"][side] for side in (0, 1) for e in examples]
+        labels = torch.from_numpy(np.concatenate(rows)).long()
         logits = torch.cat(better.probs + worse.probs).clamp_min(1e-9).log()
         mask = torch.ones_like(labels, dtype=torch.bool)
         loss = rewards.token_loss(logits, labels, mask, weights.cpu(), goals.cpu())

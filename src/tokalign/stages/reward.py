@@ -85,13 +85,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
         )
         stats = {"level": config.level, **fitted, **metrics}
         n_skipped = sum(split.skipped.values())
-        account = {
-            "in": split.rows,
-            "out": split.rows - n_skipped,
-            "skipped": n_skipped,
-            "reasons": dict(split.skipped),
-        }
-        account |= {"train": account["out"] - len(heldout), "heldout": len(heldout)}
+        kept = split.rows - n_skipped
+        account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
+        account |= {"train": kept - len(heldout), "heldout": len(heldout)}
         (out.folder / "README.md").write_text(card(config, model, stats, account), encoding="utf-8")
         return out.commit(account, stats)
 
