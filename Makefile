@@ -14,7 +14,7 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test unit lint format data headline soak clean
+.PHONY: all pipeline install test unit lint format data headline ablations soak clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -83,9 +83,13 @@ format: install
 data: install
 	$(BIN)/python -m tests.samples
 
-# The claim in numbers: three seeds, both arms tuned over one grid (see bench/headline.py). Resumable.
+# The claim in numbers: five seeds, both arms tuned over one grid (see bench/headline.py). Resumable.
 headline: install
 	$(BIN)/python bench/headline.py
+
+# What each choice in token-level PPO is worth (see bench/ablations.py). Resumable.
+ablations: install
+	$(BIN)/python bench/ablations.py
 
 # Kill 100 runs each of four stages at random moments; what they write must be what an undisturbed run writes.
 soak: install

@@ -32,6 +32,8 @@ from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
 
 BATCH, EPOCHS, MINIBATCHES, LONGEST = 64, 2, 2, 96
+MICRO = (8, 16, 32)
+"""Responses in a forward pass that TRL is tried with; the fastest counts."""
 PARTS = ("rollout", "scoring", "update")
 Steps = list[dict[str, float]]
 
@@ -56,8 +58,8 @@ def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model
     return found
 
 
-def theirs(args: argparse.Namespace, prompts: list[Asked], steps: int) -> Steps:
-    """Seconds of each step of TRL, by part."""
+def theirs(args: argparse.Namespace, prompts: list[Asked], steps: int, micro: int) -> Steps:
+    """Seconds of each step of TRL, by part, with ``micro`` responses in a forward pass."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
@@ -65,8 +67,8 @@ def theirs(args: argparse.Namespace, prompts: list[Asked], steps: int) -> Steps:
     tokenizer = Codec.load(args.policy).tokenizer
     tokenizer.padding_side = "left"
     config = PPOConfig(
-        output_dir="/tmp/trl-ppo", per_device_train_batch_size=BATCH // MINIBATCHES,
-        gradient_accumulation_steps=MINIBATCHES, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS,
+        output_dir="/tmp/trl-ppo", per_device_train_batch_size=micro,
+        gradient_accumulation_steps=BATCH // micro, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS,
         total_episodes=steps * BATCH, response_length=LONGEST, stop_token="eos", temperature=1.0, learning_rate=1e-6,
         missing_eos_penalty=1.0, local_rollout_forward_batch_size=BATCH, num_sample_generations=0, report_to=[],
         use_cpu=True, bf16=False, save_strategy="no", eval_strategy="no", logging_steps=10**6, disable_tqdm=True,
@@ -142,8 +144,11 @@ def main() -> None:
     codec = Codec.load(args.policy)
     rows = [r.prompt for r in sources.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
     prompts = [Asked(p, ids) for p, ids in zip(rows, codec.prompts(rows), strict=True)]
+    tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
+    micro = min(tried, key=lambda m: tried[m])
+    print(f"TRL is fastest with {micro} responses in a forward pass: {tried}")
     sides: dict[str, Callable[[], Steps]] = {
-        "trl": lambda: theirs(args, prompts, args.steps),
+        "trl": lambda: theirs(args, prompts, args.steps, micro),
         "separate": lambda: ours(args, prompts, args.steps, "separate"),
         "shared": lambda: ours(args, prompts, args.steps, "shared"),
     }
@@ -172,7 +177,7 @@ def main() -> None:
     print(f"generate of transformers {ratios['sampler']} times as long as the built-in sampler")
     if args.out:
         result = {"command": "python bench/ppo_speed.py PROMPTS POLICY REWARD_MODEL", "tokalign": __version__}
-        threads = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "batch": BATCH}
+        threads = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "batch": BATCH, "trl_microbatch": micro}
         rounded = {n: {k: round(v, 3) for k, v in m.items()} for n, m in median.items()}
         args.out.write_text(json.dumps({**result, **threads, "seconds": rounded, "ratios": ratios}, indent=1) + "\n")
 

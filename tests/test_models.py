@@ -1,15 +1,18 @@
 """Models: the one shift between logits and tokens, sampling, scoring. Oracles take one row at a time, unpadded."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokalign.config import Sampling
 from tokalign.errors import InputError
 from tokalign.models import loading
-from tokalign.models.batch import Batch, by_length
+from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
 from tokalign.models.sampler import Sampled, generate, new_seeds, respond, sample
@@ -212,6 +215,27 @@ def test_dropout_is_off_in_new_models(policy: Any, tmp_path: Path) -> None:
     assert all(m.p == 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
 
 
-def test_groups_hold_every_index_once_and_similar_lengths_together() -> None:
-    groups = by_length([3, 9, 1, 8, 2], 2)
-    assert groups == [[1, 3], [0, 4], [2]]
+def test_even_groups_hold_every_index_once_and_similar_lengths_together() -> None:
+    assert by_length([3, 9, 1, 8, 2], 2, even=True) == [[1, 3], [0, 4], [2]]
+
+
+@given(st.lists(st.integers(1, 600), max_size=9), st.integers(1, 5))
+def test_groups_are_the_cheapest_that_there_are(lengths: list[int], size: int) -> None:
+    groups = by_length(lengths, size)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(group) <= size for group in groups)
+
+    def cost(cuts: list[list[int]]) -> int:
+        return sum(len(group) * max(lengths[i] for i in group) + PASS for group in cuts)
+
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    found = cost(groups)
+    for places in product([False, True], repeat=max(len(order) - 1, 0)):
+        cuts = [[i] for i in order[:1]]
+        for i, new in zip(order[1:], places, strict=True):
+            if new:
+                cuts.append([i])
+            else:
+                cuts[-1].append(i)
+        if all(len(group) <= size for group in cuts):
+            assert found <= cost(cuts)

@@ -110,13 +110,16 @@ def test_a_policy_that_was_kept_is_the_policy(policy: Any, codec: Codec, tmp_pat
     subject = learner(policy, codec, tmp_path, **LAYOUTS[layout])
     subject.step(asked(codec))
     subject.networks.save_policy(tmp_path / "kept")
-    (tmp_path / "out").mkdir()
-    subject.networks.export(tmp_path / "kept", tmp_path / "out")
     batch = Batch.of([(p, [5, 6, 7]) for p in codec.prompts(PROMPTS)], codec.pad_id)
     with torch.no_grad():
+        expected, reference = subject.networks.read(batch).logprobs, subject.networks.ref_logprobs(batch)
+    subject.step(asked(codec))  # what was kept is not what it is at the end
+    (tmp_path / "out").mkdir()
+    subject.networks.export(tmp_path / "kept", tmp_path / "out")
+    with torch.no_grad():
         again = response_logprobs(load_policy(tmp_path / "out"), batch).logprobs
-        assert torch.allclose(again, subject.networks.read(batch).logprobs, atol=1e-5)
-        assert not torch.allclose(again, subject.networks.ref_logprobs(batch), atol=1e-5)
+    assert torch.allclose(again, expected, atol=1e-5)
+    assert not torch.allclose(again, reference, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -329,3 +332,21 @@ def test_a_reward_reaches_its_sentence_alone() -> None:
     mask = torch.ones(1, 5, dtype=torch.bool)
     ends = rl.segment_ends(torch.tensor([[1, 1, 1, 2, 2]]), mask)
     assert rl.land(torch.tensor([[0.0, 5.0, 0.0, -1.0, 0.0]]), ends).tolist() == [[0.0, 0.0, 5.0, 0.0, -1.0]]
+
+
+@pytest.mark.parametrize("layout", ["shared", "lora-shared"])
+def test_values_of_the_sampler_are_those_of_the_training_forward(
+    policy: Any, codec: Codec, tmp_path: Path, layout: str
+) -> None:
+    subject = learner(policy, codec, tmp_path, **LAYOUTS[layout])
+    torch.nn.init.normal_(subject.networks.head.weight)
+    first, _ = rollout(subject, asked(codec, 4))
+    assert subject.collector.reuse_logprobs is True
+    second, _ = rollout(subject, asked(codec, 4))
+    assert second.pairs == first.pairs
+    rows = range(len(second.pairs))
+    with torch.no_grad():
+        read = subject.networks.read(second.batch(rows, codec.pad_id)).values
+    assert read is not None
+    assert torch.allclose(second.values, read, atol=1e-5)
+    assert read.abs().sum() > 0

@@ -308,7 +308,7 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     batch_size: int = knob(64, "prompts in a rollout", low=1)
     epochs: int = knob(2, "passes over each rollout", low=1)
     minibatches: int = knob(2, "optimiser steps in a pass", low=1)
-    microbatch: int = knob(8, "responses in one forward pass, of similar length", low=1)
+    microbatch: int = knob(16, "responses in one forward pass, of similar length", low=1)
     lr: float = knob(1e-6, "learning rate of the policy", low=0)
     value_lr: float = knob(5e-6, "learning rate of the value model", low=0)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)

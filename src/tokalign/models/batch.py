@@ -76,10 +76,34 @@ class Batch:
         return x[rows, self.positions(shift)]
 
 
-def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in groups of ``size`` of similar length, longest first, so that little is padded."""
+PASS = 192
+"""Tokens whose computing takes about as long as what one more pass costs besides."""
+
+
+def by_length(lengths: Sequence[int], size: int, *, even: bool = False) -> list[list[int]]:
+    """Indices in groups of at most ``size``, longest first, cut where that saves most: padding costs, and so do passes.
+
+    Args:
+        lengths: of the sequences, in tokens.
+        size: the most that one group holds.
+        even: groups of ``size``, however much is padded, so that their number depends on that of the lengths alone.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    if even:
+        return [order[i : i + size] for i in range(0, len(order), size)]
+    # The cheapest way to group the first j, each group padded to its first: by dynamic programming over the last cut.
+    cost, cut = [0.0], [0]
+    for j in range(1, len(order) + 1):
+        firsts = range(max(0, j - size), j)
+        best = min(firsts, key=lambda i: cost[i] + (j - i) * lengths[order[i]])
+        cost.append(cost[best] + (j - best) * lengths[order[best]] + PASS)
+        cut.append(best)
+    groups: list[list[int]] = []
+    j = len(order)
+    while j:
+        groups.append(order[cut[j] : j])
+        j = cut[j]
+    return groups[::-1]
 
 
 def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:

@@ -1,6 +1,5 @@
 """One step of PPO on a policy: rollout, rewards, advantages, updates. The arithmetic is in ``core/rl.py``."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -249,12 +248,11 @@ class Learner:
 
         All processes make as many passes: one with less to do makes a pass that counts 0.
         """
-        size, sizes = self.knobs.microbatch, rollout.sizes
+        sizes = rollout.sizes
         mine = distributed.deal(sorted(rows, key=lambda i: -sizes[i]))
-        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], size)]
+        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], self.knobs.microbatch)]
         yield from ((group, 1.0) for group in groups)
-        largest_part = math.ceil(len(rows) / distributed.world())
-        for _ in range(math.ceil(largest_part / size) - len(groups)):
+        for _ in range(distributed.most(len(groups)) - len(groups)):
             yield rows[:1], 0.0
 
     def _some(self, asked: Sequence[Asked], rollout: Rollout, raw: Tensor) -> Seen:

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError
+from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.loading import CLASSES, load_classifier
 from tokalign.models.tokenization import Codec
@@ -86,7 +87,7 @@ class RewardModel:
         probs: list[Tensor] = [torch.empty(0)] * len(pairs)
         rewards: list[Tensor] = [torch.empty(0)] * len(pairs)
         device = next(self.model.parameters()).device
-        for group in by_length([len(p) + len(r) for p, r in pairs], microbatch):
+        for group in by_length([len(p) + len(r) for p, r in pairs], microbatch, even=distributed.sharded()):
             batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, device)
             mask = batch.response_mask
             if self.level == "token":

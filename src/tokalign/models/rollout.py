@@ -105,8 +105,8 @@ class Collector:
         mine = distributed.deal(order)
         knobs = self.networks.config
         with self.networks.sampling() as policy:
-            prompts = [asked[i].ids for i in mine]
-            return mine, self.sampler(policy, prompts, [seeds[i] for i in mine], self.codec, knobs)
+            prompts, own = [asked[i].ids for i in mine], [seeds[i] for i in mine]
+            return mine, self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
 
     def judge(self, asked: Sequence[Asked], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
         """What networks and payers say of the responses of all processes."""
@@ -114,7 +114,7 @@ class Collector:
         finished = [s.finished for s in sampled]
         emitted = Emitted([asked[i].prompt for i in mine], pairs, finished, self.codec)
         knobs = self.networks.config
-        logprobs, ref_logprobs, values = self._read(pairs, [s.logprobs for s in sampled])
+        logprobs, ref_logprobs, values = self._read(pairs, sampled)
         earned = [payer.pay(emitted, knobs.microbatch) for payer in self.payers]
         segments = [torch.zeros(len(r), dtype=torch.long) for _, r in pairs]
         if knobs.granularity == "segment":
@@ -126,39 +126,43 @@ class Collector:
         return Rollout.of(asked, distributed.gathered(made), self.networks.device)
 
     @torch.no_grad()
-    def _read(
-        self, pairs: list[Pair], drawn: Sequence[Tensor | None]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Log-probabilities under policy and reference, and values: (T_i,) each."""
-        n = len(pairs)
-        ours, refs, values = ([torch.empty(0)] * n for _ in range(3))
-        for group in by_length([len(p) + len(r) for p, r in pairs], self.networks.config.microbatch):
+        logprobs, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(3))
+        sizes, most = [len(p) + len(r) for p, r in pairs], self.networks.config.microbatch
+        for group in by_length(sizes, most, even=distributed.sharded()):
             batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, self.networks.device)
-            known = [drawn[i] for i in group]
-            ref = self.networks.ref_logprobs(batch)
-            read = None
-            if self.networks.shared or not self.reuse_logprobs:
-                read = self.networks.read(batch)
-            value = read.values if read is not None and self.networks.shared else self.networks.values(batch)
-            assert value is not None
-            if self.reuse_logprobs is None:
-                assert read is not None
+            known = [sampled[i] for i in group]
+            enough = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
+            read = None if enough else self.networks.read(batch)
+            if read is not None and self.reuse_logprobs is None:
                 self.reuse_logprobs = distributed.most(gap(known, read.logprobs) > MISMATCH) == 0
-            old = read.logprobs if read is not None and not self.reuse_logprobs else None
+            ref = self.networks.ref_logprobs(batch)
+            value = read and read.values if self.networks.shared else self.networks.values(batch)
             for row, i in enumerate(group):
                 size = len(pairs[i][1])
-                refs[i], values[i] = ref[row, :size].cpu(), value[row, :size].cpu()
-                given = known[row]
-                ours[i] = old[row, :size].cpu() if old is not None or given is None else given  # type: ignore[index]
-        return ours, refs, values
+                refs[i] = ref[row, :size].cpu()
+                logprobs[i] = _either(
+                    sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
+                )
+                values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
+        return logprobs, refs, values
 
 
-def gap(known: Sequence[Tensor | None], found: Tensor) -> float:
-    """The largest difference of log-probabilities known (T_i,) and found (B, T); endless where one is not known."""
-    if any(k is None for k in known):
+def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> Tensor:
+    """What the sampler knows of a response (T_i,), else what was read of it, a row of (B, T)."""
+    if known is not None:
+        return known
+    assert read is not None
+    return read[row, :size].cpu()
+
+
+def gap(known: Sequence[Sampled], found: Tensor) -> float:
+    """The largest difference of log-probabilities known and found (B, T); endless where a sampler knows none."""
+    rows = [s.logprobs for s in known if s.logprobs is not None]
+    if len(rows) < len(known):
         return float("inf")
-    there = pad_rows([k for k in known if k is not None], found.shape[1]).to(found.device)
-    return float((there - found).abs().max())
+    return float((pad_rows(rows, found.shape[1]).to(found.device) - found).abs().max())
 
 
 def sentences(texts: Sequence[str], places: Sequence[Sequence[tuple[int, int]]]) -> list[Tensor]:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 
 from tokalign.config import Sampling
 from tokalign.models.batch import by_length
+from tokalign.models.cache import growing_cache
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
 
@@ -21,19 +22,27 @@ from tokalign.schemas import PromptRow
 class Sampled:
     """One response: ``ids`` (T,), EOS last if ``finished``.
 
-    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut; None where a sampler has none.
+    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut; ``values`` (T,) are of the states
+    before the tokens, if a value head was given. Both are None where a sampler has none.
     """
 
     ids: list[int]
-    logprobs: Tensor | None
     finished: bool
+    logprobs: Tensor | None = None
+    values: Tensor | None = None
 
 
 class Sampler(Protocol):
     """Draws responses. Room for an engine of another make: it is handed the policy as it is now, and seeds."""
 
     def __call__(
-        self, policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
+        self,
+        policy: Any,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        codec: Codec,
+        knobs: Sampling,
+        value_head: Any = None,
     ) -> list[Sampled]:
         """One response to each prompt; the same policy, prompts and seeds give the same responses."""
 
@@ -63,7 +72,7 @@ def respond(
     """
     seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
-    for group in by_length([len(p) for p in prompts], batch_size):
+    for group in by_length([len(p) for p in prompts], batch_size, even=True):
         drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], codec, knobs)
         for i, s in zip(group, drawn, strict=True):
             texts[i] = (codec.decode(s.ids), s.finished)
@@ -99,7 +108,12 @@ def respond_to(
 
 @torch.no_grad()
 def sample(
-    policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    codec: Codec,
+    knobs: Sampling,
+    value_head: Any = None,
 ) -> list[Sampled]:
     """The built-in :class:`Sampler`. ``temperature`` 0 takes the most likely token.
 
@@ -115,11 +129,13 @@ def sample(
     luck = torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
 
     tokens = torch.full((len(prompts), most), codec.pad_id, device=device)
-    logps = torch.zeros(len(prompts), most, device=device)
+    logps, values = torch.zeros(2, len(prompts), most, device=device)
     lengths = torch.full((len(prompts),), most, device=device)
     live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    cache = DynamicCache(config=policy.config)
+    cache = growing_cache(policy.config)
+    states: list[Tensor] = []
+    handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
     for t in range(most):
         logits = (
             policy(
@@ -135,6 +151,9 @@ def sample(
         )
         logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
         token = _draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
+        state = states.pop()
+        if value_head is not None:
+            values[live, t] = value_head(state).squeeze(-1).float()
         running = ~done[live]
         tokens[live, t] = torch.where(running, token, codec.pad_id)
         logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
@@ -152,9 +171,11 @@ def sample(
         input_ids = token[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
+    handle.remove()
+    tokens, logps, values = tokens.cpu(), logps.cpu(), values.cpu()
     return [
-        Sampled(row[:n].tolist(), logp_row[:n].cpu(), bool(end))
-        for row, logp_row, n, end in zip(tokens, logps, lengths.tolist(), done.tolist(), strict=True)
+        Sampled(tokens[i, :n].tolist(), end, logps[i, :n], None if value_head is None else values[i, :n])
+        for i, (n, end) in enumerate(zip(lengths.tolist(), done.tolist(), strict=True))
     ]
 
 
@@ -174,7 +195,12 @@ def _draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tenso
 
 @torch.no_grad()
 def generate(
-    policy: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], codec: Codec, knobs: Sampling
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    codec: Codec,
+    knobs: Sampling,
+    value_head: Any = None,
 ) -> list[Sampled]:
     """A :class:`Sampler` by ``generate`` of transformers, for models whose cache the built-in one cannot keep."""
     device = next(policy.parameters()).device
@@ -195,7 +221,7 @@ def generate(
         )
     rows: list[list[int]] = drawn[:, width:].tolist()
     ends = [row.index(codec.eos_id) + 1 if codec.eos_id in row else None for row in rows]
-    return [Sampled(row[:end], None, end is not None) for row, end in zip(rows, ends, strict=True)]
+    return [Sampled(row[:end], end is not None) for row, end in zip(rows, ends, strict=True)]
 
 
 SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate}

@@ -19,6 +19,10 @@ NEXT = {
         "tokalign train-rm {path} --model MODEL --level token --out RM",
     ],
     "policy": ["tokalign generate PROMPTS --policy {path} --out RESPONSES"],
+    "policy by PPO": [
+        "tokalign show {path}",
+        "tokalign eval-winrate --prompts TEST --candidate ppo={path} --reference POLICY --out WINRATES",
+    ],
     "reward-model": [
         "tokalign show {path}",
         "tokalign train-ppo PROMPTS --policy POLICY --reward-model {path} --granularity {level} --out PPO",
@@ -44,7 +48,8 @@ def written(config: Stage, result: Any) -> None:
     for name, manifest in manifests.items():
         _say(config.out / name, manifest)
     for name, manifest in list(manifests.items())[:1]:
-        for line in NEXT.get(manifest.kind, []):
+        kind = "policy by PPO" if "best_step" in manifest.stats and manifest.kind == "policy" else manifest.kind
+        for line in NEXT.get(kind, []):
             level = manifest.stats.get("level", "token")
             print("  next: " + line.format(path=safe(str(config.out / name)), level=level), file=sys.stderr)
 
@@ -90,7 +95,9 @@ def headline(m: Manifest) -> list[str]:
         ]
     if m.kind == "policy" and "best_step" in s:
         won = f", win rate on held-out prompts {s['best_win_rate']:.1f} %" if s["best_win_rate"] is not None else ""
-        return [f"kept step {s['best_step']} of {s['steps']}{won}"]
+        ended = f"; stopped, {s['stopped']}" if s.get("stopped") else ""
+        beware = [f"beware, {sign}" for sign in s.get("warnings", {}).values()]
+        return [f"kept step {s['best_step']} of {s['steps']}{won}{ended}", *beware]
     if m.kind == "policy":
         return [f"{s['weights']} weights, {s['steps']} steps, final loss {s['final_loss']:.4f}"]
     if m.kind == "winrates":
