@@ -21,7 +21,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
-MODELS_DOC = ROOT / "docs" / "reward-models.md"
+MODELS_DOC, PPO_DOC = ROOT / "docs" / "reward-models.md", ROOT / "docs" / "ppo.md"
 RESULT = ROOT / "docs" / "results" / "headline.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -35,19 +35,32 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def spell(found: Result) -> str:
+    """A mean over seeds with its interval."""
+    low, high = found["ci95"]
+    return f"{found['mean']:+.1f} (95 %: {low:+.1f} to {high:+.1f})"
+
+
 def headline(result: Result) -> str:
     """Win rates of both arms, by seed."""
     rows = []
     for s in result["seeds"]:
         won, error = s["win_rate"], s["standard_error"]
         arms = [f"{won[arm]:.1f} ± {error[arm]:.1f}" for arm in ("sequence", "token")]
-        rows.append([str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}"])
+        rows.append([str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}", str(s["token_passes_at"] or "–")])
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
-    gap = f"**{result['gap_mean']:+.1f}** ± {result['gap_standard_error']:.1f}"
-    rows.append(["mean", *(f"{mean:.1f}" for mean in means), gap])
-    made = table(["seed", "sequence-level PPO, %", "token-level PPO, %", "difference"], rows)
-    at_1 = f"{result['gap_at_1_mean']:+.1f} ± {result['gap_at_1_standard_error']:.1f}"
-    return f"{made}\n\nSampled at temperature 1 instead of 0.7, the mean difference is {at_1}."
+    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", ""])
+    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "passed at step"]
+    longer = result["long"]
+    last = max(int(step) for s in result["seeds"] for step in s["heldout"]["token"])
+    best, end = spell(longer["token-long"]), spell(longer["token-long-last"])
+    said = [
+        f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
+        f"{spell(result['gap_at_1'])}. *Passed at step*: where the token arm's win rate on held-out prompts is first",
+        f"above the sequence arm's at its last step, {last}. Run on to {longer['steps']} steps, the token arm's chosen",
+        f"checkpoint wins {best} points more than that of {last} steps, its last one {end}.",
+    ]
+    return "\n\n".join([table(columns, rows), "\n".join(said)])
 
 
 def reward_models(result: Result) -> str:
@@ -173,6 +186,35 @@ def alignments(result: Result) -> str:
     return f"{table(columns, rows)}\n\nWin rate of blocks less Levenshtein, mean over the seeds: {gap} points."
 
 
+def ppo_memory(result: Result) -> str:
+    """Peaks of one run."""
+    rows = [[name, f"{size} MB", f"{result['shares'][name]:.2f}"] for name, size in result["megabytes"].items()]
+    return table(["networks", "peak", "of four models"], rows)
+
+
+def ppo_speed(result: Result) -> str:
+    """Medians and ratios of one run."""
+    names = {"trl": "TRL 1.10.0", "separate": "`--value-model separate`", "shared": "`--value-model shared`"}
+    rows = []
+    for key, name in names.items():
+        s = result["seconds"][key]
+        ratio = f"{result['ratios'][key]:.2f}×" if key in result["ratios"] else "1×"
+        rows.append([name, *(f"{s[part]:.2f} s" for part in ("rollout", "scoring", "update", "whole")), ratio])
+    made = table(["", "rollout", "scoring", "update", "a step", "as fast"], rows)
+    tried = f"TRL with {result['trl_microbatch']} responses in a forward pass, the fastest of three."
+    drawn = f"`generate` of transformers takes {result['ratios']['sampler']:.2f} times as long as the built-in sampler."
+    return f"{made}\n\n{result['cores']} cores. {tried} {drawn}"
+
+
+def ablations(result: Result) -> str:
+    """What each change is worth."""
+    rows = []
+    for name, c in result["changes"].items():
+        by = "" if name == "base" else f"{c['difference']['mean']:+.1f} ± {c['difference']['standard_error']:.1f}"
+        rows.append([c["about"], f"{c['win_rate']:.1f}", by, f"{c['kl']:.1f}"])
+    return table(["change", "win rate, %", "difference", "KL"], rows)
+
+
 TABLES = {
     README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
     LABELS: {
@@ -185,6 +227,10 @@ TABLES = {
         "recall": (RESULT.with_name("reward_models.json"), recall),
         "human-rewards": (RESULT.with_name("human_rewards.json"), human_rewards),
         "reward-speed": (RESULT.with_name("reward_speed.json"), reward_speed),
+    },
+    PPO_DOC: {
+        "ppo-memory": (RESULT.with_name("ppo_memory.json"), ppo_memory),
+        "ppo-speed": (RESULT.with_name("ppo_speed.json"), ppo_speed),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""

@@ -185,3 +185,20 @@ def test_the_playground_settings_are_made_of_knobs() -> None:
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         made = minimal(knobs, **given)
         assert {key: getattr(made, key) for key in given} == given
+
+
+def test_one_value_serves_where_several_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    from tokalign.cli import app
+
+    seen: list[Any] = []
+    module = type("Stage", (), {"run": staticmethod(seen.append)})
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: tokalign.config if name == "tokalign.config" else module
+    )
+    for value, expected in (('"rm"', ["rm"]), ('["rm", "m:f"]', ["rm", "m:f"])):
+        (tmp_path / "c.toml").write_text(f"[train-ppo]\nreward-model = {value}\nreward-weight = 0.5\n")
+        line = ["train-ppo", "p", "--policy", "x", "--out", str(tmp_path / "o"), "--config", str(tmp_path / "c.toml")]
+        app(line, standalone_mode=False)
+        assert (seen[-1].reward_model, seen[-1].reward_weight) == (expected, [0.5])

@@ -1,5 +1,6 @@
 """The PPO step as a whole: what it pays for is learnt, however networks lie in memory and the work is split."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tokalign.config import TrainPpoConfig
 from tokalign.core import rl
@@ -169,6 +171,18 @@ def test_half_precision_trains_whole_weights(policy: Any, codec: Codec, tmp_path
     assert metrics["kl"] == pytest.approx(0, abs=0.5)
     with pytest.raises(UsageError, match="float16"):
         learner(policy, codec, tmp_path, dtype="float16")
+
+
+def test_a_policy_is_given_out_in_the_precision_that_was_asked_for(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, dtype="bfloat16")
+    subject.networks.save_policy(tmp_path / "kept")
+    (tmp_path / "out").mkdir()
+    subject.networks.export(tmp_path / "kept", tmp_path / "out")
+    kept, given = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "out"))
+    assert kept.keys() == given.keys(), "weights that are one are kept once"
+    assert {w.dtype for w in kept.values()} == {torch.float32}
+    assert {w.dtype for w in given.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_a_step_does_not_touch_the_reference(policy: Any, codec: Codec, tmp_path: Path) -> None:

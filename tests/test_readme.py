@@ -2,11 +2,14 @@
 
 import re
 import runpy
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tokalign import config
+from tokalign.config import is_required
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MADE = runpy.run_path(str(ROOT / "bench" / "readme.py"))
@@ -43,3 +46,27 @@ def test_the_picture_is_what_the_command_prints() -> None:
 def words(svg: str) -> list[str]:
     """The text of a picture: how it is drawn may change with the version of rich."""
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_every_knob_of_ppo_is_explained_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| (`--.*?`) \| (.*?) \|", (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    told: dict[str, str] = {}
+    for names, defaults in rows:
+        options = re.findall(r"--([\w-]+)", names)
+        values = defaults.replace("`", "").split(", ") if len(options) > 1 else [defaults.replace("`", "")]
+        told |= dict(zip(options, values * len(options) if len(values) == 1 else values, strict=False))
+    common = {f.name for base in (config.Foreign, config.Stage, config.Compute) for f in fields(base)}
+    for f in fields(config.TrainPpoConfig):
+        name = f.name.replace("_", "-")
+        if f.name in common or is_required(f) or f.name == "report_to":
+            continue
+        assert name in told, f"--{name} is not in docs/ppo.md"
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if isinstance(default, bool):
+            assert told[name].startswith("on" if default else "off"), name
+        elif isinstance(default, int | float):
+            assert float(re.split(r"[ ,:]", told[name])[0]) == default, name
+        elif default:
+            assert told[name] == default, name

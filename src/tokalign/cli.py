@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -165,8 +165,10 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         for key in values:
             if key not in known:
                 raise UsageError(f"{path}: unknown key {key!r} in [{table}]", remedy=f"see tokalign {table} --help")
-    mine = tables.get(ctx.info_name or "", {})
-    ctx.default_map = {key.replace("-", "_"): value for key, value in mine.items()}
+    mine = {key.replace("-", "_"): value for key, value in tables.get(ctx.info_name or "", {}).items()}
+    hints = get_type_hints(COMMANDS[ctx.info_name].load_knobs()) if mine and ctx.info_name else {}
+    several = {key for key in mine if get_origin(hints[key]) is list}  # one value is a list of one
+    ctx.default_map = {k: [v] if k in several and not isinstance(v, list) else v for k, v in mine.items()}
     return path
 
 

@@ -11,7 +11,6 @@ whole      policy, its copy as reference,  policy with a value head on its last 
 =========  ==============================  =======================================================
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -194,16 +193,14 @@ class Networks:
             return
         weights = distributed.gathered_weights(self.policy)
         if distributed.leads():
-            dtype = getattr(torch, self.config.dtype)
-            self.policy.save_pretrained(str(folder), state_dict={k: v.to(dtype) for k, v in weights.items()})
+            self.policy.save_pretrained(str(folder), state_dict=weights)
 
     def export(self, kept: Path, out: Path) -> None:
         """Make what :meth:`save_policy` kept in ``kept`` a policy of its own in ``out``; the networks end with it."""
         if self.adapters:
             self.adapters.merged(kept).save_pretrained(str(out))
-            return
-        for path in kept.iterdir():
-            shutil.copy2(path, out)
+        else:
+            loading.load_policy(kept, self.config.dtype).save_pretrained(str(out))
 
 
 class OnAdapter(torch.nn.Module):
