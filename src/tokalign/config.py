@@ -178,6 +178,18 @@ class SupervisedStage(Adapting, Training, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paid(Knobs):
+    """How a paid service is asked."""
+
+    concurrency: int = knob(16, "claude: calls under way at a time", role="run", low=1)
+    max_cost: float | None = knob(None, "claude: US dollars that may be spent, in all runs together", role="run", low=0)
+    prices: Path | None = knob(None, "claude: TOML file of prices, in place of ours", role="run")
+    allow_unpriced: bool = knob(False, "claude: go on with a model whose price is not known", role="run")
+    max_retries: int = knob(6, "claude: how often a call that failed is made again", role="run", low=0)
+    timeout: float = knob(600.0, "claude: seconds after which a call is given up", role="run", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlaygroundConfig(Stage):
     """Knobs of ``tokalign playground``."""
 

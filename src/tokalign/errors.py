@@ -7,7 +7,9 @@
     │   └── ConflictError    2  the output folder holds another run
     ├── InputError           5  bad input: file:line, field, value, remedy
     │   └── KindError        5  an artifact of the wrong kind
+    ├── BudgetError          4  the cap on spending is reached; what was paid for is kept
     ├── LockedError          6  another process writes this folder
+    ├── ServiceError         7  the service, or the credentials for it
     └── StoppedError   130/143  SIGINT or SIGTERM; what was done is kept
 
 Other codes: 0 done · 3 finished with unresolved rows.
@@ -54,6 +56,18 @@ class InputError(TokalignError):
 
 class KindError(InputError):
     """An artifact of another kind than the command takes."""
+
+
+class BudgetError(TokalignError):
+    """The next paid call could cost more than the cap on spending leaves."""
+
+    exit_code = 4
+
+
+class ServiceError(TokalignError):
+    """A service refuses to work for us: a key, a right, money, a name."""
+
+    exit_code = 7
 
 
 class LockedError(TokalignError):
