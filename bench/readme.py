@@ -231,6 +231,7 @@ TABLES = {
     PPO_DOC: {
         "ppo-memory": (RESULT.with_name("ppo_memory.json"), ppo_memory),
         "ppo-speed": (RESULT.with_name("ppo_speed.json"), ppo_speed),
+        "ablations": (RESULT.with_name("ablations.json"), ablations),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""

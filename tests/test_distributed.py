@@ -86,6 +86,7 @@ def test_two_processes_make_the_ppo_steps_of_one(models: Path, tmp_path: Path, v
     work = ["train-ppo", "data/prompts", "--policy", str(models / "policy"), "--reward-model", str(models / "rm")]
     work += ["--batch-size", "6", "--minibatches", "2", "--microbatch", "2", "--max-new-tokens", "12", "--lr", "1e-3"]
     work += ["--value-lr", "1e-3", "--value-model", value_model, "--device", "cpu", "--save-every", "2", "--seed", "3"]
+    work += ["--eval-prompts", "data/prompts", "--eval-every", "2"]
     subprocess.run([PROGRAM, *work, "--steps", "3", "--out", str(one), "--quiet"], cwd=ROOT, check=True)
     env = {"ACCELERATE_USE_FSDP": "true"} if sharded else {}
     for steps in ("2", "3") if sharded else ("3",):  # the third step goes on from what the processes saved

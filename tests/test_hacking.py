@@ -28,9 +28,11 @@ def test_repetition_counts_stretches_that_stand_there_already(rows: list[list[in
 def test_a_calm_run_shows_no_signs() -> None:
     assert signs(CALM, {**CALM, "win_rate": 60.0, "win_rate_error": 2.0}, 64.0) == {}
     assert signs(CALM, {**CALM, "length": 59.0}, None) == {}
+    assert signs(CALM, {**CALM, "length": 27.0}, None) == {}
 
 
 def test_signs_name_what_they_have_seen() -> None:
+    assert signs(CALM, {**CALM, "length": 26.0}, None) == {"length": "responses have shrunk from 40 to 26 tokens"}
     found = signs(CALM, {"length": 61.0, "repetition": 0.2, "kl": 31.0, "win_rate": 50.0, "win_rate_error": 2.0}, 64.0)
     assert found["length"] == "responses have grown from 40 to 61 tokens"
     assert found["repetition"].startswith("20% of the text repeats itself")

@@ -146,10 +146,11 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(policy: Any, codec: Codec)
 def test_a_response_is_the_same_in_whatever_company_it_is_drawn(policy: Any, codec: Codec) -> None:
     prompts = codec.prompts([f"Where is map {i}? {'Please. ' * (i % 5)}" for i in range(12)])
     knobs = Sampling(max_new_tokens=16)
-    together = respond(policy, codec, prompts, knobs, seed=3, batch_size=12)
-    assert respond(policy, codec, prompts, knobs, seed=3, batch_size=5) == together
-    assert respond(policy, codec, prompts[:4], knobs, seed=3, batch_size=4) == together[:4]
-    assert respond(policy, codec, prompts, knobs, seed=4, batch_size=12) != together
+    seeds = new_seeds(12, torch.Generator().manual_seed(3))
+    together = respond(policy, codec, prompts, knobs, seeds, batch_size=12)
+    assert respond(policy, codec, prompts, knobs, seeds, batch_size=5) == together
+    assert respond(policy, codec, prompts[:4], knobs, seeds[:4], batch_size=4) == together[:4]
+    assert respond(policy, codec, prompts, knobs, seeds[::-1], batch_size=12) != together
 
 
 def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance(policy: Any, codec: Codec) -> None:
@@ -160,6 +161,10 @@ def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance
     theirs = generate(policy, prompts, [1, 2, 3], codec, knobs)
     ours = sample(policy, prompts, [1, 2, 3], codec, knobs)
     assert [(s.ids, s.finished) for s in theirs] == [(s.ids, s.finished) for s in ours]
+    policy.generation_config.repetition_penalty = 5.0  # what a model ships for its use
+    again = generate(policy, prompts, [1, 2, 3], codec, knobs)
+    assert [s.ids for s in again] == [s.ids for s in theirs]
+    assert policy.generation_config.repetition_penalty == 5.0
     luck = [
         generate(policy, prompts, seeds, codec, Sampling(max_new_tokens=12)) for seeds in ([5, 6, 7], [5, 6, 7], [8])
     ]

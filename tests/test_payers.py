@@ -103,8 +103,8 @@ def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [([1.0], "1 rewards for 2"), ([[1.0, 2.0], 1.0], "2 numbers for the"), ([float("nan"), 1.0], "1 numbers"),
-     (["good", 1.0], "no number for response 0: 'good'")],
+    [([1.0], "1 rewards for 2"), ([[1.0, 2.0], 1.0], "2 numbers for the"),
+     ([float("nan"), 1.0], "gave nan for response 0"), (["good", 1.0], "no number for response 0: 'good'")],
 )  # fmt: skip
 def test_what_is_no_reward_is_refused(emitted: Emitted, given: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -156,10 +156,20 @@ def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
     prices = ByFunction(lambda p, r, o: [len(text) for text in r], "length")
     judge = RewardJudge([ByModel(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
     rated = model.rate([(p, r.ids) for p, r in zip(codec.prompts(PROMPTS), codec.responses(TEXTS), strict=True)])
-    expected = [2 * mean + 0.5 * len(text) for mean, text in zip(rated.means, TEXTS, strict=True)]
-    assert judge._score(PROMPTS, TEXTS) == pytest.approx(expected)
-    longer = [text + " Yes." for text in TEXTS]
+    means, lengths = judge._scores(PROMPTS, TEXTS)
+    assert means == pytest.approx(rated.means)
+    assert lengths == [float(len(text)) for text in TEXTS]
     same = judge.compare(PROMPTS, TEXTS, TEXTS)
     assert [c.preference for c in same] == [1.5, 1.5]
     only = RewardJudge([prices], [-1.0], codec)
+    longer = [text + " Yes." for text in TEXTS]
     assert [c.preference for c in only.compare(PROMPTS, TEXTS, longer)] == [1.0, 1.0]
+
+
+def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Codec) -> None:
+    """A payer of dollars and one of cents say as much."""
+    words = ByFunction(lambda p, r, o: [len(text.split()) for text in r], "words")
+    letters = ByFunction(lambda p, r, o: [1000.0 * len(text.split()) for text in r], "thousands")
+    judge = RewardJudge([words, letters], [1.0, -1.0], codec)
+    longer = [text + " Yes." for text in TEXTS]
+    assert [c.preference for c in judge.compare(PROMPTS, TEXTS, longer)] == [1.5, 1.5]

@@ -364,3 +364,41 @@ def test_values_of_the_sampler_are_those_of_the_training_forward(
     assert read is not None
     assert torch.allclose(second.values, read, atol=1e-5)
     assert read.abs().sum() > 0
+
+
+class PaysBrief:
+    """One number a response, as a function gives it: at the last token."""
+
+    name, dense, averaged = "brief", True, False
+
+    def pay(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
+        return [torch.tensor([0.0] * (len(r) - 1) + [-len(r) / 100]) for _, r in emitted.pairs]
+
+
+def test_one_score_a_response_is_not_centred_away(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    with torch.no_grad():
+        policy.lm_head.weight[codec.eos_id] *= 3  # so that lengths differ
+    subject = learner(policy, codec, tmp_path)
+    subject.payers = subject.collector.payers = [PaysBrief()]
+    found, _ = rollout(subject, asked(codec, 8))
+    totals = subject._paid(found).sum(1)
+    lengths = found.response_mask.sum(1).float()
+    assert lengths.std() > 0.5
+    assert float(torch.corrcoef(torch.stack([totals, lengths]))[0, 1]) == pytest.approx(-1, abs=1e-4)
+
+
+def test_minibatches_are_even_and_hold_every_response_once_an_epoch(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    subject = learner(policy, codec, tmp_path, minibatches=4, epochs=2)
+    parts = list(subject._minibatches(10))
+    assert [len(rows) for rows, _ in parts] == [2, 3, 2, 3] * 2
+    assert sorted(i for rows, _ in parts[:4] for i in rows) == list(range(10))
+    assert [fresh for _, fresh in parts] == [True] + [False] * 7
+
+
+def test_responses_sampled_a_few_at_a_time_are_the_same(policy: Any, codec: Codec, tmp_path: Path) -> None:
+    pairs = []
+    for size in (0, 3):
+        subject = learner(policy, codec, tmp_path, sample_batch=size)
+        found, _ = rollout(subject, asked(codec, 2))
+        pairs.append(found.pairs)
+    assert pairs[0] == pairs[1]

@@ -143,3 +143,45 @@ def test_manifests_say_what_a_run_was_asked(there: Path) -> None:
     manifest: dict[str, Any] = json.loads((there / "both" / "manifest.json").read_text())
     assert manifest["config"]["reward_model"] == ["rm", "mine:brief"]
     assert manifest["config"]["reward_weight"] == [1.0, 0.5]
+
+
+def test_a_run_that_stops_before_its_first_evaluation_is_evaluated_and_kept(there: Path) -> None:
+    work = f"train-ppo prompts --policy policy --reward-model rm {QUICK} --eval-prompts heldout --lr 3e-2 --kl-coef 0"
+    tokalign(there, f"{work} --stop-kl 0.5 --steps 30 --eval-every 30 --out early")
+    found = stats(there / "early")
+    assert found["best_step"] == found["steps"] < 30
+    assert found["best_win_rate"] is not None
+    # Asked for more, it goes on, and stops again where it has to.
+    tokalign(there, f"{work} --stop-kl 0.5 --steps 40 --eval-every 30 --out early")
+    assert stats(there / "early")["steps"] > found["steps"]
+
+
+def test_what_goes_wrong_in_the_middle_leaves_what_was_done(there: Path) -> None:
+    wrong = "def f(prompts, responses, offsets):\n    return [{}] * len(responses)\n"
+    (there / "turns.py").write_text(wrong.format("float(open('n').read())"))
+    (there / "n").write_text("1")
+    work = f"train-ppo prompts --policy policy --reward-model turns:f {QUICK} --granularity sequence --save-every 1"
+    tokalign(there, f"{work} --steps 2 --out mended")
+    (there / "n").write_text("nan")
+    failed = run(there, f"{work} --steps 4 --out mended")
+    assert failed.returncode == 5
+    assert "gave nan for response 0" in failed.stderr
+    assert list((there / "mended" / "checkpoints").glob("checkpoint-*"))
+    fresh = run(there, f"{work} --steps 4 --out new")
+    assert fresh.returncode == 5
+    assert not (there / "new").exists(), "of a run that did nothing nothing stays"
+    (there / "n").write_text("2")
+    tokalign(there, f"{work} --steps 4 --out mended")
+    assert [row["step"] for row in lines(there / "mended" / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [("--temperature 0", "--temperature is 0"), ("--kl-coef 0 --kl-target 3", "--kl-target is 3"),
+     ("--minibatches 9 --batch-size 4", "--minibatches is 9")],
+)  # fmt: skip
+def test_knobs_that_do_not_go_together_are_refused(there: Path, knobs: str, said: str) -> None:
+    done = run(there, f"train-ppo prompts --policy policy --reward-model rm --out refused {knobs}")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (there / "refused").exists()

@@ -136,3 +136,14 @@ def test_sharded_weights_are_put_together_by_the_first_process(tmp_path: Path, p
     whole = gathered(Sharded(), policy, tmp_path / "whole")
     assert type(whole) is type(policy)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), policy.parameters(), strict=True))
+
+
+def test_the_log_of_an_earlier_run_survives_a_kill_before_the_next_line(tmp_path: Path) -> None:
+    from tokalign.metrics import MetricsLog
+
+    with MetricsLog(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 1.0})
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()[:2]
+    MetricsLog(tmp_path, after=2)  # and now the process is killed: nothing is closed
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before

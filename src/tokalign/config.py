@@ -320,7 +320,7 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     batch_size: int = knob(64, "prompts in a rollout", low=1)
     epochs: int = knob(2, "passes over each rollout", low=1)
     minibatches: int = knob(2, "optimiser steps in a pass", low=1)
-    microbatch: int = knob(16, "responses in one forward pass, of similar length", low=1)
+    microbatch: int = knob(16, "responses in one forward pass, of similar length", role="run", low=1)
     lr: float = knob(1e-6, "learning rate of the policy", low=0)
     value_lr: float = knob(5e-6, "learning rate of the value model", low=0)
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
@@ -340,6 +340,7 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
         2.0, "nothing good is paid beyond so many times the 95th percentile of the first lengths; 0: off", low=0
     )
     max_length: int = knob(2048, "longest prompt and response together; longer prompts are skipped", low=2)
+    sample_batch: int = knob(0, "responses sampled at a time; 0: all of a process", role="run", low=0)
     sampler: SamplerName = knob("builtin", "what draws responses: our own loop, or generate of transformers")
     eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
     eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")

@@ -68,7 +68,8 @@ class Dashboard(Progress):
             if course := self._course[key]:
                 table.add_row(Text(name), Text(format(course[-1], spec), justify="right"), Text(spark(course[-WIDTH:])))
         took = (time.monotonic() - self._start) / max(self.done - self._before, 1)
-        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) * took))
+        minutes, seconds = divmod(round((self.total - self.done) * took), 60)
+        left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
         return Panel(
             table, title=f"{self.label} · step {self.done} of {self.total} · {took:.1f} s a step · {left} left",
             title_align="left", expand=False,

@@ -39,6 +39,11 @@ def patiently() -> Iterator[None]:
         _State.patient -= 1
 
 
+def received() -> int:
+    """The signal that asked for the end; 0 if none has."""
+    return _State.received
+
+
 def asked() -> bool:
     """Whether the end was asked for."""
     return bool(_State.received)

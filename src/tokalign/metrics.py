@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tokalign.artifacts import write_whole
 from tokalign.config import ReportTo
 from tokalign.errors import UsageError
 
@@ -17,9 +18,8 @@ class MetricsLog:
 
     def __init__(self, folder: Path, report_to: ReportTo = "none", after: int = 0) -> None:
         path = folder / "metrics.jsonl"
-        kept = _up_to(path, after)
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
+        write_whole(path, "".join(_up_to(path, after)))  # whatever kills the run, these lines stay
+        self._file = path.open("a", encoding="utf-8")
         self._board: Any = None
         self._wandb: Any = None
         if report_to == "tensorboard":

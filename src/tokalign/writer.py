@@ -148,7 +148,8 @@ def writing(
         try:
             yield writer
         except (InputError, UsageError):  # what was asked for cannot be: leave things as they were
-            if writer.finished is None and not writer.resumed and not is_artifact(folder):
+            kept = writer.resumed or any(folder.glob("checkpoints/checkpoint-*"))
+            if writer.finished is None and not kept and not is_artifact(folder):
                 _empty(folder, but=(LOCK, ASIDE))
                 if (folder / ASIDE).is_dir():
                     _restore(folder)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 GROWN = 1.5
-"""Times its first length that a response may have on average."""
+"""Times its first length that a response may have on average, or the other way round."""
 REPEATED = 0.1
 """Share of repeated stretches that may come to those of the first rollout."""
 DRIFTED = 0.5
@@ -41,6 +41,8 @@ def signs(first: Mapping[str, float], now: Mapping[str, float], best_win_rate: f
     found = {}
     if now["length"] > GROWN * first["length"]:
         found["length"] = f"responses have grown from {first['length']:.0f} to {now['length']:.0f} tokens"
+    if now["length"] < first["length"] / GROWN:
+        found["length"] = f"responses have shrunk from {first['length']:.0f} to {now['length']:.0f} tokens"
     if now["repetition"] > first["repetition"] + REPEATED:
         found["repetition"] = f"{now['repetition']:.0%} of the text repeats itself, {first['repetition']:.0%} at first"
     if now["kl"] > DRIFTED * now["length"]:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from tokalign import interrupt
 from tokalign.artifacts import Manifest
 from tokalign.errors import TokalignError
 from tokalign.writer import Writer
@@ -70,7 +71,8 @@ def one_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Ite
     if word == "failed":
         raise TokalignError("the first process could not begin", remedy="see what it said")
     follower.finished = word if isinstance(word, Manifest) else None
-    yield follower
+    with interrupt.patiently():
+        yield follower
     _part()
 
 
@@ -136,18 +138,19 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
             torch.distributed.all_reduce(gradient)
 
 
-def shard(model: Any) -> None:
-    """Leave each process a part of the weights (FSDP 2): layer by layer, then the rest."""
+def shard(model: Any, dtype: torch.dtype = torch.float32) -> None:
+    """Leave each process a part of the weights (FSDP 2), layer by layer, then the rest; ``dtype``: once gathered."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     _meet()
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
     layers = set(getattr(model, "_no_split_modules", None) or [])
     for module in model.modules():
         if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+            fully_shard(module, mesh=mesh, mp_policy=precision)
+    fully_shard(model, mesh=mesh, mp_policy=precision)
 
 
 @contextmanager

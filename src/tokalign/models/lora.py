@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from tokalign.config import Adapting
+from tokalign.errors import InputError
 
 _HEADS = ("score", "classifier")
 _OUTPUTS = (*_HEADS, "lm_head", "embed_out")
@@ -90,8 +91,15 @@ class Adapters:
         self.model.add_adapter(name, config)
         weights = load_file(folder / "adapter_model.safetensors")
         low_rank = {key: w for key, w in weights.items() if ".lora_" in key}
-        set_peft_model_state_dict(self.model, low_rank, adapter_name=name)
+        found: Any = set_peft_model_state_dict(self.model, low_rank, adapter_name=name)
         self._use(POLICY)
+        missing = [key for key in found.missing_keys if f".{name}." in key]
+        if missing or found.unexpected_keys:
+            raise InputError(
+                f"the adapters do not fit the policy's layers: {(missing or found.unexpected_keys)[0]}",
+                where=str(folder),
+                remedy="use a reward model trained on the policy's own base, or its merged weights",
+            )
         return {key.split(".")[-1]: w for key, w in weights.items() if key not in low_rank}
 
     def parameters(self, name: str) -> list[Tensor]:

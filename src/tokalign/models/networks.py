@@ -54,19 +54,22 @@ class Networks:
             self.adapters = lora.Adapters(base, config)
             self.policy: Any = self.adapters.model
         else:
-            self.policy = loading.load_policy(config.policy).to(device)
+            self.policy = self._placed(loading.load_policy(config.policy))
         without_dropout(self.policy)
         self._add_value(config)
         self.ref_policy: Any = None
         if not self.adapters:
-            self.ref_policy = loading.load_policy(config.policy, config.dtype).to(device).requires_grad_(False)
+            self.ref_policy = self._placed(loading.load_policy(config.policy, config.dtype).requires_grad_(False))
         if config.gradient_checkpointing:
             for model in self._trained():
                 loading.recompute_activations(model)
+
+    def _placed(self, model: Any) -> Any:
+        """On the device; where processes share weights each keeps its part, before the next model comes."""
+        model.to(self.device)
         if distributed.sharded():
-            for model in (self.policy, self.value_model, self.ref_policy, self.head):
-                if model is not None:
-                    distributed.shard(model)
+            distributed.shard(model, getattr(torch, self.config.dtype))
+        return model
 
     def _add_value(self, config: TrainPpoConfig) -> None:
         """What values are read by: a head on the policy's states, an adapter with a head, or a model."""
@@ -75,11 +78,12 @@ class Networks:
         if self.shared:
             self.head = torch.nn.Linear(hidden_size(self.policy.config), 1, bias=False, device=self.device)
             torch.nn.init.zeros_(self.head.weight)
+            self._placed(self.head)
         elif self.adapters:
             self.value_model = OnAdapter(self.adapters, VALUE, 1).to(self.device)
             self.adapters.add(VALUE)
         else:
-            self.value_model = without_dropout(loading.new_value_model(config.policy).to(self.device))
+            self.value_model = self._placed(without_dropout(loading.new_value_model(config.policy)))
 
     def _trained(self) -> list[Any]:
         """The models in which gradients flow; adapters are all in the first."""

@@ -73,12 +73,14 @@ class ByModel:
             return self.model.rate(emitted.pairs, microbatch).rewards
         texts, places = emitted.located
         own = self.model.codec.responses(texts)
-        kept = [len(o.ids) if done else len(o.ids) - 1 for o, done in zip(own, emitted.finished, strict=True)]
+        sizes = [len(o.ids) if done else len(o.ids) - 1 for o, done in zip(own, emitted.finished, strict=True)]
+        kept = [max(n, 1) for n in sizes]
         prompts = self.model.codec.prompts(emitted.prompts)
-        some = [i for i, n in enumerate(kept) if n]  # of an empty text that did not end there is nothing to rate
-        rated = self.model.rate([(prompts[i], own[i].ids[: kept[i]]) for i in some], microbatch)
+        rated = self.model.rate([(p, o.ids[:n]) for p, o, n in zip(prompts, own, kept, strict=True)], microbatch)
         paid = [torch.zeros(len(ids)) for _, ids in emitted.pairs]
-        for i, rewards in zip(some, rated.rewards, strict=True):
+        for i, rewards in enumerate(rated.rewards):
+            if not sizes[i]:  # an empty text that did not end: there is nothing to pay
+                continue
             if not self.dense:
                 paid[i][-1] = rewards.sum()
                 continue
@@ -114,12 +116,14 @@ class ByFunction:
             numbers = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as e:
             raise InputError(f"{self.name} gave no number for response {k}: {given!r}", field=self.name) from e
-        if len(numbers) not in (1, tokens) or not torch.isfinite(numbers).all():
-            raise InputError(
-                f"{self.name} gave {len(numbers)} numbers for the {tokens} tokens of response {k}",
-                field=self.name,
-                remedy="give one finite number a response, or one for every token",
-            )
+        problem = ""
+        if len(numbers) not in (1, tokens):
+            problem = f"{len(numbers)} numbers for the {tokens} tokens of response {k}"
+        elif not torch.isfinite(numbers).all():
+            problem = f"{numbers[~numbers.isfinite()][0].item()} for response {k}"
+        if problem:
+            remedy = "give one finite number a response, or one for every token"
+            raise InputError(f"{self.name} gave {problem}", field=self.name, remedy=remedy)
         if len(numbers) == tokens:
             return numbers
         return torch.cat([torch.zeros(tokens - 1), numbers])
@@ -166,7 +170,7 @@ def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer
             f"{len(config.reward_weight)} --reward-weight for {len(config.reward_model)} --reward-model",
             remedy="give one for each, in their order",
         )
-    payers = [_load(source, config, codec, networks) for source in config.reward_model]
+    payers = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
     if config.granularity != "sequence" and not any(p.dense for p in payers):
         raise UsageError(
             f"--granularity {config.granularity}, but {config.reward_model[0]} gives one score a response",
@@ -175,18 +179,20 @@ def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer
     return payers
 
 
-def _load(source: str, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
+def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
     if is_function(source):
         return ByFunction(_function(source), source)
-    model = _on_the_policy(source, config, networks) or RewardModel.load(source, config.dtype)
+    model = _on_the_policy(source, k, config, networks) or RewardModel.load(source, config.dtype)
     model.reading, model.normalise = config.reward, config.normalise
     model.model.to(networks.device).requires_grad_(False)
     if distributed.sharded():
-        distributed.shard(model.model)
-    return ByModel(model, Path(source).name, not same_tokenizer(codec, model.codec))
+        distributed.shard(model.model, getattr(torch, config.dtype))
+    names = [Path(other).name for other in config.reward_model]
+    name = names[k] if names.count(names[k]) == 1 else f"{names[k]}-{k + 1}"
+    return ByModel(model, name, not same_tokenizer(codec, model.codec))
 
 
-def _on_the_policy(source: str, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:
+def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:
     """The reward model as one more adapter on the policy's weights, if it was trained as one on the same weights."""
     folder = Path(source)
     if networks.adapters is None or not (is_artifact(folder) and (folder / "adapter").is_dir()):
@@ -196,7 +202,7 @@ def _on_the_policy(source: str, config: TrainPpoConfig, networks: Networks) -> R
     if base is None or not base["sha256"] or base["sha256"] != policy["sha256"]:
         return None
     level = str(Manifest.read(folder).config["level"])
-    name = f"{lora.REWARD}{config.reward_model.index(source)}"
+    name = f"{lora.REWARD}{k}"
     head = networks.adapters.load(name, folder / "adapter")
     model = OnAdapter(networks.adapters, name, len(head["weight"]), bias="bias" in head)
     model.score.load_state_dict(head)

@@ -45,7 +45,8 @@ def response_logprobs(
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
     with _reading(policy, rows, batch.positions(-1)[mask]) as read:
         logits = policy(input_ids=batch.input_ids, use_cache=False).logits
-    logp = (logits.float() / temperature).log_softmax(-1)  # (N, V)
+    logp = (logits.float() if temperature == 1 else logits.float() / temperature).log_softmax(-1)  # (N, V)
+    del logits  # the largest tensor of all
     chosen = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
     spread = _entropy(logp.detach()) if entropy else None
     values = value_head(read[0]).squeeze(-1).float() if value_head is not None else None
@@ -78,7 +79,8 @@ def _reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]
 
 
 def _entropy(logp: Tensor) -> Tensor:
-    return -(logp.exp() * logp).sum(-1)
+    """(N, V) → (N,), some rows at a time: of so large a tensor no copies are made."""
+    return torch.cat([-(part.exp() * part).sum(-1) for part in torch.split(logp, 256)])
 
 
 def response_values(value_model: Any, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -151,12 +152,14 @@ class Learner:
         k, mask = self.knobs, rollout.response_mask
         paid = landing(k.granularity, rollout)
         centre = k.centre and k.granularity != "sequence"
-        # What comes as one score a response has nothing to be centred for but the last token, where it lands anyway.
         landed = [rl.land(earned, paid) for earned in rollout.earned]
         if self.scaling is None:
+            # One score a response is not centred: taken off every token, its mean would make length pay, or cost.
+            before_last = mask & ~rl.last_token(mask)
+            dense = [bool(earned[before_last].any()) for earned in rollout.earned]
             self.scaling = [
-                rl.fit_scaling(given, paid, centre=centre and payer.dense, scale=k.scale)
-                for payer, given in zip(self.payers, landed, strict=True)
+                rl.fit_scaling(given, paid, centre=centre and several, scale=k.scale)
+                for several, given in zip(dense, landed, strict=True)
             ]
         weights = k.reward_weight or [1.0] * len(landed)
         rewards = torch.zeros_like(landed[0])
@@ -169,11 +172,12 @@ class Learner:
 
     def _minibatches(self, n: int) -> Iterator[tuple[list[int], bool]]:
         """Rows of each optimiser step, and whether it is the first on this rollout."""
-        size = -(-n // self.knobs.minibatches)
+        cuts = [n * k // self.knobs.minibatches for k in range(self.knobs.minibatches + 1)]
         for epoch in range(self.knobs.epochs):
             order = torch.randperm(n, generator=self.generator).tolist()
-            for start in range(0, n, size):
-                yield order[start : start + size], epoch == start == 0
+            for start, end in pairwise(cuts):
+                if start < end:
+                    yield order[start:end], epoch == start == 0
 
     def _update(self, rollout: Rollout, targets: Targets, rows: list[int], fresh: bool) -> dict[str, float]:
         """One optimiser step on ``rows``, in microbatches of similar length; ``fresh``: nothing has moved yet."""

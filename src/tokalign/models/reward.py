@@ -37,7 +37,7 @@ def sequence_scores(model: Any, batch: Batch) -> Tensor:
         return logits.float().squeeze(-1)  # type: ignore[no-any-return]
     hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     rows = torch.arange(len(hidden), device=hidden.device)
-    return head(hidden[rows, batch.last]).float().squeeze(-1)  # type: ignore[no-any-return]
+    return head(hidden[rows, batch.last].to(next(head.parameters()).dtype)).float().squeeze(-1)  # type: ignore[no-any-return]
 
 
 @dataclass

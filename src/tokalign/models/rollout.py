@@ -103,10 +103,13 @@ class Collector:
         """Responses to this process's part of the prompts, and which part that is."""
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].ids))
         mine = distributed.deal(order)
-        knobs = self.networks.config
+        knobs, drawn = self.networks.config, list[Sampled]()
+        size = knobs.sample_batch or len(mine)
         with self.networks.sampling() as policy:
-            prompts, own = [asked[i].ids for i in mine], [seeds[i] for i in mine]
-            return mine, self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
+            for part in (mine[k : k + size] for k in range(0, len(mine), size)):
+                prompts, own = [asked[i].ids for i in part], [seeds[i] for i in part]
+                drawn += self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
+        return mine, drawn
 
     def judge(self, asked: Sequence[Asked], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
         """What networks and payers say of the responses of all processes."""

@@ -3,7 +3,8 @@
 Finished rows leave the batch as they end, so the last long response does not hold up the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,15 +63,14 @@ def respond(
     codec: Codec,
     prompts: Sequence[Sequence[int]],
     knobs: Sampling,
-    seed: int,
+    seeds: Sequence[int],
     batch_size: int,
     sampler: "Sampler | None" = None,
 ) -> list[tuple[str, bool]]:
     """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
 
-    Prompts of similar length are sampled together. The same seed gives the same responses.
+    Prompts of similar length are sampled together. The same seeds give the same responses.
     """
-    seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
     for group in by_length([len(p) for p in prompts], batch_size, even=True):
         drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], codec, knobs)
@@ -91,7 +91,8 @@ def respond_to(
 ) -> list[dict[str, Any]]:
     """``responses/1`` rows, ``n`` for each prompt."""
     prompts = [p for p in codec.prompts([r.prompt for r in rows]) for _ in range(n)]
-    texts = respond(policy, codec, prompts, knobs, seed, batch_size)
+    seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
+    texts = respond(policy, codec, prompts, knobs, seeds, batch_size)
     return [
         {
             "id": row.id,
@@ -210,7 +211,8 @@ def generate(
     how = {"do_sample": False} if knobs.temperature == 0 else {"do_sample": True, "temperature": knobs.temperature}
     if knobs.temperature:
         how |= {"top_p": knobs.top_p, "top_k": 0}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    owner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _plainly(owner):
         torch.manual_seed(seeds[0])
         drawn = policy.generate(
             input_ids=input_ids,
@@ -222,6 +224,16 @@ def generate(
     rows: list[list[int]] = drawn[:, width:].tolist()
     ends = [row.index(codec.eos_id) + 1 if codec.eos_id in row else None for row in rows]
     return [Sampled(row[:end], end is not None) for row, end in zip(rows, ends, strict=True)]
+
+
+@contextmanager
+def _plainly(model: Any) -> Iterator[None]:
+    """Within, nothing that a model ships for its use, such as a penalty on repetition, bends its probabilities."""
+    shipped, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = shipped
 
 
 SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate}

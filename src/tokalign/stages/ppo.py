@@ -15,7 +15,7 @@ from tokalign.artifacts import Manifest, write_whole
 from tokalign.config import TrainPpoConfig
 from tokalign.core import hacking
 from tokalign.dashboard import Dashboard
-from tokalign.errors import InputError, UsageError
+from tokalign.errors import InputError, StoppedError, UsageError
 from tokalign.judges import Judge
 from tokalign.judges.contest import Contest
 from tokalign.metrics import MetricsLog, last_logged
@@ -34,8 +34,7 @@ SHOWN = ("reward", "kl", "length", "win_rate")
 
 def run(config: TrainPpoConfig) -> Manifest | None:
     """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
-    if config.batch_size % distributed.world():
-        raise UsageError(f"--batch-size {config.batch_size} for {distributed.world()} processes", remedy="a multiple")
+    _refuse(config)
     data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
     inputs = {"prompts": data.lineage, "policy": sources.model_lineage(config.policy, "policy")}
     for k, source in enumerate(config.reward_model):
@@ -44,13 +43,11 @@ def run(config: TrainPpoConfig) -> Manifest | None:
     if config.eval_prompts:
         heldout = sources.read_rows(config.eval_prompts, PromptRow, "prompts")
         inputs["eval_prompts"] = heldout.lineage
-    elif config.patience:
-        raise UsageError("--patience needs --eval-prompts", remedy="give prompts to evaluate on")
 
     follower = Writer(config.out, "policy", config, inputs)
     with one_writes(writing("policy", config, inputs), follower) as out:
         if out.finished is not None:
-            return out.finished
+            return out.finished if leads() else None
         torch.manual_seed(config.seed)
         codec = Codec.load(config.policy)
         rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
@@ -63,6 +60,8 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         contest = None
         if heldout is not None:
             contest = Contest(networks, codec, list(heldout), _judge(config, paid_by, codec))
+            if not contest.ids:
+                raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
         at, warned = _train(learner, contest, fitting, out.folder)
         if not leads():
@@ -87,6 +86,20 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         return out.commit(data.account(reasons.items()), stats)
 
 
+def _refuse(config: TrainPpoConfig) -> None:
+    """Raise UsageError for knobs that do not go together."""
+    wrong = [
+        (config.batch_size % distributed.world(), "--batch-size", f"a multiple of the {distributed.world()} processes"),
+        (config.minibatches > config.batch_size, "--minibatches", "at most --batch-size"),
+        (config.patience and not config.eval_prompts, "--patience", "give --eval-prompts to evaluate on"),
+        (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef to begin with: 0 stays 0"),
+        (not config.temperature, "--temperature", "above 0: nothing is learnt from the likeliest responses alone"),
+    ]
+    for found, option, remedy in wrong:
+        if found:
+            raise UsageError(f"{option} is {getattr(config, option[2:].replace('-', '_'))}", remedy=remedy)
+
+
 @dataclass(frozen=True)
 class At:
     """How far a run is."""
@@ -100,6 +113,8 @@ class At:
     """Evaluations since the best."""
     stopped: str = ""
     """Why the run ended before its last step."""
+    asked: int = 0
+    """Steps that were asked for."""
 
 
 def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], out: Path) -> tuple[At, dict[str, str]]:
@@ -117,23 +132,25 @@ def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], 
                     break
                 metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
                 at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
-                if contest is not None and (step % config.eval_every == 0 or step == config.steps):
+                far = _too_far(metrics, config)
+                if contest is not None and (step % config.eval_every == 0 or step == config.steps or far):
                     metrics |= contest.hold()
                     at = _judged(at, metrics["win_rate"], learner, folder)
                 new = hacking.signs(learner.first, metrics, at.best_win_rate)
                 for name in new.keys() - warned.keys():
                     warned[name] = f"step {step}: {new[name]}"
                     bar.say(f"beware, {warned[name]}; see {out / 'samples'}")
-                at = replace(at, stopped=_over(at, metrics, config))
+                at = replace(at, stopped=far or _no_better(at, config))
                 if log:
                     log.write(step, metrics)
                 if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     _keep_samples(learner, out / "samples" / f"step-{step:05d}.jsonl")
                 bar.advance(1, **metrics)
-                asked = first_says(interrupt.asked)
-                if step % config.save_every == 0 or step == config.steps or at.stopped or asked:
+                signal = first_says(interrupt.received)
+                if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
                     _save(learner, at, warned, folder)
-                interrupt.check()
+                if signal:  # all processes end, whichever of them it has reached
+                    raise StoppedError(signal)
     if at.stopped:
         bar.say(f"stopped after step {at.step}: {at.stopped}")
     learner.networks.save_policy(folder / "last")
@@ -151,10 +168,15 @@ def _judged(at: At, win_rate: float, learner: Learner, folder: Path) -> At:
     return replace(at, best_step=at.step, best_win_rate=win_rate, stale=0)
 
 
-def _over(at: At, metrics: dict[str, Any], config: TrainPpoConfig) -> str:
-    """Why a run should end here, or ""."""
+def _too_far(metrics: dict[str, Any], config: TrainPpoConfig) -> str:
+    """That the policy has left the reference too far, or ""."""
     if config.stop_kl and metrics["kl"] > config.stop_kl:
         return f"KL {metrics['kl']:.1f} is over {config.stop_kl:g}"
+    return ""
+
+
+def _no_better(at: At, config: TrainPpoConfig) -> str:
+    """That the win rate has not risen for too long, or ""."""
     if config.patience and at.stale >= config.patience:
         return f"no better than at step {at.best_step} for {at.stale} evaluations"
     return ""
@@ -205,12 +227,13 @@ def _forget_old_best(at: At, folder: Path) -> None:
 
 def _resume(learner: Learner, checkpoint: Path | None) -> tuple[At, dict[str, str]]:
     if checkpoint is None:
-        return At(), {}
+        return At(asked=learner.knobs.steps), {}
     where = "cpu" if distributed.sharded() else learner.networks.device
-    saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True)
+    saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True, mmap=True)
     learner.load_state_dict(saved["learner"])
-    # A run that stopped by itself and is asked for more steps goes on.
     at = At(**saved["at"])
+    if learner.knobs.steps > at.asked:  # of a run that stopped by itself more is asked now
+        at = replace(at, stopped="", stale=0, asked=learner.knobs.steps)
     return at, saved["warned"]
 
 
