@@ -206,15 +206,6 @@ def ppo_speed(result: Result) -> str:
     return f"{made}\n\n{result['cores']} cores. {tried} {drawn}"
 
 
-def ablations(result: Result) -> str:
-    """What each change is worth."""
-    rows = []
-    for name, c in result["changes"].items():
-        by = "" if name == "base" else f"{c['difference']['mean']:+.1f} ± {c['difference']['standard_error']:.1f}"
-        rows.append([c["about"], f"{c['win_rate']:.1f}", by, f"{c['kl']:.1f}"])
-    return table(["change", "win rate, %", "difference", "KL"], rows)
-
-
 TABLES = {
     README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
     LABELS: {
@@ -231,7 +222,6 @@ TABLES = {
     PPO_DOC: {
         "ppo-memory": (RESULT.with_name("ppo_memory.json"), ppo_memory),
         "ppo-speed": (RESULT.with_name("ppo_speed.json"), ppo_speed),
-        "ablations": (RESULT.with_name("ablations.json"), ablations),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""
