@@ -85,6 +85,13 @@ def main() -> None:
     report(folders, chosen)
 
 
+def long_run(folder: Path) -> dict[str, Any]:
+    """How the long run went, every tenth step, and what it warned of."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = {str(r["step"]): {k: round(r[k], 2) for k in ("win_rate", "reward", "kl", "length")} for r in rows[9::10]}
+    return {"kl_coef": rows[-1]["kl_coef"], "steps": kept, "warnings": stats(folder)["warnings"]}
+
+
 def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
     """Collect the seeds, print them, and write the result file."""
     seeds: list[dict[str, Any]] = []
@@ -101,6 +108,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
                 "standard_error": {arm: round(c["standard_error"], 2) for arm, c in verdict["candidates"].items()},
                 "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
                 "heldout": {arm: {str(k): round(v, 2) for k, v in c.items()} for arm, c in courses.items()},
+                "long": long_run(folder / "long"),
                 "token_passes_at": next((step for step, rate in courses["token"].items() if rate > last), None),
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},

@@ -93,6 +93,9 @@ def main() -> None:
         print(f"{name:<9} AUROC {area:.3f} {result[name]['ci95']}")
     known = np.concatenate([np.array(token[r.id]["p_bad"]) for r in seen])
     result["token_on_seen_answers"] = round(float(roc_auc_score(np.concatenate(marked(seen)), known)), 4)
+    manifest = json.loads((f / "rm-token" / "manifest.json").read_text(encoding="utf-8"))
+    area = manifest["stats"]["auroc"]["bad"]
+    result["token_on_labels"] = {"auroc": round(area["value"], 4), "ci95": [round(q, 4) for q in area["ci95"]]}
     print(f"token level on the answers it was trained on: {result['token_on_seen_answers']:.3f}")
     print(
         f"{result['answers']} held-out answers, {result['tokens']} tokens, {result['share_bad']:.1%} marked by people"

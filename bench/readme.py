@@ -120,7 +120,12 @@ def human_rewards(result: Result) -> str:
         rows.append([name, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
     made = table(["tokens ranked by", "AUROC", "95 %"], rows)
     counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
-    seen = f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}."
+    labels = result["token_on_labels"]
+    low, high = labels["ci95"]
+    seen = (
+        f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}; on the "
+        f"labels of held-out corrections, not people's marks, {labels['auroc']:.3f} ({low:.3f}–{high:.3f})."
+    )
     return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked. {seen}"
 
 
@@ -206,6 +211,19 @@ def ppo_speed(result: Result) -> str:
     return f"{made}\n\n{result['cores']} cores. {tried} {drawn}"
 
 
+def long_runs(result: Result) -> str:
+    """The token arm run on, seed by seed."""
+    rows = []
+    for s in result["seeds"]:
+        steps, warnings = s["long"]["steps"], s["long"]["warnings"]
+        first, last = steps["40"], steps[max(steps, key=int)]
+        courses = [f"{first[key]:.1f} → {last[key]:.1f}" for key in ("win_rate", "kl", "length", "reward")]
+        said = min(warnings.values(), key=lambda w: int(w.split()[1].rstrip(":")), default="–")
+        rows.append([str(s["seed"]), f"{s['long']['kl_coef']:g}", *courses, said])
+    columns = ["seed", "kl_coef", "held-out win rate, %", "KL", "length", "reward", "first warning"]
+    return table(columns, rows)
+
+
 TABLES = {
     README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
     LABELS: {
@@ -222,6 +240,7 @@ TABLES = {
     PPO_DOC: {
         "ppo-memory": (RESULT.with_name("ppo_memory.json"), ppo_memory),
         "ppo-speed": (RESULT.with_name("ppo_speed.json"), ppo_speed),
+        "long-runs": (RESULT, long_runs),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""

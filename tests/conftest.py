@@ -9,6 +9,7 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests/soak.py forks: a child of a process with more would wait for ever
 settings.register_profile("tokalign", deadline=None, derandomize=True)
 settings.load_profile("tokalign")
 

@@ -1,8 +1,6 @@
 """``train-ppo`` through the real command line: several payers, adapters on one base, early stops, what is kept."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,6 +27,7 @@ def test_a_function_and_a_model_pay_together(there: Path) -> None:
     where = "train-ppo prompts --policy policy --reward-model rm --reward-model mine:brief --reward-weight 1"
     made = tokalign(there, f"{where} --reward-weight 0.5 {QUICK} --steps 2 --out both")
     assert [i["name"] for i in made["inputs"]] == ["prompts", "policy", "reward_model", "reward_model_2"]
+    assert (made["config"]["reward_model"], made["config"]["reward_weight"]) == (["rm", "mine:brief"], [1.0, 0.5])
     logged = lines(there / "both" / "metrics.jsonl")
     for step in logged:
         assert step["reward"] == pytest.approx(step["reward/rm"] + 0.5 * step["reward/mine:brief"], abs=1e-3)
@@ -103,8 +102,6 @@ def test_a_run_stops_when_the_win_rate_no_longer_rises_and_keeps_the_best(there:
 def test_what_looks_like_hacking_is_said_aloud(there: Path) -> None:
     (there / "long.py").write_text("def long(prompts, responses, offsets):\n    return [len(o) for o in offsets]\n")
     knobs = "--kl-coef 0 --missing-eos-penalty 0 --length-guard 0 --max-new-tokens 60 --lr 1e-2 --batch-size 16"
-    with (there / "prime.py").open("w") as f:
-        f.write("import torch\n")
     work = f"train-ppo prompts --policy policy --reward-model long:long --granularity sequence --value-lr 1e-2 {knobs}"
     done = run(there, f"{work} --steps 25 --out hacked")
     assert done.returncode == 0, done.stderr
@@ -137,12 +134,6 @@ def test_resumed_runs_with_adapters_end_as_others(there: Path, tmp_path: Path) -
 
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
-
-
-def test_manifests_say_what_a_run_was_asked(there: Path) -> None:
-    manifest: dict[str, Any] = json.loads((there / "both" / "manifest.json").read_text())
-    assert manifest["config"]["reward_model"] == ["rm", "mine:brief"]
-    assert manifest["config"]["reward_weight"] == [1.0, 0.5]
 
 
 def test_a_run_that_stops_before_its_first_evaluation_is_evaluated_and_kept(there: Path) -> None:

@@ -29,7 +29,7 @@ _OVERHEAD = 1000
 """Tokens that the service may add to a prompt, for structured answers and the like."""
 _AHEAD = 8
 """Calls a place of concurrency may be ahead of the one whose answer is due next."""
-_SPENT_OUT = ("enforced_spend_limit_reached",)
+_SPENT_OUT = "enforced_spend_limit_reached"
 _REFUSALS = {
     401: ("the API key is not accepted", "set ANTHROPIC_API_KEY to a key that is"),
     402: ("the account has no credit", "add credit, then run the same command again"),
@@ -85,7 +85,7 @@ class Claude:
                 return Failed("the run ended")
             await self._purse.reserve(key, most)
             try:
-                found = await self._once(key, request, most)
+                found = await self._once(key, request)
             finally:
                 await self._purse.settled()
             if not isinstance(found, str):
@@ -93,7 +93,7 @@ class Claude:
             why = found
         return Failed(why)
 
-    async def _once(self, key: str, request: Request, most: float) -> dict[str, Any] | Failed | str:
+    async def _once(self, key: str, request: Request) -> dict[str, Any] | Failed | str:
         """One call: the message, a failure for good, or why to try again."""
         try:
             raw = await self._client.messages.with_raw_response.create(**request)
@@ -115,8 +115,7 @@ class Claude:
         self._pace.learn(raw.headers)
         try:
             message = json.loads(raw.http_response.text)
-            usage = message["usage"]
-            cost = self.rates.cost(usage)
+            cost = self.rates.cost(message["usage"])
         except (ValueError, KeyError, TypeError, AttributeError):
             self.journal.lose(key, "not an answer")
             return "not an answer"
@@ -127,7 +126,7 @@ class Claude:
         """What an error status means: for the run (raises), for this request, or to try again."""
         status, said = error.status_code, str(error.api_message or "")
         # The message of a limit that a customer sets has no code of its own.
-        if error.error_code in _SPENT_OUT or "specified API usage limits" in said or "credit balance" in said:
+        if error.error_code == _SPENT_OUT or "specified API usage limits" in said or "credit balance" in said:
             raise ServiceError("the spending limit of the account is reached", remedy="raise it, then run again")
         if status in _REFUSALS:
             what, remedy = _REFUSALS[status]

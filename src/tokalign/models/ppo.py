@@ -57,6 +57,7 @@ class Learner:
     seen: Seen | None = None
 
     def __post_init__(self) -> None:
+        self.weights = self.knobs.reward_weight or [1.0] * len(self.payers)
         self.collector = Collector(self.networks, self.payers, self.codec)
         self.kl_coef = self.knobs.kl_coef
         self.optimizer = torch.optim.AdamW(
@@ -128,8 +129,7 @@ class Learner:
         drift = float(kl.sum(1).mean())
         used, self.kl_coef = self.kl_coef, rl.adapt(self.kl_coef, drift, k.kl_target) if k.kl_target else self.kl_coef
 
-        weights = k.reward_weight or [1.0] * len(self.payers)
-        raw = torch.stack([w * earned for w, earned in zip(weights, rollout.earned, strict=True)]).sum(0)
+        raw = torch.stack([w * earned for w, earned in zip(self.weights, rollout.earned, strict=True)]).sum(0)
         each = {f"reward/{p.name}": float(e.sum(1).mean()) for p, e in zip(self.payers, rollout.earned, strict=True)}
         self.seen = self._some(asked, rollout, raw)
         return {
@@ -161,9 +161,8 @@ class Learner:
                 rl.fit_scaling(given, paid, centre=centre and several, scale=k.scale)
                 for several, given in zip(dense, landed, strict=True)
             ]
-        weights = k.reward_weight or [1.0] * len(landed)
         rewards = torch.zeros_like(landed[0])
-        for weight, given, scaling in zip(weights, landed, self.scaling, strict=True):
+        for weight, given, scaling in zip(self.weights, landed, self.scaling, strict=True):
             rewards += weight * torch.where(paid, (given - scaling.centre) / scaling.sigma, 0.0)
         if k.length_guard:
             rewards = rl.guard_length(rewards, k.length_guard * self.first["longest"])

@@ -22,7 +22,6 @@ from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models import distributed, loading, payers
 from tokalign.models.distributed import first_says, leads, one_writes
 from tokalign.models.networks import Networks
-from tokalign.models.payers import Payer
 from tokalign.models.ppo import Learner
 from tokalign.models.rollout import Asked
 from tokalign.models.tokenization import Codec
@@ -59,7 +58,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         learner = Learner(networks, paid_by, codec, config, torch.Generator().manual_seed(config.seed))
         contest = None
         if heldout is not None:
-            contest = Contest(networks, codec, list(heldout), _judge(config, paid_by, codec))
+            contest = Contest(networks, codec, list(heldout), _judge(learner))
             if not contest.ids:
                 raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
@@ -248,11 +247,11 @@ def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
         queue = queue[size:]
 
 
-def _judge(config: TrainPpoConfig, paid_by: Sequence[Payer], codec: Codec) -> Judge:
-    if config.eval_judge == "playground":
+def _judge(learner: Learner) -> Judge:
+    if learner.knobs.eval_judge == "playground":
         from tokalign.judges.playground import PlaygroundJudge
 
         return PlaygroundJudge()
     from tokalign.judges.reward import RewardJudge
 
-    return RewardJudge(paid_by, config.reward_weight or [1.0] * len(paid_by), codec, config.microbatch)
+    return RewardJudge(learner.payers, learner.weights, learner.codec, learner.knobs.microbatch)
