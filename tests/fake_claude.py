@@ -1,13 +1,16 @@
 """A local server that speaks the Messages API to the real SDK, misbehaves when it is told to, and keeps a ledger.
 
-A request whose text holds ``[[faults: 429, drop-after]]`` meets these, one an attempt, before it is answered.
+A request whose text holds ``[[faults: 429, drop-after]]`` meets these, one an attempt, before it is answered; in a
+batch they are how its result ends (``expired``, ``canceled``, ``errored``, ``invalid``, ``bad-line``, ``no-usage`` …).
 """
 
 import json
+import random
 import re
 import threading
 import time
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -32,6 +35,18 @@ class FakeClaude:
         self.seen: Counter[str] = Counter()
         self.headers: dict[str, str] = {}
         """Sent with every answer."""
+        self.paths: Counter[str] = Counter()
+        self.batches: dict[str, dict[str, Any]] = {}
+        """Batches by name, the oldest first: what the API says of each, with its ``requests`` and ``lines``."""
+        self.polls = 1
+        """Looks at a batch before it has ended."""
+        self.create_faults: list[str] = []
+        """What the next submissions meet."""
+        self.get_faults: list[str] = []
+        """What the next looks meet."""
+        self.chances: dict[str, float] = {}
+        """Faults that any call, or submission, may meet, with how often."""
+        self._dice = random.Random(0)
         self._attempts: dict[str, int] = defaultdict(int)
         self._lock = threading.Lock()
 
@@ -42,13 +57,21 @@ class FakeClaude:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                fake.handle(self)
+                fake.post(self)
+
+            def do_GET(self) -> None:
+                fake.get(self)
 
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 256
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that was killed is none of our concern."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -59,19 +82,38 @@ class FakeClaude:
         self.server.shutdown()
         self.server.server_close()
 
-    def handle(self, h: BaseHTTPRequestHandler) -> None:
+    def post(self, h: BaseHTTPRequestHandler) -> None:
         request = json.loads(h.rfile.read(int(h.headers["content-length"])))
-        text = text_of(request)
+        path = h.path.partition("?")[0]
+        self.paths[path] += 1
+        if path.endswith("/count_tokens"):
+            self._send(h, 200, {"input_tokens": tokens_of(request)})
+        elif path.endswith("/batches"):
+            self._create(h, request["requests"])
+        else:
+            self._message_to(h, request)
+
+    def _fault(self, text: str) -> str:
         with self._lock:
             attempt = self._attempts[text]
             self._attempts[text] += 1
             self.seen[text] += 1
         faults = [f.strip() for found in re.findall(r"\[\[faults: (.*?)\]\]", text) for f in found.split(",")]
-        fault = faults[attempt] if attempt < len(faults) else ""
+        return faults[attempt] if attempt < len(faults) else self._chance()
+
+    def _chance(self) -> str:
+        left = self._dice.random()
+        for fault, chance in self.chances.items():
+            if (left := left - chance) < 0:
+                return fault
+        return ""
+
+    def _message_to(self, h: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        text = text_of(request)
+        fault = self._fault(text)
         time.sleep(self.delay)
         if fault in STATUSES:
-            kind, headers = STATUSES[fault]
-            self._send(h, int(fault[:3]), {"type": "error", "error": {"type": kind, "message": "no"}}, headers)
+            self._error(h, fault)
         elif fault == "spent-out":
             details = {"error_code": "enforced_spend_limit_reached"}
             error = {"type": "rate_limit_error", "message": "no", "details": details}
@@ -101,13 +143,99 @@ class FakeClaude:
             "id": f"msg_{sum(self.charged.values())}", "type": "message", "role": "assistant",
             "model": request["model"], "content": [{"type": "text", "text": said}],
             "stop_reason": "end_turn", "stop_sequence": None,
-            "usage": {"input_tokens": len(text) // 4, "output_tokens": len(said) // 4},
+            "usage": {"input_tokens": tokens_of(request), "output_tokens": len(said) // 4},
         }  # fmt: skip
         if fault == "no-usage":
             del message["usage"]
-        if fault in ("max_tokens", "refusal", "odd"):
-            message["stop_reason"] = fault
+        if fault in ("max_tokens", "refusal", "refusal-text", "odd"):
+            message["stop_reason"] = fault.removesuffix("-text")
+        if fault.startswith("refusal"):
+            message["stop_details"] = {"type": "refusal", "category": "bio", "explanation": None}
+            message["content"] = message["content"] if fault.endswith("text") else []
         return message
+
+    def _create(self, h: BaseHTTPRequestHandler, requests: list[dict[str, Any]]) -> None:
+        fault = self.create_faults.pop(0) if self.create_faults else ""
+        if fault == "drop-before":
+            self._drop(h)
+        elif fault in STATUSES:
+            self._error(h, fault)
+        else:
+            names = [r["custom_id"] for r in requests]
+            assert len(set(names)) == len(names)
+            assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", name) for name in names)
+            lines = [line for r in requests for line in self._result(r)]
+            with self._lock:
+                lines.reverse()  # results come in any order
+                name = f"msgbatch_{len(self.batches)}"
+                self.batches[name] = {"requests": requests, "lines": lines, "left": self.polls, "at": datetime.now(UTC)}
+            if fault == "drop-after":
+                self._drop(h)
+            elif fault == "late-500":
+                self._error(h, "500")
+            else:
+                self._send(h, 200, "<html>" if fault == "html" else self._batch(name))
+
+    def _result(self, asked: dict[str, Any]) -> list[str]:
+        request = asked["params"]
+        text = text_of(request)
+        fault = self._fault(text)
+        if fault in ("expired", "canceled"):
+            result: dict[str, Any] = {"type": fault}
+        elif fault in ("errored", "invalid"):
+            kind = "invalid_request_error" if fault == "invalid" else "api_error"
+            error = {"type": "error", "request_id": None, "error": {"type": kind, "message": "no"}}
+            result = {"type": "errored", "error": error}
+        else:
+            result = {"type": "succeeded", "message": self._message(request, text, fault)}
+        line = json.dumps({"custom_id": asked["custom_id"], "result": result})
+        return ["{not json"] if fault == "bad-line" else [line]
+
+    def _batch(self, name: str) -> dict[str, Any]:
+        batch = self.batches[name]
+        ended, n = batch["left"] <= 0, len(batch["requests"])
+        counts = {
+            "processing": 0 if ended else n,
+            "succeeded": n if ended else 0,
+            "errored": 0,
+            "canceled": 0,
+            "expired": 0,
+        }
+        at = batch["at"].isoformat()
+        return {
+            "id": name, "type": "message_batch", "processing_status": "ended" if ended else "in_progress",
+            "request_counts": counts, "created_at": at, "expires_at": at, "ended_at": at if ended else None,
+            "archived_at": None, "cancel_initiated_at": None,
+            "results_url": f"{self.url}/v1/messages/batches/{name}/results" if ended else None,
+        }  # fmt: skip
+
+    def get(self, h: BaseHTTPRequestHandler) -> None:
+        fault = self.get_faults.pop(0) if self.get_faults else ""
+        path = h.path.partition("?")[0]
+        self.paths[path] += 1
+        if path == "/ledger":
+            return self._send(h, 200, {"charged": sum(self.charged.values())})
+        name = path.removesuffix("/results").rpartition("/")[2]
+        if fault == "drop":
+            self._drop(h)
+        elif fault in STATUSES:
+            self._error(h, fault)
+        elif name == "batches":
+            for batch in self.batches.values():
+                batch["left"] -= 1
+            data = [self._batch(found) for found in reversed(self.batches)]
+            self._send(h, 200, {"data": data, "has_more": False, "first_id": None, "last_id": None})
+        elif name not in self.batches:
+            self._error(h, "404")
+        elif path.endswith("/results"):
+            self._send(h, 200, "\n".join(self.batches[name]["lines"]) + "\n")
+        else:
+            self.batches[name]["left"] -= 1
+            self._send(h, 200, self._batch(name))
+
+    def _error(self, h: BaseHTTPRequestHandler, fault: str) -> None:
+        kind, headers = STATUSES[fault]
+        self._send(h, int(fault[:3]), {"type": "error", "error": {"type": kind, "message": "no"}}, headers)
 
     @staticmethod
     def _send(h: BaseHTTPRequestHandler, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
@@ -133,3 +261,8 @@ def text_of(request: dict[str, Any]) -> str:
         content = turn["content"]
         parts += [content] if isinstance(content, str) else [block.get("text", "") for block in content]
     return "\n".join(parts)
+
+
+def tokens_of(request: dict[str, Any]) -> int:
+    """Tokens of a prompt, four characters each."""
+    return (len(text_of(request)) + sum(len(block["text"]) for block in request.get("system", []))) // 4

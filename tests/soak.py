@@ -3,25 +3,36 @@
     python -m tests.soak [--runs 100] [--stage edit]
 
 Every run is a process of its own, forked from one that has imported everything, and is killed by SIGKILL up to
-three times before it is left to end. ``make test`` does ten runs a stage.
+three times before it is left to end. ``make test`` does ten runs a stage. Stages that are paid ask a local server,
+which loses some of its answers and keeps a ledger of what it charged.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign import rowfile
+from tokalign.artifacts import JOURNAL
+from tokalign.claude import batches, client
+from tokalign.claude.journal import Journal
+from tokalign.editors import claude
 from tokalign.stages import diff, edit, generate, ppo, reward, score, sft, winrate
 
 SETTINGS = "--batch-size 4 --save-every 1"
 PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
+PAID = "--editor claude --model m --allow-unpriced --concurrency 4"
 STAGES = {
     "edit": "edit preferences",
     "diff": "diff edits --tokenizer policy",
@@ -30,6 +41,8 @@ STAGES = {
     "train-sft": f"train-sft sft --model tiny --vocab 500 --steps 9 {SETTINGS}",
     "generate": "generate prompts --policy policy --max-new-tokens 12 --n 2 --reward-model rm",
     "score": "score edits --reward-model rm",
+    "edit-claude": f"edit preferences {PAID}",
+    "edit-claude-batch": f"edit preferences {PAID} --batch --poll 0.02 --resend-lost",
     "eval-winrate": "eval-winrate --prompts prompts --reference policy --candidate a=policy --max-new-tokens 12",
 }
 """Each stage but for ``--out``, in a folder that :func:`prepare` has filled."""
@@ -52,7 +65,7 @@ class Outcome(NamedTuple):
     went_on: int
     """Kills that left something to go on from."""
     unequal: list[str]
-    """Files that differ from the uninterrupted run's."""
+    """Files that differ from the uninterrupted run's, and runs that paid for other answers than that one."""
 
 
 def start(command: str, folder: Path) -> int:
@@ -69,6 +82,8 @@ def start(command: str, folder: Path) -> int:
     rowfile.EVERY = 0.0
     for stage in (edit, diff, generate, score, winrate):
         vars(stage)["CHUNK"] = 4
+    batches.COUNT = 25
+    client.random.uniform = lambda *_: 0.01  # type: ignore[attr-defined]  # between retries
     sys.argv = ["tokalign", *command.split()]
     from tokalign.cli import app
 
@@ -108,12 +123,16 @@ def result(out: Path) -> dict[str, str]:
 
 def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
     """Kill and resume ``runs`` runs of a stage in a prepared folder."""
+    if "claude" in stage and "ANTHROPIC_BASE_URL" not in os.environ:
+        with serving():
+            return soak(stage, runs, folder, seed)
     rng = random.Random(f"{stage} {seed}")
     seconds = min(finish(f"{STAGES[stage]} --out {stage}-whole-{k}", folder) for k in range(2))
     expected = result(folder / f"{stage}-whole-0")
     kills = went_on = 0
     unequal: list[str] = []
     for run in range(runs):
+        charged = ledger()
         out = f"{stage}-{run}"
         command = f"{STAGES[stage]} --out {out}"
         for _ in range(rng.randint(1, 3)):
@@ -127,15 +146,60 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
         finish(command, folder)
         got = result(folder / out)
         unequal += [f"{out}/{name}" for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)]
+        unequal += paid_amiss(folder / f"{stage}-whole-0", folder / out, ledger() - charged)
     return Outcome(runs, kills, went_on, unequal)
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """A server for stages that are paid: slow enough to be killed meanwhile, and it loses answers."""
+    chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "no-usage=0.01"]
+    work = [
+        sys.executable,
+        "-m",
+        "tests.fake_editor",
+        "--delay",
+        "0.01",
+        *(p for c in chances for p in ("--chance", c)),
+    ]
+    server = subprocess.Popen(work, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    try:
+        assert server.stdout is not None
+        os.environ.update(ANTHROPIC_BASE_URL=server.stdout.readline().strip(), ANTHROPIC_API_KEY="none")
+        yield
+    finally:
+        server.kill()
+        server.wait()
+        del os.environ["ANTHROPIC_BASE_URL"], os.environ["ANTHROPIC_API_KEY"]
+
+
+def ledger() -> int:
+    """Answers that the server has charged so far."""
+    if "ANTHROPIC_BASE_URL" not in os.environ:
+        return 0
+    with urllib.request.urlopen(f"{os.environ['ANTHROPIC_BASE_URL']}/ledger") as found:
+        return int(json.load(found)["charged"])
+
+
+def paid_amiss(whole: Path, out: Path, charged: int) -> list[str]:
+    """What is wrong with what a run paid for, ``charged`` by the server, beside the uninterrupted one."""
+    if not (out / JOURNAL).exists():
+        return []
+    with Journal(whole / JOURNAL) as expected, Journal(out / JOURNAL) as found:
+        counted = found.charged == expected.charged <= charged <= found.charged + found.lost
+        return [] if counted else [f"{out}: {charged} charged, {found.charged} answered, {found.lost} lost"]
 
 
 def has_state(out: Path) -> bool:
     """Whether an unfinished run left something to go on from."""
-    return any(out.rglob(rowfile.PROGRESS)) or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
+    return (
+        any(out.rglob(rowfile.PROGRESS))
+        or any(out.glob(JOURNAL))
+        or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
+    )
 
 
-IMPORTED: list[Any] = [sft, reward, ppo]
+IMPORTED: list[Any] = [sft, reward, ppo, claude]
 """Imported here so that a fork need not."""
 
 

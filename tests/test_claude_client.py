@@ -44,7 +44,7 @@ def ask(path: Path, *texts: str, **knobs: Any) -> list[Any]:
 
 
 def said(message: Any) -> str:
-    return str(message["content"][0]["text"])
+    return str(message.message["content"][0]["text"])
 
 
 def test_answers_come_in_order_and_are_paid_once_over_all_runs(fake: FakeClaude, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_answers_come_in_order_and_are_paid_once_over_all_runs(fake: FakeClaude,
     assert again[:25] == first
     assert fake.charged == dict.fromkeys(texts, 1)
     with Journal(path) as journal:
-        paid = sum(m["usage"]["input_tokens"] + 5 * m["usage"]["output_tokens"] for m in again) / 1e6
+        paid = sum(m.message["usage"]["input_tokens"] + 5 * m.message["usage"]["output_tokens"] for m in again) / 1e6
         assert journal.spent == pytest.approx(paid)
         assert (journal.charged, journal.lost) == (40, 0)
 

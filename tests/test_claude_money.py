@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokalign.claude.journal import Journal, key_of
+from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.prices import FREE, Rates, load
 from tokalign.errors import InputError, UsageError
 
@@ -76,15 +76,15 @@ def test_what_was_answered_is_recalled_and_what_was_cut_is_perhaps_paid(tmp_path
     with Journal(path) as journal:  # the fourth was on its way when the run ended
         assert "one" in journal
         assert "two" not in journal
-        assert journal.recall("one") == {"text": "ü"}
+        assert journal.recall("one") == Answer({"text": "ü"}, 0.1)
         assert (journal.spent, journal.perhaps, journal.reserved, journal.lost) == (0.1, 1.0, 0.0, 2)
         assert journal.retries == {"529": 1, "connection": 1, "the run ended": 1}
         journal.send("four", most=0.5)
-        journal.answer("four", "late", cost=0.2)
+        journal.answer("four", {"text": "late"}, cost=0.2)
     with Journal(path) as journal:
         assert (journal.charged, journal.lost, journal.perhaps) == (2, 2, 1.0)
         assert journal.spent == pytest.approx(0.3)
-        assert journal.recall("four") == "late"
+        assert journal.recall("four").message == {"text": "late"}
 
 
 EVENTS = st.lists(st.tuples(st.sampled_from(["answer", "refuse", "lose"]), st.sampled_from("abc")), max_size=8)
@@ -108,7 +108,7 @@ def test_wherever_a_journal_is_cut_nothing_before_is_lost(
     kept = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     with Journal(path) as journal:
         answered = {e["key"]: e["answer"] for e in kept if e["event"] == "answered"}
-        assert {key: journal.recall(key) for key in answered} == answered
+        assert {key: journal.recall(key).message for key in answered} == answered
         assert journal.spent == pytest.approx(0.25 * sum(e["event"] == "answered" for e in kept))
         open_at_end = kept[-1:] != [] and kept[-1]["event"] == "sent"
         assert journal.lost == sum(e["event"] == "lost" for e in kept) + open_at_end

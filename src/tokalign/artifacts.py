@@ -16,7 +16,7 @@ from tokalign import __version__
 from tokalign.errors import InputError, KindError
 from tokalign.schemas import KINDS
 
-MANIFEST, PLAN = "manifest.json", "unfinished.json"
+MANIFEST, PLAN, JOURNAL = "manifest.json", "unfinished.json", "journal.jsonl"
 LOGS = ("metrics.jsonl", "tensorboard")
 """What tells of a run and not of its result: two equal results have different ones."""
 

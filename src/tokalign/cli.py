@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tokalign.config import Knobs
 
 
+UNRESOLVED = 3
+"""Exit code of a run that finished with rows that failed."""
+
+
 class Command(NamedTuple):
     """A command: the name of its dataclass in :mod:`tokalign.config`, the module whose ``run`` works, its help."""
 
@@ -180,6 +184,8 @@ def _build(name: str, command: Command) -> Any:
         result = importlib.import_module(command.module).run(settings)
         if result is not None:  # nothing to look at, or another process tells of it
             importlib.import_module("tokalign.report.summary").written(settings, result)
+        if getattr(result, "rows", None) and isinstance(result.rows, dict) and result.rows.get("failed"):
+            raise typer.Exit(UNRESOLVED)
 
     body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}  # type: ignore[attr-defined]

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from tokalign.errors import UsageError
 
 Role = Literal["rows", "more", "run", "input", "out"]
-Editor = Literal["rules", "recorded"]
+Editor = Literal["rules", "recorded", "claude"]
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Format = Literal["auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval"]
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
 Unit = Literal["word", "token"]
@@ -181,12 +182,22 @@ class SupervisedStage(Adapting, Training, Stage):
 class Paid(Knobs):
     """How a paid service is asked."""
 
-    concurrency: int = knob(16, "claude: calls under way at a time", role="run", low=1)
+    model: str | None = knob(None, "claude: the model to ask; none is taken unasked")
+    effort: Effort | None = knob(None, "claude: how much the model works on an answer; unset: its own default")
+    max_tokens: int = knob(8192, "claude: longest answer, thoughts among it", low=1)
+    dry_run: bool = knob(False, "claude: ask nothing; say how much there is to ask, and what it may cost", role="run")
     max_cost: float | None = knob(None, "claude: US dollars that may be spent, in all runs together", role="run", low=0)
+    batch: bool = knob(False, "claude: in batches, for half the price and within a day", role="run")
+    concurrency: int = knob(16, "claude: calls under way at a time", role="run", low=1)
     prices: Path | None = knob(None, "claude: TOML file of prices, in place of ours", role="run")
     allow_unpriced: bool = knob(False, "claude: go on with a model whose price is not known", role="run")
     max_retries: int = knob(6, "claude: how often a call that failed is made again", role="run", low=0)
     timeout: float = knob(600.0, "claude: seconds after which a call is given up", role="run", low=1)
+    poll: float = knob(30.0, "claude: seconds between looks at a batch", role="run", low=0.01)
+    resend_lost: bool = knob(
+        False, "claude: a batch that is not to be found never was: ask again, perhaps paying twice", role="run"
+    )
+    discard_journal: bool = knob(False, "claude: forget what was answered, and pay for it again", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,16 +215,19 @@ class PlaygroundConfig(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(Foreign, Stage):
+class EditConfig(Paid, Foreign, Stage):
     """Knobs of ``tokalign edit``."""
 
     source: str = knob(
         ..., "preferences (or recorded edits): an artifact, a file or a dataset", role="input", positional=True
     )
-    editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere")
+    editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere; claude")
     min_similarity: float = knob(
         0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1
     )
+    prompt: Path | None = knob(None, "claude: file that says how to edit, in place of our prompt", role="input")
+    show_chosen: bool = knob(True, "claude: show the preferred response as guidance")
+    re_ask: bool = knob(True, "claude: ask once more where a gate can say what is wrong with an edit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from tokalign import __version__, interrupt
-from tokalign.artifacts import MANIFEST, PLAN, Manifest, hash_json, is_artifact, sha256, sync, verify, write_whole
+from tokalign.artifacts import (
+    JOURNAL,
+    MANIFEST,
+    PLAN,
+    Manifest,
+    hash_json,
+    is_artifact,
+    sha256,
+    sync,
+    verify,
+    write_whole,
+)
 from tokalign.config import Stage
 from tokalign.errors import ConflictError, InputError, LockedError, UsageError
 from tokalign.rowfile import PROGRESS, RowFile
 from tokalign.schemas import KINDS
 
 LOCK, ASIDE = ".lock", ".replaced"
-_OURS = (LOCK, PLAN, PROGRESS, ASIDE)
+_OURS = (LOCK, PLAN, PROGRESS, ASIDE, JOURNAL)
 """Names in a folder that are of the run and not of its result."""
+_STAYS = (LOCK, ASIDE, JOURNAL)
+"""What is there before a run and after it; of the journal, because it is paid."""
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch", "transformers")
 
 
@@ -76,7 +89,12 @@ class Writer:
                 n += 1
         return n
 
-    def commit(self, rows: Mapping[str, Any], stats: Mapping[str, Any] | None = None) -> Manifest:
+    def commit(
+        self,
+        rows: Mapping[str, Any],
+        stats: Mapping[str, Any] | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """Write the manifest: from here on the artifact exists."""
         files = []
         counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
@@ -100,6 +118,7 @@ class Writer:
             files=files,
             rows={"skipped": 0, "failed": 0, "reasons": {}, **rows},
             stats=dict(stats or {}),
+            usage=dict(usage or {}),
             libraries={n: metadata.version(n) for n in _LIBRARIES if n in sys.modules},
             seconds=round(time.perf_counter() - self._start, 3),
         )
@@ -150,10 +169,10 @@ def writing(
         except (InputError, UsageError):  # what was asked for cannot be: leave things as they were
             kept = writer.resumed or any(folder.glob("checkpoints/checkpoint-*"))
             if writer.finished is None and not kept and not is_artifact(folder):
-                _empty(folder, but=(LOCK, ASIDE))
+                _empty(folder, but=_STAYS)
                 if (folder / ASIDE).is_dir():
                     _restore(folder)
-                elif made:
+                elif made and not (folder / JOURNAL).exists():
                     shutil.rmtree(folder)
             raise
 
@@ -174,7 +193,7 @@ def _compare(writer: Writer) -> None:
     if there:
         verify(folder)
     if there and before == writer.fingerprint:
-        writer.finished = there
+        writer.finished = None if there.rows.get("failed") else there  # rows that failed are tried again
     else:
         writer.resumed = True
 
@@ -188,14 +207,17 @@ def _begin(writer: Writer) -> None:
     elif is_artifact(folder):
         _put_aside(folder)
     else:
-        _empty(folder, but=(LOCK, ASIDE))
+        _empty(folder, but=_STAYS)
     write_whole(folder / PLAN, json.dumps({"fingerprint": writer.fingerprint}))
     (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
 
 
 def _refuse_foreign(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
-    if not names & {MANIFEST, PLAN, ASIDE} and names - {LOCK, f".{PLAN}.tmp"}:  # the latter by a kill at the start
+    if not names & {MANIFEST, PLAN, ASIDE, JOURNAL} and names - {
+        LOCK,
+        f".{PLAN}.tmp",
+    }:  # the latter by a kill at the start
         raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
 
 
@@ -233,7 +255,7 @@ def _put_aside(folder: Path) -> None:
     aside.mkdir()
     (folder / MANIFEST).rename(aside / MANIFEST)
     for path in folder.iterdir():
-        if path.name not in (LOCK, ASIDE):
+        if path.name not in _STAYS:
             path.rename(aside / path.name)
 
 

@@ -1,1 +1,1 @@
-"""Paid work by Claude: what a call costs, what was asked and answered, and the calls themselves."""
+"""Paid work by Claude: what a call costs, what was asked and answered, the calls. The one room that knows the SDK."""

@@ -1,4 +1,4 @@
-"""Calls to Claude: each written down before and after, retried by count, within a cap. The one user of the SDK.
+"""Calls to Claude: each written down before and after, retried by count, within a cap.
 
 The SDK's own retries are off: it would send again what may be paid already, without telling. Answers are journalled as
 they came, before anything is read out of them, so that a better parser can read them again without a new call.
@@ -8,13 +8,14 @@ import asyncio
 import json
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import anthropic
 
-from tokalign.claude.journal import Journal, key_of
+from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.limits import Pace, Purse, retry_after
 from tokalign.claude.prices import Rates
 from tokalign.config import Paid
@@ -59,28 +60,41 @@ class Claude:
 
     def __init__(self, journal: Journal, rates: Rates, knobs: Paid) -> None:
         self.journal, self.rates, self.knobs = journal, rates, knobs
-        self._pace, self._purse = Pace(), Purse(journal, knobs.max_cost)
+        self.pace, self._purse = Pace(), Purse(journal, knobs.max_cost)
         self._closing = False
-        self._client = anthropic.AsyncAnthropic(max_retries=0, timeout=knobs.timeout)
-        if not (self._client.api_key or self._client.auth_token or self._client.credentials):
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.sdk = anthropic.AsyncAnthropic(max_retries=0, timeout=knobs.timeout)
+        if not (self.sdk.api_key or self.sdk.auth_token or self.sdk.credentials):
             raise ServiceError("there is no API key", remedy="set ANTHROPIC_API_KEY")
 
-    async def ask(self, request: Request) -> dict[str, Any] | Failed:
-        """The message that answers a request, as the API gives it; from the journal, if it was answered before.
+    async def ask(self, request: Request) -> Answer | Failed:
+        """The answer to a request; from the journal, if it was answered before.
 
         Raises:
             BudgetError: the cap is reached.
             ServiceError: no request can succeed: a key, a right, money, a name.
         """
         key = key_of(request)
-        if key in self.journal:
-            return self.journal.recall(key)  # type: ignore[no-any-return]
-        most = self.rates.most(tokens_at_most(request), int(request["max_tokens"]))
+        async with self._asking.setdefault(key, asyncio.Lock()):  # two equal requests are paid once
+            if key in self.journal:
+                return self.journal.recall(key)
+            most = self.most(request)
+            return most if isinstance(most, Failed) else await self._call(key, request, most)
+
+    def most(self, request: Request, batch: bool = False) -> float | Failed:
+        """US dollars that a request can cost at most, or why that cannot be said."""
+        tokens, longest = tokens_at_most(request), self.rates.longest_prompt
+        if longest is not None and tokens > longest:
+            return Failed(f"longer than the {longest} tokens that the price holds for")
+        return self.rates.most(tokens, int(request["max_tokens"]), batch)
+
+    async def _call(self, key: str, request: Request, most: float) -> Answer | Failed:
+        """Call until there is an answer, or for as often as is allowed."""
         why = ""
         for attempt in range(self.knobs.max_retries + 1):
             if attempt:
-                await asyncio.sleep(min(60.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0))
-            await self._pace.wait()
+                await asyncio.sleep(patience(attempt))
+            await self.pace.wait()
             if self._closing:
                 return Failed("the run ended")
             await self._purse.reserve(key, most)
@@ -93,18 +107,18 @@ class Claude:
             why = found
         return Failed(why)
 
-    async def _once(self, key: str, request: Request) -> dict[str, Any] | Failed | str:
-        """One call: the message, a failure for good, or why to try again."""
+    async def _once(self, key: str, request: Request) -> Answer | Failed | str:
+        """One call: the answer, a failure for good, or why to try again."""
         try:
-            raw = await self._client.messages.with_raw_response.create(**request)
+            raw = await self.sdk.messages.with_raw_response.create(**request)
         except anthropic.APIStatusError as e:
             self.journal.refuse(key, str(e.status_code))
-            return self._after_status(e)
+            return self.after_status(e)
         except anthropic.APITimeoutError:
             self.journal.lose(key, "timeout")
             return "timeout"
         except anthropic.APIConnectionError as e:
-            if _never_left(e):
+            if never_left(e):
                 self.journal.refuse(key, "no connection")
             else:
                 self.journal.lose(key, "connection lost")
@@ -112,7 +126,7 @@ class Claude:
         except asyncio.CancelledError:
             self.journal.lose(key, "the run ended")
             raise
-        self._pace.learn(raw.headers)
+        self.pace.learn(raw.headers)
         try:
             message = json.loads(raw.http_response.text)
             cost = self.rates.cost(message["usage"])
@@ -120,9 +134,9 @@ class Claude:
             self.journal.lose(key, "not an answer")
             return "not an answer"
         self.journal.answer(key, message, cost)
-        return message  # type: ignore[no-any-return]
+        return Answer(message, cost)
 
-    def _after_status(self, error: anthropic.APIStatusError) -> Failed | str:
+    def after_status(self, error: anthropic.APIStatusError) -> Failed | str:
         """What an error status means: for the run (raises), for this request, or to try again."""
         status, said = error.status_code, str(error.api_message or "")
         # The message of a limit that a customer sets has no code of its own.
@@ -133,14 +147,21 @@ class Claude:
             raise ServiceError(f"{what} ({status})", remedy=remedy)
         if status in (408, 409, 429) or status >= 500:
             if (seconds := retry_after(error.response.headers)) is not None:
-                self._pace.pause(seconds)
+                self.pace.pause(seconds)
             return str(status)
         return Failed(f"{status} {error.type or ''}".strip())
 
-    async def each(self, items: Iterable[T], work: Callable[[T], Awaitable[R]]) -> AsyncIterator[tuple[T, R]]:
+    async def each(
+        self, items: Iterable[T], work: Callable[[T], Awaitable[R]], start: int = 0
+    ) -> AsyncGenerator[tuple[T, R]]:
         """``work`` (which asks) on every item, several at a time; items with what came of them, in their order.
 
         However it ends, what is under way is awaited first, and journalled.
+
+        Args:
+            items: may be gone through more than once.
+            work: what is done with one.
+            start: items to pass over.
 
         Raises:
             BudgetError, ServiceError: see :meth:`ask`.
@@ -151,7 +172,7 @@ class Claude:
             async with places:
                 return await work(item)
 
-        rest = iter(items)
+        rest = islice(items, start, None)
         waiting: deque[tuple[T, asyncio.Task[R]]] = deque()
         try:
             while True:
@@ -167,7 +188,7 @@ class Claude:
 
     async def close(self) -> None:
         """Give connections back."""
-        await self._client.close()
+        await self.sdk.close()
 
 
 def tokens_at_most(request: Request) -> int:
@@ -175,7 +196,12 @@ def tokens_at_most(request: Request) -> int:
     return len(json.dumps(request, ensure_ascii=False).encode()) + _OVERHEAD
 
 
-def _never_left(error: anthropic.APIConnectionError) -> bool:
+def patience(attempt: int) -> float:
+    """Seconds to wait before a call is made again: twice as long each time, to a minute, with chance in it."""
+    return float(min(60.0, 0.5 * 2**attempt)) * random.uniform(0.5, 1.0)
+
+
+def never_left(error: anthropic.APIConnectionError) -> bool:
     """Whether a connection could not be made at all, so that the request was not sent."""
     cause: BaseException | None = error
     while cause is not None:

@@ -12,26 +12,69 @@ lost        no answer, and perhaps paid: it left, and then the connection went
 ==========  ===================================================================================
 
 A ``sent`` without any of the others, because the run was killed, is lost too. Of an answer only its place in the file
-is held.
+is held. Requests that are submitted together, as a batch, have a plan of theirs, whose key is drawn at random:
+
+==========  ===================================================================================
+planned     the keys of the requests that are about to leave together, and the most they can cost
+created     the service took them; with its name of the batch
+closed      its answers are all written down
+refused     it did not take them
+==========  ===================================================================================
+
+A ``planned`` without the others is not lost: it is looked for among the service's batches.
 """
 
 import hashlib
 import json
 import os
+import secrets
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tokalign.errors import InputError
 
 SENT, ANSWERED, REFUSED, LOST = "sent", "answered", "refused", "lost"
+PLANNED, CREATED, CLOSED = "planned", "created", "closed"
+
+
+class Answer(NamedTuple):
+    """A message, as the API gives it, and what it cost in US dollars."""
+
+    message: dict[str, Any]
+    cost: float
+
+
+@dataclass
+class Plan:
+    """Requests that left, or were about to leave, together."""
+
+    id: str
+    keys: list[str]
+    most: float
+    """US dollars they can cost."""
+    at: datetime
+    batch: str | None = None
+    """The service's name of them, once it is known."""
 
 
 def key_of(request: Any) -> str:
     """The hash of a request: equal for equal ones, in whatever order their fields stand."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def answered(path: Path) -> Iterator[str]:
+    """Keys of the requests that a journal holds answers to, for a look without opening it; none where there is none."""
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.startswith(b'{"event": "answered"') and line.endswith(b"\n"):
+                    yield json.loads(line)["key"]
 
 
 class Journal:
@@ -51,6 +94,10 @@ class Journal:
         """Answers paid for."""
         self.retries: Counter[str] = Counter()
         """Why calls had to be made again, with counts."""
+        self.plans: dict[str, Plan] = {}
+        """Those whose answers are not all written down."""
+        self.batches: set[str] = set()
+        """The service's names of all that were created."""
         self._answers: dict[str, int] = {}
         self._open: dict[str, float] = {}
         self._file: BinaryIO = path.open("a+b")
@@ -81,14 +128,27 @@ class Journal:
         event, key = entry["event"], entry["key"]
         if event == SENT:
             self._open[key] = float(entry["most"])
-            return
+        elif event == PLANNED:
+            planned_at = datetime.fromisoformat(entry["at"])
+            self.plans[key] = Plan(key, list(entry["keys"]), float(entry["most"]), planned_at)
+        elif event == CREATED:
+            self.plans[key].batch = entry["batch"]
+            self.batches.add(entry["batch"])
+        elif event == CLOSED:
+            del self.plans[key]
+        else:
+            self._end(event, key, entry, at)
+
+    def _end(self, event: str, key: str, entry: dict[str, Any], at: int) -> None:
         most = self._open.pop(key, 0.0)
+        if event in (REFUSED, LOST):
+            self.plans.pop(key, None)
         if event == ANSWERED:
             self._answers[key] = at
             self.spent += float(entry["cost"])
             self.charged += 1
         elif event == LOST:
-            self.perhaps += most
+            self.perhaps += float(entry.get("most", most))
             self.lost += 1
             self.retries[entry["why"]] += 1
         elif event == REFUSED:
@@ -112,17 +172,32 @@ class Journal:
         self._write(ANSWERED, key, cost=cost, answer=answer)
 
     def refuse(self, key: str, why: str) -> None:
-        """No answer, nothing to pay."""
+        """No answer, nothing to pay. ``key``: of a request or of a plan."""
         self._write(REFUSED, key, why=why)
 
-    def lose(self, key: str, why: str) -> None:
-        """No answer, and perhaps paid."""
-        self._write(LOST, key, why=why)
+    def lose(self, key: str, why: str, **most: float) -> None:
+        """No answer, and perhaps paid. ``key``: of a request or of a plan; ``most``: US dollars, if it was no call."""
+        self._write(LOST, key, why=why, **most)
+
+    def plan(self, keys: Sequence[str], most: float) -> Plan:
+        """Requests are about to leave together."""
+        key, now = secrets.token_hex(8), datetime.now(UTC).isoformat()
+        self._write(PLANNED, key, keys=list(keys), most=most, at=now)
+        self.sync()
+        return self.plans[key]
+
+    def create(self, plan: Plan, batch: str) -> None:
+        """The service took the requests of a plan as ``batch``."""
+        self._write(CREATED, plan.id, batch=batch)
+
+    def close(self, plan: Plan) -> None:
+        """All that came of a plan is written down."""
+        self._write(CLOSED, plan.id)
 
     @property
     def reserved(self) -> float:
         """The most that the calls under way can cost."""
-        return sum(self._open.values())
+        return sum(self._open.values()) + sum(plan.most for plan in self.plans.values())
 
     @property
     def committed(self) -> float:
@@ -132,14 +207,15 @@ class Journal:
     def __contains__(self, key: str) -> bool:
         return key in self._answers
 
-    def recall(self, key: str) -> Any:
+    def recall(self, key: str) -> Answer:
         """The answer to a request that was answered before.
 
         Raises:
             KeyError: it was not.
         """
         self._file.seek(self._answers[key])
-        return json.loads(self._file.readline())["answer"]
+        entry = json.loads(self._file.readline())
+        return Answer(entry["answer"], float(entry["cost"]))
 
     def sync(self) -> None:
         """Have all of it on disk, against a loss of power; a killed process loses nothing anyway."""

@@ -70,11 +70,7 @@ class Purse:
         async with self._changed:
             while self.cap is not None and self.journal.committed + most > self.cap:
                 if not self.journal.reserved:
-                    raise BudgetError(
-                        f"${self.journal.spent:.4f} are spent and ${self.journal.perhaps:.4f} perhaps; the next call "
-                        f"can cost ${most:.4f}, over the cap of ${self.cap:.4f}",
-                        remedy="raise --max-cost and run the same command again: nothing is paid twice",
-                    )
+                    raise over_the_cap(self.journal, most, self.cap)
                 await self._changed.wait()
             self.journal.send(key, most)
 
@@ -82,3 +78,12 @@ class Purse:
         """A call has ended: those that wait look again."""
         async with self._changed:
             self._changed.notify_all()
+
+
+def over_the_cap(journal: Journal, most: float, cap: float | None) -> BudgetError:
+    """What is said when a call that can cost ``most`` does not fit."""
+    return BudgetError(
+        f"${journal.spent:.4f} are spent and ${journal.perhaps:.4f} perhaps; the next call can cost ${most:.4f}, "
+        f"over the cap of ${cap or 0:.4f}",
+        remedy="raise --max-cost and run the same command again: nothing is paid twice",
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokalign.errors import InputError, UsageError
 
@@ -45,6 +45,24 @@ class Rates:
         """The most that a call of so many tokens can cost: all of its prompt written to the cache, the answer full."""
         dearest = max(self.input, self.cache_write_5m, self.cache_write_1h, self.cache_read)
         return (dearest * prompt_tokens + self.output * answer_tokens) / MILLION * (BATCH if batch else 1)
+
+
+class Estimate(NamedTuple):
+    """What work may cost, from a sample of it; money in US dollars."""
+
+    model: str
+    rows: int
+    answered: int
+    """Of them, those that are answered already and cost nothing."""
+    input_tokens: int
+    output_tokens: int
+    """A row, on average; of the answer without thoughts."""
+    low: float
+    """The instructions read from the cache, no thoughts, no second try."""
+    high: float
+    """Nothing cached, answers three times as long, every fifth row asked twice."""
+    most: float
+    """Everything asked twice, and answered at full length: with this as the cap no run ends early."""
 
 
 FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0)

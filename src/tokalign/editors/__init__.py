@@ -31,7 +31,8 @@ class Verdict(NamedTuple):
 
     status: str
     reason: str
-    similarity: float
+    similarity: float | None
+    """None where there is no edit."""
 
 
 def gate(original: str, edited: str, min_similarity: float, *, only_count: bool) -> Verdict:

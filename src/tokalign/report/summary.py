@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokalign.artifacts import Manifest
+from tokalign.claude.prices import Estimate
 from tokalign.config import Stage
 from tokalign.report.text import safe
 
@@ -35,6 +36,9 @@ NEXT = {
 
 def written(config: Stage, result: Any) -> None:
     """Report one artifact, several below one folder, or a file: JSON on stdout if asked, words on stderr."""
+    if isinstance(result, Estimate):
+        _estimate(config, result)
+        return
     if not isinstance(result, Manifest | dict):
         _file(config, result)
         return
@@ -63,6 +67,15 @@ def _file(config: Stage, exported: Any) -> None:
             print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
 
 
+def _estimate(config: Stage, e: Estimate) -> None:
+    if config.json:
+        print(json.dumps(e._asdict()))
+    if not config.quiet:
+        print(f"{e.rows} rows, {e.answered} of them answered already; nothing was asked", file=sys.stderr)
+        print(f"  a row: {e.input_tokens} tokens in, {e.output_tokens} out, thoughts left out", file=sys.stderr)
+        print(f"  {safe(e.model)}: ${e.low:.2f} to ${e.high:.2f}, ${e.most:.2f} at the very most", file=sys.stderr)
+
+
 def _say(path: Path, m: Manifest) -> None:
     rows = m.rows
     print(f"{m.kind}/{m.version} → {safe(str(path))}", file=sys.stderr)
@@ -78,11 +91,7 @@ def headline(m: Manifest) -> list[str]:
     """The few numbers that matter most of an artifact."""
     s = m.stats
     if m.kind == "edits":
-        status = ", ".join(f"{n} {name}" for name, n in s["status"].items())
-        kinds = ", ".join(f"{name} {n}" for name, n in sorted(s["categories"].items()))
-        notes = ", ".join(f"{name} {n}" for name, n in s["reasons"].items())
-        lines = [f"{status}; words kept on average {s['similarity_mean']:.0%}"]
-        return lines + [f"flaws mended: {kinds}"] * bool(kinds) + [f"noted: {notes}"] * bool(notes)
+        return _edits(m)
     if m.kind == "token-labels":
         return _labels(s)
     if m.kind == "reward-model":
@@ -106,6 +115,25 @@ def headline(m: Manifest) -> list[str]:
             for name, c in s["candidates"].items()
         ]
     return []
+
+
+def _edits(m: Manifest) -> list[str]:
+    s = m.stats
+    lines = [", ".join(f"{n} {name}" for name, n in s["status"].items())]
+    if s["similarity_mean"] is not None:
+        lines[0] += f"; words kept on average {s['similarity_mean']:.0%}"
+    if histogram := s.get("similarity_histogram"):
+        lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
+    for about, name in (("flaws mended", "categories"), ("noted", "reasons")):
+        if counts := ", ".join(f"{key} {n}" for key, n in sorted(s[name].items())):
+            lines.append(f"{about}: {counts}")
+    if u := m.usage:
+        lines.append(f"paid ${u['usd']:.4f} for {u['answers']} answers, in all runs together")
+        if u["lost_calls"]:
+            lines[-1] += f", and perhaps ${u['perhaps_usd']:.4f} for {u['lost_calls']} calls whose outcome is unknown"
+    if failed := m.rows.get("failed"):
+        lines.append(f"{failed} rows failed; the same command tries them again")
+    return lines
 
 
 def _labels(s: Mapping[str, Any]) -> list[str]:

@@ -1,12 +1,15 @@
 """``tokalign edit``: preferences in, minimal edits of the less preferred responses out."""
 
+import asyncio
 from collections import Counter
+from contextlib import aclosing
 from typing import Any
 
-from tokalign import sources
+from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import EditConfig
 from tokalign.editors import Editor, gate
+from tokalign.errors import UsageError
 from tokalign.progress import Progress
 from tokalign.rowfile import RowFile, group
 from tokalign.schemas import Edit, Preference, RecordedEdit
@@ -14,32 +17,52 @@ from tokalign.writer import writing
 
 CHUNK = 256
 """Rows between which a run can be cut."""
+BINS = 10
+"""Of the histogram of similarities."""
 
 
-def run(config: EditConfig) -> Manifest:
-    """Edit every row; each ends as edited, unchanged or rejected, with its reason."""
+def run(config: EditConfig) -> Manifest | Any:
+    """Edit every row; each ends as edited, unchanged, rejected or failed, with its reason."""
     rows: sources.Rows[Any]
-    editor: Editor
+    kind = (RecordedEdit, "edits") if config.editor == "recorded" else (Preference, "preferences")
+    rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
+    inputs = {"source": rows.lineage}
+    if config.editor == "claude":
+        from tokalign.editors import claude
+
+        claude.model_of(config)
+        if config.prompt is not None:
+            claude.prompt(config.prompt)
+            inputs["prompt"] = {"kind": "file", "version": None, "sha256": artifacts.sha256(config.prompt)}
+            inputs["prompt"]["path"] = str(config.prompt)
+        if config.dry_run:
+            return asyncio.run(claude.estimated(rows, config))
+    elif config.dry_run:
+        raise UsageError(f"--editor {config.editor} costs nothing", remedy="leave --dry-run out")
+
+    with writing("edits", config, inputs) as out:
+        if out.finished is not None:
+            return out.finished
+        usage: dict[str, Any] = {}
+        with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
+            if config.editor == "claude":
+                usage = asyncio.run(_paid(rows, config, file, bar))
+            else:
+                editor = _editor(config)
+                for part in bar.parts(file.left(rows, CHUNK)):
+                    _keep([_edit(row, editor, config) for row in part], file)
+        failed = int(file.tally.get("status/failed", 0))
+        return out.commit(rows.account(failed=failed), _stats(file), usage)
+
+
+def _editor(config: EditConfig) -> Editor:
     if config.editor == "rules":
         from tokalign.editors.rules import RulesEditor
 
-        rows = sources.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
-        editor = RulesEditor()
-    else:
-        from tokalign.editors.recorded import RecordedEditor
+        return RulesEditor()
+    from tokalign.editors.recorded import RecordedEditor
 
-        rows = sources.read_rows(config.source, RecordedEdit, "edits", how=config, limit=config.limit)
-        editor = RecordedEditor()
-
-    with writing("edits", config, {"source": rows.lineage}) as out:
-        if out.finished is not None:
-            return out.finished
-        with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
-            for part in bar.parts(file.left(rows, CHUNK)):
-                edits = [_edit(row, editor, config) for row in part]
-                file.append_json(e.model_dump() for e in edits)
-                file.count(_count(edits))
-        return out.commit(rows.account(), _stats(file))
+    return RecordedEditor()
 
 
 def _edit(row: Any, editor: Editor, config: EditConfig) -> Edit:
@@ -62,12 +85,34 @@ def _edit(row: Any, editor: Editor, config: EditConfig) -> Edit:
     )
 
 
-def _count(edits: list[Edit]) -> dict[str, float]:
+async def _paid(rows: sources.Rows[Preference], config: EditConfig, file: RowFile, bar: Progress) -> dict[str, Any]:
+    """Have Claude edit what is left; what it cost."""
+    from tokalign.editors import claude
+
+    money: dict[str, Any] = {}
+    async with aclosing(claude.edits(rows, file.taken, config, bar.say, money.update)) as edits:
+        async for edit in edits:
+            _keep([edit], file)
+            file.done(1)
+            bar.advance(1, USD=money["usd"])
+    return money
+
+
+def _keep(edits: list[Edit], file: RowFile) -> None:
+    file.append_json(e.model_dump() for e in edits)
     names = [f"status/{e.status}" for e in edits] + [f"reasons/{e.reason}" for e in edits if e.reason]
-    counts = Counter(names + [f"categories/{c}" for e in edits for c in e.categories])
-    return {**counts, "similarity": sum(e.similarity or 0.0 for e in edits)}
+    names += [f"categories/{c}" for e in edits for c in e.categories]
+    compared = [e.similarity for e in edits if e.similarity is not None]
+    names += ["compared"] * len(compared)
+    names += [f"similarity/{min(int(BINS * s), BINS - 1)}" for s in compared]
+    file.count({**Counter(names), "similarity_sum": sum(compared)})
 
 
 def _stats(file: RowFile) -> dict[str, Any]:
     groups = {name: group(file.tally, name) for name in ("status", "reasons", "categories")}
-    return {**groups, "similarity_mean": file.mean("similarity")}
+    compared, histogram = file.tally.get("compared", 0), group(file.tally, "similarity")
+    return {
+        **groups,
+        "similarity_mean": file.tally.get("similarity_sum", 0.0) / compared if compared else None,
+        "similarity_histogram": [int(histogram.get(str(k), 0)) for k in range(BINS)],
+    }

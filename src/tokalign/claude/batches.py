@@ -1,0 +1,318 @@
+"""Message Batches: requests that leave together, for half the price and within a day.
+
+A submission is not idempotent, and a batch carries no name of ours until its results are there. So what is about to
+leave is written down first, each request under a name that holds the plan's random one; and a submission whose answer
+was lost is neither sent again nor given up, until a batch that the service lists turns out to be it, or the user says
+that there is none.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import anthropic
+
+from tokalign import interrupt
+from tokalign.claude.client import Claude, Failed, R, Request, T, never_left, patience, tokens_at_most
+from tokalign.claude.journal import Answer, Plan, key_of
+from tokalign.claude.limits import over_the_cap
+from tokalign.errors import ServiceError
+
+COUNT, BYTES = 5_000, 32_000_000
+"""Of one batch at most; the service takes 100,000 and 256 MB, but we hold them in memory."""
+_LOOKS = 3
+"""Looks at the service's list after which a batch that does not appear there is not waited for."""
+_SKEW = timedelta(minutes=10)
+"""By how much clocks may differ."""
+_READS = 3
+"""How often results with a bad line are read."""
+_AGAIN = "--resend-lost"
+
+
+class NotAnsweredError(Exception):
+    """Raised by :meth:`Batched.ask`: the answer is not there yet."""
+
+    def __init__(self, key: str, request: Request, most: float) -> None:
+        self.key, self.request, self.most = key, request, most
+        self.size = tokens_at_most(request)
+
+
+class _GoneError(ServiceError):
+    """A batch is not to be found."""
+
+
+class Batches:
+    """Submits batches, waits for them, and writes down what came of them."""
+
+    def __init__(self, claude: Claude, say: Callable[[str], None]) -> None:
+        self.claude, self.journal, self.knobs, self._say = claude, claude.journal, claude.knobs, say
+        self.tries: Counter[str] = Counter()
+        """How often the service ended a request without an answer."""
+        self.failed: dict[str, Failed] = {}
+
+    async def submit(self, wanted: list[NotAnsweredError]) -> int:
+        """Send the first so many of them as fit under the cap; returns how many.
+
+        Raises:
+            ServiceError: the service takes none.
+        """
+        room = float("inf") if self.knobs.max_cost is None else self.knobs.max_cost - self.journal.committed
+        fitting, most = [], 0.0
+        for want in wanted:
+            if (most := most + want.most) > room:
+                break
+            fitting.append(want)
+        if fitting:
+            await self._create(fitting)
+        return len(fitting)
+
+    async def _create(self, wanted: list[NotAnsweredError]) -> None:
+        for attempt in range(self.knobs.max_retries + 1):
+            if attempt:
+                await _nap(patience(attempt))
+            plan = self.journal.plan([w.key for w in wanted], sum(w.most for w in wanted))
+            requests: Any = [{"custom_id": f"{plan.id}_{w.key}", "params": w.request} for w in wanted]
+            try:
+                batch = await self.claude.sdk.messages.batches.create(requests=requests)
+            except anthropic.APIStatusError as e:
+                if e.status_code >= 500 and e.status_code != 529:
+                    return  # it may have been created all the same
+                self.journal.refuse(plan.id, str(e.status_code))
+                if isinstance(failed := self.claude.after_status(e), Failed):
+                    raise ServiceError(f"the batch was refused: {failed.why}", remedy="see --model") from None
+            except anthropic.APIConnectionError as e:
+                if not never_left(e):
+                    return
+                self.journal.refuse(plan.id, "no connection")
+            else:
+                if not getattr(batch, "id", None):  # a page of some proxy
+                    return
+                self.journal.create(plan, batch.id)
+                self._say(f"batch {batch.id} of {len(wanted)} requests is submitted")
+                return
+        raise ServiceError("the service takes no batches at present", remedy="run the same command again later")
+
+    async def settle(self) -> None:
+        """Wait for all that was submitted, in this run or an earlier one, and write down what came of it.
+
+        Raises:
+            ServiceError: a batch is not to be found, or the service does not answer.
+        """
+        for plan in list(self.journal.plans.values()):
+            try:
+                batch = plan.batch or await self._look_for(plan)
+                while not await self._ended(batch):
+                    await _nap(self.knobs.poll)
+                await self._take(plan, batch)
+            except _GoneError:
+                if not self.knobs.resend_lost:
+                    raise
+                self.journal.lose(plan.id, "given up by the user", most=plan.most)
+            else:
+                self.journal.close(plan)
+            self.journal.sync()
+
+    async def _look_for(self, plan: Plan) -> str:
+        """The service's name of a batch that it took without our hearing of it."""
+        self._say(f"looking for a batch of {len(plan.keys)} requests, submitted {plan.at:%Y-%m-%d %H:%M} UTC")
+        for look in range(_LOOKS):
+            if look:
+                await _nap(self.knobs.poll)
+            waiting = True
+            while waiting:
+                waiting = False
+                for batch, ended in await self._candidates(plan):
+                    waiting |= not ended
+                    if ended and any([name.startswith(plan.id) async for name, _ in self._results(batch)]):
+                        self.journal.create(plan, batch)
+                        return batch
+                if waiting:
+                    await _nap(self.knobs.poll)
+        raise _GoneError(
+            f"{len(plan.keys)} requests were submitted {plan.at:%Y-%m-%d %H:%M} UTC, no answer came, and the service "
+            "lists no batch that holds them",
+            remedy=f"run the same command again later; or, to pay perhaps twice, with {_AGAIN}",
+        )
+
+    async def _candidates(self, plan: Plan) -> list[tuple[str, bool]]:
+        """Batches, not yet known, that could be the one of a plan, and whether they have ended."""
+        found: list[tuple[str, bool]] = []
+
+        async def listed() -> None:
+            found.clear()
+            async for batch in self.claude.sdk.messages.batches.list(limit=100):
+                if batch.created_at < plan.at - _SKEW:
+                    return  # the newest come first
+                counts = batch.request_counts
+                n = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+                if batch.id not in self.journal.batches and n == len(plan.keys):
+                    found.append((batch.id, batch.processing_status == "ended"))
+
+        await self._patiently(listed, "the list of batches")
+        return found
+
+    async def _ended(self, batch: str) -> bool:
+        found = await self._patiently(lambda: self.claude.sdk.messages.batches.retrieve(batch), f"batch {batch}")
+        return found.processing_status == "ended"
+
+    async def _take(self, plan: Plan, batch: str) -> None:
+        """Write down what came of every request of a batch."""
+        left = {key for key in plan.keys if key not in self.journal}
+        for _ in range(_READS):
+            async for name, result in self._results(batch):
+                key = name.removeprefix(f"{plan.id}_")
+                if key in left and self._settle_one(key, result):
+                    left.discard(key)
+            if not left:
+                break
+        for key in left:  # its line cannot be read, or is not there
+            self.journal.lose(key, "not in the results", most=plan.most / len(plan.keys))
+            self._ended_without(key, "not in the results")
+        self._say(f"batch {batch} has ended: ${self.journal.spent:.4f} are spent")
+
+    def _settle_one(self, key: str, result: Any) -> bool:
+        """Whether a result could be made out; if so it is written down."""
+        try:
+            kind = result["type"]
+            if kind == "succeeded":
+                message = result["message"]
+                self.journal.answer(key, message, self.claude.rates.cost(message["usage"], batch=True))
+                return True
+            why = result["error"]["error"]["type"] if kind == "errored" else kind
+        except (KeyError, TypeError, AttributeError, ValueError):
+            return False
+        self.journal.refuse(key, str(why))
+        if why == "invalid_request_error":
+            self.failed[key] = Failed(str(why))
+        else:
+            self._ended_without(key, str(why))
+        return True
+
+    def _ended_without(self, key: str, why: str) -> None:
+        self.tries[key] += 1
+        if self.tries[key] > self.knobs.max_retries:
+            self.failed[key] = Failed(why)
+
+    async def _results(self, batch: str) -> AsyncIterator[tuple[str, Any]]:
+        """Names and results of a batch; lines that cannot be read are passed over, and do not hide those after."""
+        lines: list[str] = []
+
+        async def read() -> None:
+            lines.clear()
+            async with self.claude.sdk.messages.batches.with_streaming_response.results(batch) as response:
+                async for line in response.iter_lines():
+                    lines.append(line)
+
+        await self._patiently(read, f"the results of batch {batch}")
+        for line in lines:
+            try:
+                row = json.loads(line)
+                yield str(row["custom_id"]), row["result"]
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    async def _patiently(self, call: Callable[[], Awaitable[R]], what: str) -> R:
+        """A call that costs nothing, made until it succeeds, or for as often as is allowed."""
+        why = ""
+        for attempt in range(self.knobs.max_retries + 1):
+            if attempt:
+                await _nap(patience(attempt))
+            try:
+                return await call()
+            except anthropic.APIStatusError as e:
+                if e.status_code == 404:
+                    raise _GoneError(f"{what}: not found", remedy=f"or ask again with {_AGAIN}") from None
+                found = self.claude.after_status(e)
+                if isinstance(found, Failed):
+                    raise ServiceError(f"{what}: {found.why}", remedy="run the same command again") from None
+                why = found
+            except (anthropic.APIConnectionError, anthropic.APIResponseValidationError):
+                why = "no answer"
+            except anthropic.AnthropicError as e:  # ended, but its results are gone
+                raise _GoneError(f"{what}: {e}", remedy=f"or ask again with {_AGAIN}") from None
+        raise ServiceError(f"{what}: {why}", remedy="run the same command again later")
+
+
+class Batched(Claude):
+    """Asks in rounds: work is done as far as answers are there; what it still wants is submitted, and awaited."""
+
+    batches: Batches
+
+    async def ask(self, request: Request) -> Answer | Failed:
+        """The answer to a request, if it is there.
+
+        Raises:
+            NotAnsweredError: it is not.
+        """
+        key = key_of(request)
+        if key in self.journal:
+            return self.journal.recall(key)
+        if key in self.batches.failed:
+            return self.batches.failed[key]
+        most = self.most(request, batch=True)
+        if isinstance(most, Failed):
+            return most
+        raise NotAnsweredError(key, request, most)
+
+    async def each(
+        self, items: Iterable[T], work: Callable[[T], Awaitable[R]], start: int = 0
+    ) -> AsyncGenerator[tuple[T, R]]:
+        """As :meth:`Claude.each`."""
+        while await self._round(islice(items, start, None), work):
+            pass
+        async for found in super().each(items, work, start):
+            yield found
+
+    async def _round(self, items: Iterable[T], work: Callable[[T], Awaitable[R]]) -> bool:
+        """Submit what the items want, and wait for it; whether there was anything.
+
+        Raises:
+            BudgetError: nothing that is wanted fits under the cap.
+        """
+        sent: set[str] = set()
+        wanted: dict[str, NotAnsweredError] = {}
+
+        async def submit() -> bool:
+            """Whether all that is wanted left; if so, it is wanted no more."""
+            n = await self.batches.submit(list(wanted.values()))
+            sent.update(islice(wanted, n))
+            fit = n == len(wanted)
+            if fit:
+                wanted.clear()
+            return fit
+
+        room = True
+        for item in items:
+            try:
+                await work(item)
+            except NotAnsweredError as want:
+                if want.key not in sent:
+                    wanted[want.key] = want
+            if len(wanted) >= COUNT or sum(w.size for w in wanted.values()) >= BYTES:
+                room = await submit()
+                if not room:
+                    break
+        if room and wanted:
+            await submit()
+        if wanted and not sent:
+            raise over_the_cap(self.journal, next(iter(wanted.values())).most, self.knobs.max_cost)
+        await self.batches.settle()
+        return bool(sent)
+
+
+async def _nap(seconds: float) -> None:
+    """Sleep, unless the end is asked for.
+
+    Raises:
+        StoppedError: it is.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        interrupt.check()
+        await asyncio.sleep(min(left, 0.2))
+    interrupt.check()

@@ -1,0 +1,54 @@
+"""Opening the service for a stage: its journal in the stage's folder, its prices, one call at a time or in batches."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tokalign.artifacts import JOURNAL
+from tokalign.claude import prices
+from tokalign.claude.batches import Batched, Batches
+from tokalign.claude.client import Claude
+from tokalign.claude.journal import Journal
+from tokalign.config import Paid
+
+
+@asynccontextmanager
+async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], None]) -> AsyncIterator[Claude]:
+    """Claude, with a journal in ``folder``; what an earlier run submitted is waited for first.
+
+    Args:
+        folder: of the stage, which holds it locked.
+        model: whose prices count.
+        knobs: how to ask.
+        say: tells the user something that takes long.
+
+    Raises:
+        UsageError: the price of the model is not known.
+        ServiceError: there is no key.
+        InputError: the journal, or the file of prices, is not one.
+    """
+    rates = prices.load(model, knobs.prices, knobs.allow_unpriced)
+    if knobs.discard_journal:
+        (folder / JOURNAL).unlink(missing_ok=True)
+    with Journal(folder / JOURNAL) as journal:
+        claude = (Batched if knobs.batch else Claude)(journal, rates, knobs)
+        batches = Batches(claude, say)
+        if isinstance(claude, Batched):
+            claude.batches = batches
+        try:
+            await batches.settle()
+            yield claude
+        finally:
+            await claude.close()
+
+
+def spent(journal: Journal) -> dict[str, Any]:
+    """What a manifest says of money: dollars paid, dollars perhaps paid besides, calls lost, and why calls failed."""
+    return {
+        "usd": round(journal.spent, 6),
+        "perhaps_usd": round(journal.perhaps, 6),
+        "answers": journal.charged,
+        "lost_calls": journal.lost,
+        "retries": dict(journal.retries),
+    }
