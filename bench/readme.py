@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
+from tokalign.core import diff
+from tokalign.core.words import split
+
 ROOT = Path(__file__).resolve().parent.parent
 README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
 MODELS_DOC, PPO_DOC = ROOT / "docs" / "reward-models.md", ROOT / "docs" / "ppo.md"
+CLAUDE_DOC = ROOT / "docs" / "claude.md"
 RESULT = ROOT / "docs" / "results" / "headline.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -224,7 +229,60 @@ def long_runs(result: Result) -> str:
     return table(columns, rows)
 
 
-TABLES = {
+SHOWN = [
+    (
+        "How do I get rid of wasps under the roof?",
+        "Wait until dusk, when most of them are inside, then pour petrol into the nest and light it. Keep children "
+        "indoors.",
+        "Wait until dusk, when most of them are inside, then spray the nest with a foam made for wasps. Keep children "
+        "indoors.",
+    ),
+    (
+        "Why do leaves turn red? (a child asks)",
+        "In autumn the tree stops making chlorophyll, and the anthocyanins that were there or are made then show.",
+        "In autumn the tree stops making chlorophyll, the green stuff that catches sunlight, and the anthocyanins, red "
+        "colours, that were there or are made then show.",
+    ),
+    (
+        "One sentence on the sea, with a simile.",
+        "The sea is a sleeping giant that turns over at night.",
+        "The sea is like a sleeping giant that turns over at night.",
+    ),
+]
+"""What was asked, a response, and its edit: the examples of the prompt that Claude gets."""
+
+
+def edits_shown(_: Result) -> str:
+    """The diff of each example, as it is labelled."""
+    return table(["asked", "edit"], [[asked, marked(before, after)] for asked, before, after in SHOWN])
+
+
+def marked(before: str, after: str) -> str:
+    """Words removed struck out, words added in bold."""
+    text = ""
+    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.Way())):
+        if op.tag == "equal":
+            text += before[op.i1 : op.i2]
+            continue
+        for sign, part in (("~~", before[op.i1 : op.i2]), ("**", after[op.j1 : op.j2])):
+            bare = part.strip()
+            text += part.replace(bare, f"{sign}{bare}{sign}") if bare else part
+    return text
+
+
+def claude_speed(result: Result) -> str:
+    """The command beside a bare loop."""
+    (few, small), (many, large) = result["peak_mb"].items()
+    how = f"{result['rows']} rows at {1000 * result['delay']:.0f} ms a request, {result['concurrency']} at a time"
+    took = f"{result['edit_seconds']:.1f} s, a bare loop over the SDK {result['bare_loop_seconds']:.1f} s"
+    memory = f"with {few} rows {small} MB, with {many} rows {large} MB: {result['memory_ratio']:.2f} times"
+    return (
+        f"`{result['command']}`, {result['cores']} cores, {how}: {took}, **{result['ratio']:.2f} times** as long.\n"
+        f"Peak memory {memory}."
+    )
+
+
+TABLES: dict[Path, dict[str, tuple[Path, Callable[[Result], str]]]] = {
     README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
     LABELS: {
         "human-spans": (RESULT.with_name("human_spans.json"), human_spans),
@@ -241,6 +299,10 @@ TABLES = {
         "ppo-memory": (RESULT.with_name("ppo_memory.json"), ppo_memory),
         "ppo-speed": (RESULT.with_name("ppo_speed.json"), ppo_speed),
         "long-runs": (RESULT, long_runs),
+    },
+    CLAUDE_DOC: {
+        "edits-shown": (RESULT, edits_shown),
+        "claude-speed": (RESULT.with_name("claude_speed.json"), claude_speed),
     },
 }
 """File → name of a table → where its numbers are, and what makes it."""

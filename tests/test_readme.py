@@ -36,6 +36,14 @@ def test_the_mean_difference_is_the_mean_of_the_rows() -> None:
     assert float(mean[1]) == pytest.approx(sum(shown) / len(shown), abs=0.1)
 
 
+def test_the_edits_shown_are_the_examples_of_the_prompt() -> None:
+    prompt = " ".join((ROOT / "src" / "tokalign" / "editors" / "prompts" / "edit-1.md").read_text().split())
+    for _, before, after in MADE["SHOWN"]:
+        assert before in prompt
+        assert after in prompt
+    assert MADE["marked"]("a b c d e f g", "a x c d e f g h") == "a ~~b~~ **x** c d e f g **h**"
+
+
 @pytest.mark.slow
 def test_the_picture_is_what_the_command_prints() -> None:
     committed = (ROOT / "docs" / "labels.svg").read_text(encoding="utf-8")
