@@ -17,7 +17,7 @@ from tokalign.artifacts import Manifest
 from tokalign.errors import ConflictError, StoppedError
 from tokalign.models.loading import load_policy
 from tokalign.rowfile import RowFile, group
-from tokalign.stages import ppo, sft
+from tokalign.stages import edit, ppo, sft
 
 
 class CutError(Exception):
@@ -272,3 +272,19 @@ def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: P
     assert same(tmp_path / "six", tmp_path / "more")
     with pytest.raises(ConflictError, match="--steps 6 → 4"):
         train_ppo(prepared, tmp_path / "more", 4)
+
+
+def test_a_knob_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+    def make(**knobs: Any) -> Manifest:
+        return edit.run(config.EditConfig(source=str(tmp_path / "rows.jsonl"), out=tmp_path / "edits", **knobs))
+
+    row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    make()
+    path = tmp_path / "edits" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["config"]["min_similarity"]
+    path.write_text(json.dumps(manifest))
+    assert make().created == manifest["created"], "nothing was done again"
+    with pytest.raises(ConflictError, match=r"changed: --min-similarity 0.3 → 0.5"):
+        make(min_similarity=0.5)

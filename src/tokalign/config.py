@@ -81,6 +81,12 @@ class Knobs:
         """The knobs of these roles, as plain JSON values."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["role"] in roles}
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The knobs that have a default, with it, as plain JSON values."""
+        plain = [f for f in fields(cls) if f.default is not MISSING]
+        return {f.name: _plain(f.default) for f in plain}
+
 
 def option_name(f: Field[Any]) -> str:
     """How a field is spelt on the command line."""

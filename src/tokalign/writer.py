@@ -184,6 +184,8 @@ def _compare(writer: Writer) -> None:
     before = there.fingerprint(writer.knobs) if there else _planned(folder)
     if before is None:
         return
+    # A knob that an older version did not have is taken as its default, which does what was done without it.
+    before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.knobs}, **before}
     if changes := _changes(before, writer.fingerprint, writer.config.select("more")):
         run = "another run" if there else "an unfinished other run"
         raise ConflictError(
