@@ -47,6 +47,8 @@ CHANGES = {
     "discrete": Change("rewards -1, 0, 1 instead of expected", ("--reward", "discrete")),
     "word": Change("rewards shared within a word", ("--normalise", "word")),
     "span": Change("rewards shared within a span", ("--normalise", "span")),
+    "value-lr": Change("value model's learning rate three times as high", ("--value-lr", "3e-3")),
+    "lambda-1": Change("advantages with λ 1 instead of .95", ("--gae-lambda", "1")),
     "shared": Change("value head on the policy's states", ("--value-model", "shared")),
     "no-guard": Change("no length guard", ("--length-guard", "0")),
 }

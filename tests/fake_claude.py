@@ -19,8 +19,9 @@ KEY = "sk-ant-canary-0123456789"
 STATUSES = {
     "400": ("invalid_request_error", {}), "401": ("authentication_error", {}), "402": ("billing_error", {}),
     "403": ("permission_error", {}), "404": ("not_found_error", {}), "429": ("rate_limit_error", {}),
-    "429-after": ("rate_limit_error", {"retry-after": "0.05"}), "500": ("api_error", {}),
-    "529": ("overloaded_error", {}),
+    "429-after": ("rate_limit_error", {"retry-after": "0.05"}),
+    "429-long": ("rate_limit_error", {"retry-after": "600"}), "500": ("api_error", {}),
+    "502": ("api_error", {}), "529": ("overloaded_error", {}),
 }  # fmt: skip
 
 
@@ -44,6 +45,13 @@ class FakeClaude:
         """What the next submissions meet."""
         self.get_faults: list[str] = []
         """What the next looks meet."""
+        self.dear = False
+        """Whether every answer costs as much as it can."""
+        self.bucket: tuple[float, float] | None = None
+        """Calls that the limit holds, and how many a second come back; None: no limit."""
+        self.limited = 0
+        """Calls that met the limit."""
+        self._level, self._filled = 0.0, time.monotonic()
         self.chances: dict[str, float] = {}
         """Faults that any call, or submission, may meet, with how often."""
         self._dice = random.Random(0)
@@ -93,6 +101,21 @@ class FakeClaude:
         else:
             self._message_to(h, request)
 
+    def _overdrawn(self) -> float:
+        """Seconds until the limit lets the next call through; 0: it may pass."""
+        if self.bucket is None:
+            return 0.0
+        size, rate = self.bucket
+        with self._lock:
+            now = time.monotonic()
+            self._level = max(0.0, self._level - rate * (now - self._filled))
+            self._filled = now
+            if self._level + 1 > size:
+                self.limited += 1
+                return (self._level + 1 - size) / rate
+            self._level += 1
+            return 0.0
+
     def _fault(self, text: str) -> str:
         with self._lock:
             attempt = self._attempts[text]
@@ -109,6 +132,9 @@ class FakeClaude:
         return ""
 
     def _message_to(self, h: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        if (wait := self._overdrawn()) > 0:
+            error = {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
+            return self._send(h, 429, error, {"retry-after": f"{wait:.3f}"})
         text = text_of(request)
         fault = self._fault(text)
         time.sleep(self.delay)
@@ -145,6 +171,10 @@ class FakeClaude:
             "stop_reason": "end_turn", "stop_sequence": None,
             "usage": {"input_tokens": tokens_of(request), "output_tokens": len(said) // 4},
         }  # fmt: skip
+        if self.dear:
+            n = len(json.dumps(request, ensure_ascii=False).encode()) + 1000
+            written = {"cache_creation_input_tokens": n, "cache_creation": {"ephemeral_1h_input_tokens": n}}
+            message["usage"] = {"input_tokens": 0, "output_tokens": request["max_tokens"], **written}
         if fault == "no-usage":
             del message["usage"]
         if fault in ("max_tokens", "refusal", "refusal-text", "odd"):
@@ -188,7 +218,7 @@ class FakeClaude:
             result = {"type": "errored", "error": error}
         else:
             result = {"type": "succeeded", "message": self._message(request, text, fault)}
-        line = json.dumps({"custom_id": asked["custom_id"], "result": result})
+        line = json.dumps({"custom_id": asked["custom_id"], "result": result}, ensure_ascii="\ud800" in str(result))
         return ["{not json"] if fault == "bad-line" else [line]
 
     def _batch(self, name: str) -> dict[str, Any]:
@@ -220,6 +250,11 @@ class FakeClaude:
             self._drop(h)
         elif fault in STATUSES:
             self._error(h, fault)
+        elif fault in ("html", "malformed"):
+            self._send(h, 200, "<html>" if fault == "html" else "{not json")
+        elif fault == "cut":
+            self._send(h, 200, '{"id": "x"', {"content-length": "1000"})
+            self._drop(h)
         elif name == "batches":
             for batch in self.batches.values():
                 batch["left"] -= 1
@@ -240,13 +275,13 @@ class FakeClaude:
     @staticmethod
     def _send(h: BaseHTTPRequestHandler, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         raw = body if isinstance(body, str) else json.dumps(body)
+        sent = raw.encode(errors="surrogatepass")
+        kind = "text/html" if raw.startswith("<") else "application/json"
         h.send_response(status)
-        h.send_header("content-type", "text/html" if raw.startswith("<") else "application/json")
-        h.send_header("content-length", str(len(raw.encode())))
-        for name, value in (headers or {}).items():
+        for name, value in {"content-type": kind, "content-length": str(len(sent)), **(headers or {})}.items():
             h.send_header(name, value)
         h.end_headers()
-        h.wfile.write(raw.encode())
+        h.wfile.write(sent)
 
     @staticmethod
     def _drop(h: BaseHTTPRequestHandler) -> None:

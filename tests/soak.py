@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from tokalign import rowfile
 from tokalign.artifacts import JOURNAL
-from tokalign.claude import batches, client
+from tokalign.claude import batches, trouble
 from tokalign.claude.journal import Journal
 from tokalign.editors import claude
 from tokalign.stages import diff, edit, generate, ppo, reward, score, sft, winrate
@@ -83,7 +83,7 @@ def start(command: str, folder: Path) -> int:
     for stage in (edit, diff, generate, score, winrate):
         vars(stage)["CHUNK"] = 4
     batches.COUNT = 25
-    client.random.uniform = lambda *_: 0.01  # type: ignore[attr-defined]  # between retries
+    trouble.random.uniform = lambda *_: 0.01  # type: ignore[attr-defined]  # between retries
     sys.argv = ["tokalign", *command.split()]
     from tokalign.cli import app
 

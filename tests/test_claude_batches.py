@@ -12,9 +12,10 @@ from tests.fake_claude import KEY, FakeClaude
 from tests.test_claude_client import RATES, request, said
 from tokalign import interrupt
 from tokalign.claude import batches
-from tokalign.claude.client import Failed
 from tokalign.claude.journal import Journal
+from tokalign.claude.prices import Rates
 from tokalign.claude.service import service
+from tokalign.claude.trouble import Failed
 from tokalign.config import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
 
@@ -24,7 +25,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClaude]:
     with FakeClaude() as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setattr("tokalign.claude.client.random.uniform", lambda *_: 0.01)  # between retries
+        monkeypatch.setattr("tokalign.claude.trouble.random.uniform", lambda *_: 0.01)  # between retries
         monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: RATES)
         yield server
 
@@ -71,7 +72,7 @@ def test_what_ends_without_an_answer_is_asked_again(fake: FakeClaude, tmp_path: 
     texts = [f"[[faults: {f}]] x" for f in faults] + ["plain"]
     assert [said(m) for m in ask(tmp_path, *texts)] == [f"echo: {t}" for t in texts]
     j = journal(tmp_path)
-    assert (j.charged, j.lost) == (7, 2), "a line that cannot be read, and one without usage, are perhaps paid"
+    assert (j.charged, j.lost) == (7, 1), "a line that cannot be read is perhaps paid"
     assert j.perhaps > 0
     assert sum(fake.charged.values()) == j.charged + j.lost
 
@@ -79,7 +80,7 @@ def test_what_ends_without_an_answer_is_asked_again(fake: FakeClaude, tmp_path: 
 def test_what_cannot_be_answered_fails_and_retries_end(fake: FakeClaude, tmp_path: Path) -> None:
     hopeless = "[[faults: errored, errored, errored, errored, errored]] x"
     found = ask(tmp_path, "[[faults: invalid]] x", hopeless, "plain", max_retries=2)
-    assert found[:2] == [Failed("invalid_request_error"), Failed("api_error")]
+    assert found[:2] == [Failed("invalid_request_error: no", passing=False), Failed("api_error")]
     assert said(found[2]) == "echo: plain"
     assert (fake.seen["[[faults: invalid]] x"], fake.seen[hopeless]) == (1, 3)
 
@@ -118,7 +119,7 @@ def test_a_submission_that_cannot_be_found_is_held_until_the_user_says_so(
     assert len(ask(tmp_path, *TEXTS, resend_lost=True)) == 11
     assert fake.charged == dict.fromkeys(TEXTS, 1)
     j = journal(tmp_path)
-    assert (j.charged, j.lost, len(j.plans)) == (11, 1, 0)
+    assert (j.charged, j.lost, len(j.plans)) == (11, 11, 0)
     assert j.perhaps > 0
 
 
@@ -139,20 +140,35 @@ def test_looks_that_fail_are_made_again_and_a_batch_that_is_gone_is_told(fake: F
     fake.polls, fake.get_faults = 4, ["500", "drop", "529", "429"]
     assert len(ask(tmp_path, *TEXTS)) == 11
     fake.polls, fake.get_faults = 1, ["404"]
-    with pytest.raises(ServiceError, match="msgbatch_1: not found"):
-        ask(tmp_path, "more")
     assert [said(m) for m in ask(tmp_path, "more")] == ["echo: more"], "it was there after all"
-    assert len(fake.batches) == 2
+    fake.get_faults = ["404"] * 40
+    with pytest.raises(ServiceError, match="msgbatch_2: not found"):
+        ask(tmp_path, "yet more", max_retries=2)
+    with pytest.raises(ServiceError, match="msgbatch_3: not found"):  # a batch of this very run is not given up
+        ask(tmp_path, "yet more", max_retries=2, resend_lost=True)
+    assert len(fake.batches) == 4
 
 
 def test_a_run_that_is_ended_while_it_waits_goes_on_from_there(
     fake: FakeClaude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.polls = 10_000
     monkeypatch.setattr(interrupt._State, "received", 15)
     with pytest.raises(StoppedError):
         ask(tmp_path, *TEXTS)
+    assert not fake.batches, "nothing leaves after the signal"
     monkeypatch.setattr(interrupt._State, "received", 0)
+
+    fake.polls, look = 10_000, fake.get
+
+    def signalled(handler: Any) -> None:
+        monkeypatch.setattr(interrupt._State, "received", 15)
+        look(handler)
+
+    monkeypatch.setattr(fake, "get", signalled)
+    with pytest.raises(StoppedError):
+        ask(tmp_path, *TEXTS)
+    monkeypatch.setattr(interrupt._State, "received", 0)
+    monkeypatch.setattr(fake, "get", look)
     fake.batches["msgbatch_0"]["left"] = 1
     assert len(ask(tmp_path, *TEXTS)) == 11
     assert fake.charged == dict.fromkeys(TEXTS, 1)
@@ -184,3 +200,38 @@ def test_wherever_the_journal_ends_the_next_run_pays_nothing_twice(fake: FakeCla
         assert len(ask(tmp_path, *TEXTS)) == 11
         assert fake.charged == dict.fromkeys(TEXTS, 1)
         assert journal(tmp_path).charged == 11
+
+
+def test_a_line_ends_where_json_says_so(fake: FakeClaude, tmp_path: Path) -> None:
+    fake.answer = lambda request: "one\u2028two\u2029three\x85four"
+    assert [said(m) for m in ask(tmp_path, "a", "b")] == ["one\u2028two\u2029three\x85four"] * 2
+    assert fake.charged == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("fault", ["cut", "html", "malformed"])
+def test_answers_to_looks_that_cannot_be_read_are_asked_for_again(fake: FakeClaude, tmp_path: Path, fault: str) -> None:
+    fake.get_faults = [fault, "", fault, fault]
+    assert [said(m) for m in ask(tmp_path, *TEXTS)] == [f"echo: {t}" for t in TEXTS]
+    assert fake.charged == dict.fromkeys(TEXTS, 1)
+
+
+def test_a_batch_is_priced_by_what_it_was_sent_at(
+    fake: FakeClaude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear = Rates(100.0, 500.0, 125.0, 200.0, 10.0)
+    monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: dear)
+    fake.get_faults = ["404"] * 40
+    with pytest.raises(ServiceError):
+        ask(tmp_path, "a", max_retries=1)
+    fake.get_faults = []
+    monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: RATES)
+    (found,) = ask(tmp_path, "a")
+    assert found.cost == pytest.approx(dear.cost(found.message["usage"], batch=True))
+
+
+def test_of_an_answer_that_holds_half_a_character_the_whole_is_kept(fake: FakeClaude, tmp_path: Path) -> None:
+    fake.answer = lambda request: "half \ud800"
+    for batch in (True, False):
+        assert [said(m) for m in ask(tmp_path, f"a {batch}", batch=batch)] == ["half \ud800"]
+    assert len(ask(tmp_path, "a True", "a False")) == 2
+    assert set(fake.charged.values()) == {1}

@@ -68,7 +68,7 @@ def test_every_row_ends_with_its_status_and_reason(fake: FakeClaude, tmp_path: P
         "[[faults: refusal]]": ("rejected", "refusal (bio)", 1),
         "[[faults: refusal-text]]": ("rejected", "refusal (bio)", 1),
         "[[faults: max_tokens]]": ("edited", "", 2), "[[faults: max_tokens, max_tokens]]": ("rejected", "truncated", 2),
-        "[[faults: odd]]": ("edited", "", 1), "[[faults: 400]]": ("failed", "400 invalid_request_error", 0),
+        "[[faults: odd]]": ("edited", "", 1), "[[faults: 400]]": ("failed", "400 invalid_request_error: no", 0),
     }  # fmt: skip
     write_jsonl(tmp_path / "rows.jsonl", *rows(*told))
     done = claude(fake, tmp_path)
@@ -140,10 +140,10 @@ def test_what_passes_is_tried_again_and_what_may_be_paid_is_told(fake: FakeClaud
     assert done.returncode == 0, done.stderr
     usage = manifest(tmp_path)["usage"]
     assert usage["answers"] == 9
-    assert usage["lost_calls"] == 5  # html, malformed, both drops, no usage
+    assert usage["lost_calls"] == 4  # html, malformed, both drops
     assert usage["perhaps_usd"] > 0
     assert "outcome is unknown" in done.stderr
-    assert sum(fake.charged.values()) <= 9 + 5
+    assert sum(fake.charged.values()) <= 9 + 4
 
 
 def test_the_cap_stops_the_run_and_raising_it_goes_on(fake: FakeClaude, tmp_path: Path) -> None:

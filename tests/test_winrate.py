@@ -2,12 +2,15 @@
 
 import math
 import statistics
+from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
-from tokalign.core.winrate import paired_difference, win_rate
+from tokalign.core.winrate import bring_together, interval, paired_difference, win_rate
 
 PREFERENCE = st.one_of(st.sampled_from([1.0, 1.5, 2.0]), st.floats(1, 2))
 
@@ -80,7 +83,8 @@ def test_paired_difference_of_hand_numbers() -> None:
 
 
 def test_a_constant_difference_has_no_error() -> None:
-    assert paired_difference([2, 1.5, 2], [1.5, 1, 1.5]) == {"difference": 50.0, "standard_error": 0.0}
+    got = paired_difference([2, 1.5, 2], [1.5, 1, 1.5])
+    assert (got["difference"], got["standard_error"], got["ci95"]) == (50.0, 0.0, [50.0, 50.0])
 
 
 @given(st.lists(st.tuples(PREFERENCE, PREFERENCE), min_size=2, max_size=30))
@@ -96,3 +100,73 @@ def test_paired_difference_is_the_difference_of_win_rates(pairs: list[tuple[floa
 def test_pairs_of_other_lengths_or_fewer_than_two_are_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match=f"got {len(a)} and {len(b)}"):
         paired_difference(a, b)
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    p = [1.0] * 30 + [2.0] * 60 + [1.5] * 25 + [1.25] * 10
+    low, high = interval(p, draws=40_000)
+    expected = bootstrap((np.array(p),), np.mean, method="percentile", n_resamples=40_000, rng=0).confidence_interval
+    assert (low, high) == pytest.approx((100 * (expected.low - 1), 100 * (expected.high - 1)), abs=0.15)
+    assert interval(p) == interval(p) != interval(p, seed=1)
+    assert interval([1.75]) == (75.0, 75.0)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    shares, values, runs = [0.35, 0.15, 0.5], np.array([1.0, 1.5, 2.0]), 2000
+    truth = 100 * (float(values @ shares) - 1)
+    within = same = 0
+    for run in range(runs):
+        p = rng.choice(values, size=200, p=shares).tolist()
+        low, high = interval(p, seed=run, draws=1000)
+        within += low <= truth <= high
+        half = 1.96 * float(win_rate(p)["standard_error"])
+        same += abs(float(win_rate(p)["win_rate"]) - truth) <= half
+    assert 0.93 <= within / runs <= 0.97
+    assert 0.93 <= same / runs <= 0.97
+
+
+def test_the_paired_test_is_wrong_as_often_as_it_says() -> None:
+    """Two candidates of which neither is better, whose verdicts on a prompt go together."""
+    rng, runs = np.random.default_rng(6), 2000
+    values = np.array([1.0, 1.5, 2.0])
+    false = covered = 0
+    for run in range(runs):
+        hard = rng.random(200) < 0.4  # both find these prompts hard
+        a, b = (np.where(hard, 1.0, rng.choice(values, size=200)) for _ in range(2))
+        found = paired_difference(a.tolist(), b.tolist(), seed=run, draws=2000)
+        false += bool(found["p_value"] < 0.05)
+        low, high = found["ci95"]
+        covered += low <= 0 <= high
+    assert 0.04 <= false / runs <= 0.06
+    assert 0.93 <= covered / runs <= 0.97
+
+
+def test_the_p_value_is_that_of_all_signs() -> None:
+    d = [1.0, 1.0, 0.5, 0.5, -0.5, 1.0, 0.25, 0.0]
+    totals = [abs(sum(s * x for s, x in zip(signs, d, strict=True))) for signs in product((1, -1), repeat=len(d))]
+    exact = sum((t > abs(sum(d))) + (t == abs(sum(d))) / 2 for t in totals) / len(totals)
+    found = paired_difference([1 + max(x, 0) for x in d], [1 + max(-x, 0) for x in d], draws=200_000)
+    assert found["p_value"] == pytest.approx(exact, abs=0.004)
+    assert paired_difference([1.5, 2], [1.5, 2])["p_value"] == 1.0
+
+
+def test_both_orders_are_brought_together_by_hand() -> None:
+    first, second = [2.0, 1.0, 2.0, 1.5, None, 1.0], [2.0, 1.0, 1.0, 2.0, 1.0, 2.0]
+    found = bring_together(first, second)
+    assert found.preferences == [2.0, 1.0, 1.5, 1.75, None, 1.5]
+    # The third prefers the second place twice, the last the first place twice.
+    assert found.stats == {
+        "n_unjudged": 1, "n_disagreements": 2, "agreement": 40.0, "same_position": 40.0,
+        "prefers_first": pytest.approx(100 * (0 + 1 + 0 + 0.5 + 1 + 1 + 0 + 0 + 1 + 1) / 10),
+    }  # fmt: skip
+    nothing = bring_together([None], [1.0])
+    assert nothing.preferences == [None]
+    assert nothing.stats["agreement"] is None
+
+
+def test_a_judge_that_always_prefers_the_first_gives_half_and_is_found_out() -> None:
+    found = bring_together([1.0] * 40, [2.0] * 40)
+    assert win_rate([p for p in found.preferences if p is not None])["win_rate"] == 50.0
+    assert found.stats["prefers_first"] == found.stats["same_position"] == 100.0
+    assert found.stats["agreement"] == 0.0

@@ -38,7 +38,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
 ReportTo = Literal["none", "tensorboard", "wandb"]
 EvalJudge = Literal["playground", "reward"]
-Judge = Literal["playground"]
+Judge = Literal["playground", "claude", "reward", "recorded"]
+LengthControl = Literal["none", "minimal", "alpaca-eval"]
+TableFormat = Literal["terminal", "markdown", "csv", "latex"]
 
 
 def knob(
@@ -373,14 +375,32 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalWinrateConfig(Sampling, Compute, Foreign, Stage):
+class EvalWinrateConfig(Paid, Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign eval-winrate``."""
 
-    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input")
-    candidate: list[str] = knob(..., "NAME=PATH of a policy or of responses; repeatable", role="input")
-    reference: str = knob(..., "policy, or responses, to compare with", role="input")
-    judge: Judge = knob("playground", "who compares")
+    prompts: str | None = knob(None, "prompts: an artifact, a file or a dataset", role="input")
+    candidate: list[str] = knob(
+        [], "NAME=PATH of a policy or of responses; PATH@N: the best of N; repeatable", role="input"
+    )
+    reference: str | None = knob(None, "policy, or responses, to compare with", role="input")
+    judge: Judge = knob("playground", "who compares; recorded: someone did, see --judgements")
+    reward_model: list[str] = knob(
+        [], "reward: what scores responses, one or more; and what picks the best of N", role="input"
+    )
+    judgements: str | None = knob(None, "recorded: judgements made elsewhere: an artifact or a file", role="input")
+    annotations: Path | None = knob(
+        None, "AlpacaEval's annotations.json: its win rates again, without judge or prompts", role="input"
+    )
+    rubric: Path | None = knob(None, "claude: file that says what makes a response better", role="input")
+    both_orders: bool = knob(True, "claude: show each pair both ways; a disagreement is a tie")
+    length_control: LengthControl = knob(
+        "minimal", "win rate at equal length: by lengths alone, or by --difficulty too"
+    )
+    difficulty: Path | None = knob(
+        None, "alpaca-eval: CSV with index and instruction_difficulty, or AlpacaEval's df_gamed.csv", role="input"
+    )
     batch_size: int = knob(64, "responses sampled at a time", low=1)
+    table_format: TableFormat = knob("terminal", "how the table of win rates is printed", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)

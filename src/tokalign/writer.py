@@ -57,6 +57,8 @@ class Writer:
         self.finished: Manifest | None = None
         self.resumed = False
         """Whether something of this very run is there already."""
+        self.again = False
+        """Whether it is all there, but with rows that failed and are tried again; it stays until they are."""
         self._start = time.perf_counter()
         self._rows: RowFile | None = None
 
@@ -100,7 +102,7 @@ class Writer:
         counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = path.relative_to(self.folder).as_posix()
-            if name.split("/")[0] in _OURS or _of_a_run(path) or _inside_nested(path, self.folder):
+            if name.split("/")[0] in (MANIFEST, *_OURS) or _of_a_run(path) or _inside_nested(path, self.folder):
                 continue
             sync(path)
             entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
@@ -192,10 +194,11 @@ def _compare(writer: Writer) -> None:
             f"{folder} holds {run}; changed: {', '.join(changes)}",
             remedy="choose another --out, or pass --fresh to rewrite it",
         )
-    if there:
+    if there and not (folder / PLAN).is_file():
         verify(folder)
     if there and before == writer.fingerprint:
-        writer.finished = None if there.rows.get("failed") else there  # rows that failed are tried again
+        writer.again = bool(there.rows.get("failed"))
+        writer.finished, writer.resumed = (None, True) if writer.again else (there, False)
     else:
         writer.resumed = True
 
@@ -211,7 +214,8 @@ def _begin(writer: Writer) -> None:
     else:
         _empty(folder, but=_STAYS)
     write_whole(folder / PLAN, json.dumps({"fingerprint": writer.fingerprint}))
-    (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
+    if not writer.again:
+        (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
 
 
 def _refuse_foreign(folder: Path) -> None:

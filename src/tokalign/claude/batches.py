@@ -6,22 +6,23 @@ was lost is neither sent again nor given up, until a batch that the service list
 that there is none.
 """
 
-import asyncio
 import json
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 import anthropic
 
-from tokalign import interrupt
-from tokalign.claude.client import Claude, Failed, R, Request, T, never_left, patience, tokens_at_most
+from tokalign.claude.client import Claude, R, Request, T, cost_of, tokens_at_most
 from tokalign.claude.journal import Answer, Plan, key_of
 from tokalign.claude.limits import over_the_cap
-from tokalign.errors import ServiceError
+from tokalign.claude.prices import Rates
+from tokalign.claude.trouble import Failed, may_have_passed, nap, never_left, patience
+from tokalign.errors import ServiceError, TokalignError
 
 COUNT, BYTES = 5_000, 32_000_000
 """Of one batch at most; the service takes 100,000 and 256 MB, but we hold them in memory."""
@@ -31,6 +32,10 @@ _SKEW = timedelta(minutes=10)
 """By how much clocks may differ."""
 _READS = 3
 """How often results with a bad line are read."""
+_FREE = 3
+"""Calls that cost nothing are made again so many times as often as others."""
+_SAY = 60.0
+"""Seconds between words on how far a batch is."""
 _AGAIN = "--resend-lost"
 
 
@@ -47,19 +52,31 @@ class _GoneError(ServiceError):
 
 
 class Batches:
-    """Submits batches, waits for them, and writes down what came of them."""
+    """Submits batches, waits for them, and writes down what came of them.
+
+    Args:
+        claude: who is asked.
+        say: tells the user something that takes long.
+    """
 
     def __init__(self, claude: Claude, say: Callable[[str], None]) -> None:
         self.claude, self.journal, self.knobs, self._say = claude, claude.journal, claude.knobs, say
+        self._api = claude.sdk.messages.batches
         self.tries: Counter[str] = Counter()
         """How often the service ended a request without an answer."""
         self.failed: dict[str, Failed] = {}
+        self._older = set(self.journal.plans)
+        """Plans of earlier runs; only these may be given up."""
+        self._strangers: set[str] = set()
+        """Batches that are none of ours."""
+        self._said = 0.0
 
     async def submit(self, wanted: list[NotAnsweredError]) -> int:
         """Send the first so many of them as fit under the cap; returns how many.
 
         Raises:
             ServiceError: the service takes none.
+            StoppedError: the end was asked for.
         """
         room = float("inf") if self.knobs.max_cost is None else self.knobs.max_cost - self.journal.committed
         fitting, most = [], 0.0
@@ -73,27 +90,28 @@ class Batches:
 
     async def _create(self, wanted: list[NotAnsweredError]) -> None:
         for attempt in range(self.knobs.max_retries + 1):
-            if attempt:
-                await _nap(patience(attempt))
-            plan = self.journal.plan([w.key for w in wanted], sum(w.most for w in wanted))
+            await self._wait(attempt)
+            most = sum(w.most for w in wanted)
+            plan = self.journal.plan([w.key for w in wanted], most, asdict(self.claude.rates))
             requests: Any = [{"custom_id": f"{plan.id}_{w.key}", "params": w.request} for w in wanted]
             try:
-                batch = await self.claude.sdk.messages.batches.create(requests=requests)
+                batch = await self._api.create(requests=requests)
             except anthropic.APIStatusError as e:
-                if e.status_code >= 500 and e.status_code != 529:
+                if may_have_passed(e.status_code, submission=True):
                     return  # it may have been created all the same
                 self.journal.refuse(plan.id, str(e.status_code))
-                if isinstance(failed := self.claude.after_status(e), Failed):
-                    raise ServiceError(f"the batch was refused: {failed.why}", remedy="see --model") from None
+                if isinstance(failed := self.claude.after(e), Failed):
+                    raise ServiceError(f"the batch was refused: {failed.why}", remedy="mend it; see --model") from None
             except anthropic.APIConnectionError as e:
                 if not never_left(e):
                     return
                 self.journal.refuse(plan.id, "no connection")
+            except ValueError:  # an answer that cannot be read
+                return
             else:
-                if not getattr(batch, "id", None):  # a page of some proxy
-                    return
-                self.journal.create(plan, batch.id)
-                self._say(f"batch {batch.id} of {len(wanted)} requests is submitted")
+                if getattr(batch, "id", None):  # else it is a page of some proxy
+                    self.journal.create(plan, batch.id)
+                    self._say(f"batch {batch.id} of {len(wanted)} requests is submitted")
                 return
         raise ServiceError("the service takes no batches at present", remedy="run the same command again later")
 
@@ -102,15 +120,16 @@ class Batches:
 
         Raises:
             ServiceError: a batch is not to be found, or the service does not answer.
+            StoppedError: the end was asked for.
         """
         for plan in list(self.journal.plans.values()):
             try:
                 batch = plan.batch or await self._look_for(plan)
-                while not await self._ended(batch):
-                    await _nap(self.knobs.poll)
+                while not await self._ended(batch, aloud=True):
+                    await nap(self.knobs.poll)
                 await self._take(plan, batch)
             except _GoneError:
-                if not self.knobs.resend_lost:
+                if not self.knobs.resend_lost or plan.id not in self._older:
                     raise
                 self.journal.lose(plan.id, "given up by the user", most=plan.most)
             else:
@@ -120,19 +139,18 @@ class Batches:
     async def _look_for(self, plan: Plan) -> str:
         """The service's name of a batch that it took without our hearing of it."""
         self._say(f"looking for a batch of {len(plan.keys)} requests, submitted {plan.at:%Y-%m-%d %H:%M} UTC")
-        for look in range(_LOOKS):
-            if look:
-                await _nap(self.knobs.poll)
-            waiting = True
-            while waiting:
-                waiting = False
-                for batch, ended in await self._candidates(plan):
-                    waiting |= not ended
-                    if ended and any([name.startswith(plan.id) async for name, _ in self._results(batch)]):
-                        self.journal.create(plan, batch)
-                        return batch
-                if waiting:
-                    await _nap(self.knobs.poll)
+        looks = 0
+        while looks < _LOOKS:
+            waiting = False
+            for batch, ended in await self._candidates(plan):
+                waiting |= not ended
+                if ended and await self._holds(batch, plan):
+                    self.journal.create(plan, batch)
+                    return batch
+                if ended:
+                    self._strangers.add(batch)
+            looks += not waiting
+            await nap(self.knobs.poll)
         raise _GoneError(
             f"{len(plan.keys)} requests were submitted {plan.at:%Y-%m-%d %H:%M} UTC, no answer came, and the service "
             "lists no batch that holds them",
@@ -141,57 +159,70 @@ class Batches:
 
     async def _candidates(self, plan: Plan) -> list[tuple[str, bool]]:
         """Batches, not yet known, that could be the one of a plan, and whether they have ended."""
-        found: list[tuple[str, bool]] = []
 
-        async def listed() -> None:
-            found.clear()
-            async for batch in self.claude.sdk.messages.batches.list(limit=100):
+        async def listed() -> list[tuple[str, bool]]:
+            found = []
+            async for batch in self._api.list(limit=100):
                 if batch.created_at < plan.at - _SKEW:
-                    return  # the newest come first
+                    break  # the newest come first
                 counts = batch.request_counts
                 n = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-                if batch.id not in self.journal.batches and n == len(plan.keys):
+                if batch.id not in self.journal.batches | self._strangers and n == len(plan.keys):
                     found.append((batch.id, batch.processing_status == "ended"))
+            return found
 
-        await self._patiently(listed, "the list of batches")
-        return found
+        return await self._patiently(listed, "the list of batches")
 
-    async def _ended(self, batch: str) -> bool:
-        found = await self._patiently(lambda: self.claude.sdk.messages.batches.retrieve(batch), f"batch {batch}")
-        return found.processing_status == "ended"
+    async def _holds(self, batch: str, plan: Plan) -> bool:
+        try:
+            return any([name.startswith(plan.id) async for name, _ in self._results(batch)])
+        except _GoneError:
+            return False
+
+    async def _ended(self, batch: str, aloud: bool = False) -> bool:
+        async def look() -> tuple[bool, int]:
+            found = await self._api.retrieve(batch)
+            return found.processing_status == "ended", found.request_counts.processing
+
+        ended, processing = await self._patiently(look, f"batch {batch}")
+        if aloud and not ended and time.monotonic() - self._said > _SAY:
+            self._said = time.monotonic()
+            self._say(f"batch {batch}: {processing} requests are still to be answered")
+        return ended
 
     async def _take(self, plan: Plan, batch: str) -> None:
         """Write down what came of every request of a batch."""
-        left = {key for key in plan.keys if key not in self.journal}
         for _ in range(_READS):
             async for name, result in self._results(batch):
                 key = name.removeprefix(f"{plan.id}_")
-                if key in left and self._settle_one(key, result):
-                    left.discard(key)
-            if not left:
+                if key in plan.left:
+                    self._settle_one(key, result, plan)
+            if not plan.left:
                 break
-        for key in left:  # its line cannot be read, or is not there
+        for key in list(plan.left):  # its line cannot be read, or is not there
             self.journal.lose(key, "not in the results", most=plan.most / len(plan.keys))
             self._ended_without(key, "not in the results")
         self._say(f"batch {batch} has ended: ${self.journal.spent:.4f} are spent")
 
-    def _settle_one(self, key: str, result: Any) -> bool:
-        """Whether a result could be made out; if so it is written down."""
+    def _settle_one(self, key: str, result: Any, plan: Plan) -> None:
+        """Write a result down, if it can be made out."""
         try:
             kind = result["type"]
             if kind == "succeeded":
                 message = result["message"]
-                self.journal.answer(key, message, self.claude.rates.cost(message["usage"], batch=True))
-                return True
-            why = result["error"]["error"]["type"] if kind == "errored" else kind
-        except (KeyError, TypeError, AttributeError, ValueError):
-            return False
-        self.journal.refuse(key, str(why))
+                message["content"]
+                cost = cost_of(message, Rates(**plan.rates), plan.most / len(plan.keys), batch=True)
+                self.journal.answer(key, message, cost)
+                return
+            error = result["error"]["error"] if kind == "errored" else {"type": kind}
+            why = str(error["type"])
+        except (KeyError, TypeError):
+            return
+        self.journal.refuse(key, why)
         if why == "invalid_request_error":
-            self.failed[key] = Failed(str(why))
+            self.failed[key] = Failed(f"{why}: {error.get('message')}", passing=False)
         else:
-            self._ended_without(key, str(why))
-        return True
+            self._ended_without(key, why)
 
     def _ended_without(self, key: str, why: str) -> None:
         self.tries[key] += 1
@@ -200,42 +231,48 @@ class Batches:
 
     async def _results(self, batch: str) -> AsyncIterator[tuple[str, Any]]:
         """Names and results of a batch; lines that cannot be read are passed over, and do not hide those after."""
-        lines: list[str] = []
 
-        async def read() -> None:
-            lines.clear()
-            async with self.claude.sdk.messages.batches.with_streaming_response.results(batch) as response:
-                async for line in response.iter_lines():
-                    lines.append(line)
+        async def read() -> bytes:
+            async with self._api.with_streaming_response.results(batch) as response:
+                return await response.read()
 
-        await self._patiently(read, f"the results of batch {batch}")
-        for line in lines:
+        # Lines end where JSON says so: an answer may hold other characters that some take for the end of a line.
+        for line in (await self._patiently(read, f"the results of batch {batch}")).split(b"\n"):
             try:
                 row = json.loads(line)
                 yield str(row["custom_id"]), row["result"]
             except (ValueError, KeyError, TypeError):
                 continue
 
+    async def _wait(self, attempt: int) -> None:
+        """Before a call is made, for the ``attempt``-th time again."""
+        await nap(max(patience(attempt) if attempt else 0.0, self.claude.pace.left))
+
     async def _patiently(self, call: Callable[[], Awaitable[R]], what: str) -> R:
         """A call that costs nothing, made until it succeeds, or for as often as is allowed."""
-        why = ""
-        for attempt in range(self.knobs.max_retries + 1):
-            if attempt:
-                await _nap(patience(attempt))
+        why, kind = "", ServiceError
+        for attempt in range(_FREE * self.knobs.max_retries + 1):
+            await self._wait(attempt)
             try:
                 return await call()
+            except TokalignError:
+                raise
             except anthropic.APIStatusError as e:
                 if e.status_code == 404:
-                    raise _GoneError(f"{what}: not found", remedy=f"or ask again with {_AGAIN}") from None
-                found = self.claude.after_status(e)
+                    why, kind = "not found", _GoneError
+                    continue
+                found = self.claude.after(e)
                 if isinstance(found, Failed):
                     raise ServiceError(f"{what}: {found.why}", remedy="run the same command again") from None
-                why = found
-            except (anthropic.APIConnectionError, anthropic.APIResponseValidationError):
-                why = "no answer"
-            except anthropic.AnthropicError as e:  # ended, but its results are gone
-                raise _GoneError(f"{what}: {e}", remedy=f"or ask again with {_AGAIN}") from None
-        raise ServiceError(f"{what}: {why}", remedy="run the same command again later")
+                why, kind = found.why, ServiceError
+            except anthropic.APIConnectionError:
+                why, kind = "no answer", ServiceError
+            except anthropic.AnthropicError as e:  # ended, but its results are not there, or no more
+                why, kind = str(e), _GoneError
+            except Exception as e:  # a stream that broke, a page of some proxy: whatever the SDK makes of these
+                why, kind = type(e).__name__, ServiceError
+        again = f"run the same command again later{f'; or with {_AGAIN}' if kind is _GoneError else ''}"
+        raise kind(f"{what}: {why}", remedy=again)
 
 
 class Batched(Claude):
@@ -276,6 +313,7 @@ class Batched(Claude):
         """
         sent: set[str] = set()
         wanted: dict[str, NotAnsweredError] = {}
+        size = 0
 
         async def submit() -> bool:
             """Whether all that is wanted left; if so, it is wanted no more."""
@@ -291,10 +329,11 @@ class Batched(Claude):
             try:
                 await work(item)
             except NotAnsweredError as want:
-                if want.key not in sent:
+                if want.key not in sent and want.key not in wanted:
                     wanted[want.key] = want
-            if len(wanted) >= COUNT or sum(w.size for w in wanted.values()) >= BYTES:
-                room = await submit()
+                    size += want.size
+            if len(wanted) >= COUNT or size >= BYTES:
+                room, size = await submit(), 0
                 if not room:
                     break
         if room and wanted:
@@ -303,16 +342,3 @@ class Batched(Claude):
             raise over_the_cap(self.journal, next(iter(wanted.values())).most, self.knobs.max_cost)
         await self.batches.settle()
         return bool(sent)
-
-
-async def _nap(seconds: float) -> None:
-    """Sleep, unless the end is asked for.
-
-    Raises:
-        StoppedError: it is.
-    """
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        interrupt.check()
-        await asyncio.sleep(min(left, 0.2))
-    interrupt.check()

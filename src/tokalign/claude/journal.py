@@ -19,17 +19,24 @@ planned     the keys of the requests that are about to leave together, and the m
 created     the service took them; with its name of the batch
 closed      its answers are all written down
 refused     it did not take them
+lost        it is not to be found
 ==========  ===================================================================================
 
 A ``planned`` without the others is not lost: it is looked for among the service's batches.
+
+==========  ===================================================================================
+discarded   the user wants all asked anew: answers up to here are forgotten, what they cost is not
+finished    a run has come to its end
+==========  ===================================================================================
 """
 
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +47,9 @@ from tokalign.errors import InputError
 
 SENT, ANSWERED, REFUSED, LOST = "sent", "answered", "refused", "lost"
 PLANNED, CREATED, CLOSED = "planned", "created", "closed"
+DISCARDED, FINISHED = "discarded", "finished"
+SYNC = 1.0
+"""Seconds of answers that a loss of power may cost; a killed process loses none."""
 
 
 class Answer(NamedTuple):
@@ -58,6 +68,10 @@ class Plan:
     most: float
     """US dollars they can cost."""
     at: datetime
+    rates: dict[str, Any]
+    """What they are priced by."""
+    left: set[str]
+    """Keys of those of which nothing is written down yet."""
     batch: str | None = None
     """The service's name of them, once it is known."""
 
@@ -66,15 +80,6 @@ def key_of(request: Any) -> str:
     """The hash of a request: equal for equal ones, in whatever order their fields stand."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def answered(path: Path) -> Iterator[str]:
-    """Keys of the requests that a journal holds answers to, for a look without opening it; none where there is none."""
-    if path.is_file():
-        with path.open("rb") as lines:
-            for line in lines:
-                if line.startswith(b'{"event": "answered"') and line.endswith(b"\n"):
-                    yield json.loads(line)["key"]
 
 
 class Journal:
@@ -98,7 +103,11 @@ class Journal:
         """Those whose answers are not all written down."""
         self.batches: set[str] = set()
         """The service's names of all that were created."""
+        self.discarded = False
+        """Whether answers were forgotten for a run that has not come to its end."""
         self._answers: dict[str, int] = {}
+        self._planned: dict[str, Plan] = {}
+        self._synced = time.monotonic()
         self._open: dict[str, float] = {}
         self._file: BinaryIO = path.open("a+b")
         self._read()
@@ -129,39 +138,55 @@ class Journal:
         if event == SENT:
             self._open[key] = float(entry["most"])
         elif event == PLANNED:
-            planned_at = datetime.fromisoformat(entry["at"])
-            self.plans[key] = Plan(key, list(entry["keys"]), float(entry["most"]), planned_at)
+            keys, at_time = list(entry["keys"]), datetime.fromisoformat(entry["at"])
+            plan = Plan(key, keys, float(entry["most"]), at_time, entry["rates"], set(keys))
+            self.plans[key] = plan
+            self._planned |= dict.fromkeys(keys, plan)
         elif event == CREATED:
             self.plans[key].batch = entry["batch"]
             self.batches.add(entry["batch"])
         elif event == CLOSED:
-            del self.plans[key]
+            self._drop(key)
+        elif event == DISCARDED:
+            self._answers.clear()
+            self.discarded = True
+        elif event == FINISHED:
+            self.discarded = False
         else:
             self._end(event, key, entry, at)
 
     def _end(self, event: str, key: str, entry: dict[str, Any], at: int) -> None:
-        most = self._open.pop(key, 0.0)
-        if event in (REFUSED, LOST):
-            self.plans.pop(key, None)
+        """A request has come to an end, or a plan as a whole."""
+        most, plan = self._open.pop(key, 0.0), self.plans.get(key)
         if event == ANSWERED:
             self._answers[key] = at
             self.spent += float(entry["cost"])
             self.charged += 1
         elif event == LOST:
             self.perhaps += float(entry.get("most", most))
-            self.lost += 1
+            self.lost += len(plan.left) if plan else 1
             self.retries[entry["why"]] += 1
         elif event == REFUSED:
             self.retries[entry["why"]] += 1
         else:
             raise KeyError(event)
+        if plan is not None:
+            self._drop(key)
+        elif key in self._planned:
+            self._planned[key].left.discard(key)
+
+    def _drop(self, plan: str) -> None:
+        for key in self.plans.pop(plan).keys:
+            self._planned.pop(key, None)
 
     def _write(self, event: str, key: str, **more: Any) -> None:
         entry = {"event": event, "key": key, **more}
         at = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(entry).encode() + b"\n")  # in ASCII: an answer may hold half a character
         self._file.flush()
         self._take(entry, at)
+        if time.monotonic() - self._synced > SYNC:
+            self.sync()
 
     def send(self, key: str, most: float) -> None:
         """A request is about to leave. ``most``: what it can cost, in US dollars."""
@@ -179,10 +204,28 @@ class Journal:
         """No answer, and perhaps paid. ``key``: of a request or of a plan; ``most``: US dollars, if it was no call."""
         self._write(LOST, key, why=why, **most)
 
-    def plan(self, keys: Sequence[str], most: float) -> Plan:
+    def forsake(self, key: str, why: str) -> None:
+        """As :meth:`lose`, of a call that may be over already. It counts even where it cannot be written down."""
+        if key in self._open:
+            try:
+                self.lose(key, why)
+            except OSError:
+                self._end(LOST, key, {"why": why}, 0)
+
+    def discard(self) -> None:
+        """Forget all answers, but for a run that has done so and not come to its end."""
+        if not self.discarded:
+            self._write(DISCARDED, "")
+
+    def finish(self) -> None:
+        """A run has come to its end."""
+        if self.discarded:
+            self._write(FINISHED, "")
+
+    def plan(self, keys: Sequence[str], most: float, rates: dict[str, Any]) -> Plan:
         """Requests are about to leave together."""
         key, now = secrets.token_hex(8), datetime.now(UTC).isoformat()
-        self._write(PLANNED, key, keys=list(keys), most=most, at=now)
+        self._write(PLANNED, key, keys=list(keys), most=most, rates=rates, at=now)
         self.sync()
         return self.plans[key]
 
@@ -218,8 +261,9 @@ class Journal:
         return Answer(entry["answer"], float(entry["cost"]))
 
     def sync(self) -> None:
-        """Have all of it on disk, against a loss of power; a killed process loses nothing anyway."""
+        """Have all of it on disk, against a loss of power."""
         os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def __enter__(self) -> "Journal":
         return self

@@ -62,7 +62,9 @@ class Estimate(NamedTuple):
     high: float
     """Nothing cached, answers three times as long, every fifth row asked twice."""
     most: float
-    """Everything asked twice, and answered at full length: with this as the cap no run ends early."""
+    """Everything asked twice, and answered at full length, and what is paid already: what a cap would have to be."""
+    paid: float = 0.0
+    """By earlier runs with this folder."""
 
 
 FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0)

@@ -29,8 +29,6 @@ async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], No
         InputError: the journal, or the file of prices, is not one.
     """
     rates = prices.load(model, knobs.prices, knobs.allow_unpriced)
-    if knobs.discard_journal:
-        (folder / JOURNAL).unlink(missing_ok=True)
     with Journal(folder / JOURNAL) as journal:
         claude = (Batched if knobs.batch else Claude)(journal, rates, knobs)
         batches = Batches(claude, say)
@@ -38,7 +36,10 @@ async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], No
             claude.batches = batches
         try:
             await batches.settle()
+            if knobs.discard_journal:
+                journal.discard()
             yield claude
+            journal.finish()
         finally:
             await claude.close()
 

@@ -53,9 +53,7 @@ def interval(preferences: Sequence[float], seed: int = 0, draws: int = DRAWS) ->
     return _bootstrap(_checked(preferences) - 1, np.random.default_rng(seed), draws)
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = DRAWS
-) -> dict[str, float | list[float]]:
+def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
     """Win rate of candidate ``a`` less that of ``b`` over the same prompts in the same order.
 
     Returns:
@@ -130,15 +128,14 @@ def _bootstrap(values: Floats, rng: np.random.Generator, draws: int) -> tuple[fl
 
 
 def _sign_flips(d: Floats, rng: np.random.Generator, draws: int) -> float:
-    """How often differences with random signs add up to as much as these do."""
+    """How often differences with random signs add up to more than these do; as much counts half (the mid-p value)."""
     sizes, counts = np.unique(np.abs(d[d != 0]), return_counts=True)
     if not sizes.size:
         return 1.0
-    reached = abs(float(d.sum())) - 1e-9
-    more = 0
+    reached, more = abs(float(d.sum())), 0.0
     for n in _portions(draws, sizes.size):
-        positive = rng.binomial(counts, 0.5, size=(n, sizes.size))
-        more += int((np.abs((2 * positive - counts) @ sizes) >= reached).sum())
+        total = np.abs((2 * rng.binomial(counts, 0.5, size=(n, sizes.size)) - counts) @ sizes)
+        more += float((total > reached + 1e-9).sum()) + float((np.abs(total - reached) <= 1e-9).sum()) / 2
     return (1 + more) / (1 + draws)
 
 

@@ -1,9 +1,9 @@
 """What an answer of Claude's is worth as an edit: read, checked, and where a second try may help, what to say."""
 
-import json
 import re
 from typing import Any, NamedTuple
 
+from tokalign.claude import messages
 from tokalign.editors import Proposal, Verdict, gate
 
 CATEGORIES = ("safety", "truthfulness", "helpfulness", "instruction following", "style", "none")
@@ -21,7 +21,6 @@ SCHEMA = {
 }
 """Of the answer. The rationale comes first: it is thought before the edit is made."""
 
-_TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 _SMALL = 0.8
 """An edit that keeps this share of the words is small, also where it ends up as the preferred response."""
 _PREAMBLE = re.compile(
@@ -32,7 +31,7 @@ _PREAMBLE = re.compile(
     r"|i(?:'ve|’ve| have)?\s+(?:edited|revised|corrected|changed)\s+the\s+response\b)",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"</?(?:response|preferred|user|assistant|system)-[0-9a-f]{12}>")
+_TAG = re.compile(r"</?(?:response|preferred|user|assistant|system|other)-[0-9a-f]{12}>")
 
 
 class Reading(NamedTuple):
@@ -64,13 +63,8 @@ _COMPLAINTS = {
 
 def read(message: dict[str, Any], original: str, chosen: str | None, min_similarity: float) -> Reading:
     """Read an answer as an edit of ``original``. Trusts nothing in it."""
-    stop = message.get("stop_reason")
-    if stop == "refusal":
-        details = message.get("stop_details")
-        category = details.get("category") if isinstance(details, dict) else None
-        return _without(f"refusal ({category})" if isinstance(category, str) else "refusal")
-    if stop in _TRUNCATED:
-        return _without("truncated")._replace(more_room=True)
+    if problem := messages.unusable(message):
+        return _without(problem)._replace(more_room=messages.is_truncated(message))
     found = _fields(message)
     if found is None:
         return _without("unparsed")._replace(complaint=_COMPLAINTS["unparsed"])
@@ -94,20 +88,9 @@ def _judge(proposal: Proposal, original: str, chosen: str | None, min_similarity
     return verdict
 
 
-def text_of(message: dict[str, Any]) -> str:
-    """All that a message says; thoughts are left out."""
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else []
-    texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
-    return "".join(t for t in texts if isinstance(t, str))
-
-
 def _fields(message: dict[str, Any]) -> Proposal | None:
-    try:
-        found = json.loads(text_of(message))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or set(found) != set(_FIELDS):
+    found = messages.fields(message, _FIELDS)
+    if found is None:
         return None
     rationale, categories, edited = (found[name] for name in _FIELDS)
     if not isinstance(rationale, str) or not isinstance(edited, str) or not isinstance(categories, list):
@@ -119,8 +102,7 @@ def _fields(message: dict[str, Any]) -> Proposal | None:
     except UnicodeEncodeError:  # half a character
         return None
     wrong = [c for c in dict.fromkeys(categories) if c != "none"]
-    line = " ".join(rationale.encode(errors="replace").decode().split())
-    return Proposal(edited, wrong, line[:1000])
+    return Proposal(edited, wrong, messages.one_line(rationale))
 
 
 def _keep_margins(original: str, edited: str) -> str:

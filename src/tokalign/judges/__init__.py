@@ -1,9 +1,22 @@
-"""Who compares. One small file a judge; all follow :class:`Judge`."""
+"""Who compares. One small file a judge; all but Claude follow :class:`Judge`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tokalign.schemas import Prompt
+
+
+class Pairing(NamedTuple):
+    """A prompt with two responses to compare."""
+
+    id: str
+    prompt: Prompt
+    candidate: str
+    """The candidate's name."""
+    reference: str
+    """The reference's response."""
+    response: str
+    """The candidate's."""
 
 
 class Comparison(NamedTuple):
@@ -14,7 +27,7 @@ class Comparison(NamedTuple):
 
 
 class Judge(Protocol):
-    """Compares candidate responses with those of the reference."""
+    """Compares candidate responses with those of the reference, each read by itself, so that order cannot sway it."""
 
     name: str
 

@@ -179,6 +179,26 @@ def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer
     return payers
 
 
+def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[Payer], Codec]:
+    """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
+
+    Raises:
+        UsageError: all are functions, which have no tokenizer.
+    """
+    loaded = [ByFunction(_function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
+    codecs = [m.codec for m in loaded if isinstance(m, RewardModel)]
+    if not codecs:
+        raise UsageError("--judge reward needs a reward model", remedy="name one with --reward-model")
+    payers: list[Payer] = []
+    for source, m in zip(models, loaded, strict=True):
+        if isinstance(m, RewardModel):
+            m.model.to(device)
+            payers.append(ByModel(m, Path(source).name, not same_tokenizer(codecs[0], m.codec)))
+        else:
+            payers.append(m)
+    return payers, codecs[0]
+
+
 def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
     if is_function(source):
         return ByFunction(_function(source), source)

@@ -135,3 +135,17 @@ class Ratings:
         if self.probs is None:
             return self.sums
         return [float(r.mean()) for r in self.rewards]
+
+
+def best_of(rows: Sequence[dict[str, Any]], model: RewardModel, n: int) -> list[dict[str, Any]]:
+    """Of every ``n`` rows of ``responses/1``, which answer one prompt, the one that the model likes best."""
+    prompts = model.codec.prompts([r["prompt"] for r in rows])
+    responses = model.codec.responses([r["response"] for r in rows])
+    scores = model.rate(
+        [
+            (p, r.ids if row["finished"] else r.ids[:-1] or r.ids)
+            for p, r, row in zip(prompts, responses, rows, strict=True)
+        ]
+    ).means
+    groups = (range(i, i + n) for i in range(0, len(rows), n))
+    return [rows[max(group, key=lambda i: scores[i])] for group in groups]

@@ -21,7 +21,7 @@ from tokalign import artifacts
 from tokalign.artifacts import Manifest
 from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
-from tokalign.report import tables
+from tokalign.report import tables, winrates
 from tokalign.report.rows import show_row
 from tokalign.report.summary import headline
 from tokalign.report.text import safe
@@ -60,7 +60,7 @@ def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowCo
         console.print(tables.reward_models({folder.name: manifest}))
         console.print(*tables.token_models({folder.name: manifest}))
     elif manifest.kind == "winrates":
-        console.print(tables.win_rates(manifest))
+        console.print(winrates.table(manifest))
         console.print(*tables.flaws(manifest))
     kind = "token-rewards" if manifest.kind == "policy" else manifest.kind  # of a policy, what it wrote on the way
     for load in islice(chain(shown, rows), config.limit):
@@ -89,7 +89,7 @@ def _overview(folder: Path, config: ShowConfig) -> None:
         console.print(tables.reward_models(models))
         console.print(*tables.token_models(models))
     for manifest in (m for m in found.values() if m.kind == "winrates"):
-        console.print(tables.win_rates(manifest))
+        console.print(winrates.table(manifest))
         console.print(*tables.flaws(manifest))
 
 
@@ -99,6 +99,10 @@ def _rows(folder: Path, manifest: Manifest) -> Iterator[Found]:
 
         for row, load in look_up_labels(folder):
             yield row, lambda load=load: load()._asdict()  # type: ignore[misc]
+        return
+    if manifest.kind == "winrates":
+        for row in winrates.disputed(folder, manifest):
+            yield row, lambda row=row: row  # type: ignore[misc]
         return
     for path in (folder / "data.jsonl", *sorted((folder / "samples").glob("*.jsonl"), reverse=True)):
         if path.is_file():

@@ -47,6 +47,11 @@ def written(config: Stage, result: Any) -> None:
     if config.json:
         made = {name: asdict(m) for name, m in manifests.items()}
         print(json.dumps(made if several else made[""], ensure_ascii=False))
+    how = getattr(config, "table_format", "terminal")
+    if how != "terminal" and not config.json:
+        from tokalign.report.winrates import rendered
+
+        print(rendered(manifests[""], how))
     if config.quiet:
         return
     for name, manifest in manifests.items():
@@ -74,6 +79,8 @@ def _estimate(config: Stage, e: Estimate) -> None:
         print(f"{e.rows} rows, {e.answered} of them answered already; nothing was asked", file=sys.stderr)
         print(f"  a row: {e.input_tokens} tokens in, {e.output_tokens} out, thoughts left out", file=sys.stderr)
         print(f"  {safe(e.model)}: ${e.low:.2f} to ${e.high:.2f}, ${e.most:.2f} at the very most", file=sys.stderr)
+        if e.paid:
+            print(f"  ${e.paid:.4f} of that are paid already", file=sys.stderr)
 
 
 def _say(path: Path, m: Manifest) -> None:
@@ -110,10 +117,7 @@ def headline(m: Manifest) -> list[str]:
     if m.kind == "policy":
         return [f"{s['weights']} weights, {s['steps']} steps, final loss {s['final_loss']:.4f}"]
     if m.kind == "winrates":
-        return [
-            f"{name}: {c['win_rate']:.1f} % ± {c['standard_error']:.1f} of {c['n_total']}"
-            for name, c in s["candidates"].items()
-        ]
+        return _win_rates(m)
     return []
 
 
@@ -127,6 +131,30 @@ def _edits(m: Manifest) -> list[str]:
     for about, name in (("flaws mended", "categories"), ("noted", "reasons")):
         if counts := ", ".join(f"{key} {n}" for key, n in sorted(s[name].items())):
             lines.append(f"{about}: {counts}")
+    return lines + _money(m)
+
+
+def _win_rates(m: Manifest) -> list[str]:
+    lines = []
+    for name, c in m.stats["candidates"].items():
+        low, high = c["ci95"]
+        lines.append(f"{name}: {c['win_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}) of {c['n_total']}")
+        if c["n_unjudged"]:
+            lines[-1] += f"; {c['n_unjudged']} more have no verdict"
+        if c.get("agreement") is not None:
+            told = f"the judge agrees with itself on {c['agreement']:.0f} %, prefers the first in"
+            lines.append(f"  {told} {c['prefers_first']:.0f} %; {c['n_disagreements']} disagreements count as ties")
+    for p in m.stats["paired"]:
+        low, high = p["ci95"]
+        lines.append(
+            f"{p['a']} less {p['b']}: {p['difference']:+.1f} (95 %: {low:+.1f} to {high:+.1f}, p {p['p_value']:.2g})"
+        )
+    return lines + _money(m)
+
+
+def _money(m: Manifest) -> list[str]:
+    """What was paid, and what is left to do."""
+    lines = []
     if u := m.usage:
         lines.append(f"paid ${u['usd']:.4f} for {u['answers']} answers, in all runs together")
         if u["lost_calls"]:

@@ -24,30 +24,32 @@ def console(file: TextIO | None = None, like: Console | None = None) -> Console:
     return made if made.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(safe(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+def table(title: str, *columns: str) -> Table:
+    """An empty table; the first column is of names, the others of numbers."""
+    made = Table(title=Text(safe(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(Text(safe(column)), justify="right" if i else "left")
-    return table
+        made.add_column(Text(safe(column)), justify="right" if i else "left")
+    return made
 
 
-def _add(table: Table, *cells: str) -> None:
+def add(table: Table, *cells: str) -> None:
+    """A row of a table."""
     table.add_row(*(Text(safe(cell)) for cell in cells))
 
 
 def stages(folder: Path, manifests: dict[str, Manifest]) -> Table:
     """Every artifact, where it lies, and how long it took."""
-    table = _table(f"Artifacts below {folder}", "folder", "kind", "rows", "seconds")
+    made = table(f"Artifacts below {folder}", "folder", "kind", "rows", "seconds")
     for name, m in manifests.items():
-        _add(table, name, f"{m.kind}/{m.version}", str(m.rows.get("out")), f"{m.seconds:.1f}")
-    return table
+        add(made, name, f"{m.kind}/{m.version}", str(m.rows.get("out")), f"{m.seconds:.1f}")
+    return made
 
 
 def reward_models(manifests: dict[str, Manifest]) -> Table:
     """Held-out accuracy of reward models: pairs, and single edits by flaw kind."""
     kinds = sorted({k for m in manifests.values() for k in m.stats["flips"]["by_category"]})
     columns = ("edited > original", "chosen > rejected", "one edit")
-    table = _table("Reward models: held-out accuracy", "model", *columns, *kinds)
+    made = table("Reward models: held-out accuracy", "model", *columns, *kinds)
     for name, m in manifests.items():
         flips = m.stats["flips"]
         cells = [
@@ -56,8 +58,8 @@ def reward_models(manifests: dict[str, Manifest]) -> Table:
             _share(flips["accuracy"]),
             *(_share(flips["by_category"].get(k, {}).get("accuracy")) for k in kinds),
         ]
-        _add(table, name, *cells)
-    return table
+        add(made, name, *cells)
+    return made
 
 
 def token_models(manifests: dict[str, Manifest]) -> list[Table]:
@@ -67,10 +69,10 @@ def token_models(manifests: dict[str, Manifest]) -> list[Table]:
         return []
     sides = [f"{side} {what}" for side in ("bad", "good") for what in ("P", "R", "F1", "AUC")]
     title = "Token-level models: precision, recall, F1, area under ROC; calibration error; correlation with length"
-    classes = _table(title, "model", *sides, "ECE", "length")
+    classes = table(title, "model", *sides, "ECE", "length")
     kinds = sorted({kind for s in found.values() for kind in s["recall"]})
-    recall = _table("Share of changed tokens found, bad / good, by kind of flaw", "model", *kinds)
-    reliability = _table(
+    recall = table("Share of changed tokens found, bad / good, by kind of flaw", "model", *kinds)
+    reliability = table(
         "How often right, by how sure (tokens)", "model", *(f"{b / 10:.1f}–{(b + 1) / 10:.1f}" for b in range(3, 10))
     )
     for name, s in found.items():
@@ -78,15 +80,15 @@ def token_models(manifests: dict[str, Manifest]) -> list[Table]:
         for side in ("bad", "good"):
             of = s["classes"][side]
             cells += [_share(of[key]) for key in ("precision", "recall", "f1")] + [_share(s["auroc"][side]["value"])]
-        _add(classes, name, *cells, _share(s["calibration"]["ece"]), _signed(s["length"]["mean"]))
+        add(classes, name, *cells, _share(s["calibration"]["ece"]), _signed(s["length"]["mean"]))
         per_kind = [s["recall"].get(kind, {}) for kind in kinds]
-        _add(
+        add(
             recall,
             name,
             *(" / ".join(_share(k.get(side, {}).get("recall")) for side in ("bad", "good")) for k in per_kind),
         )
         bins = {min(int(10 * b["confidence"]), 9): b for b in s["calibration"]["bins"]}
-        _add(
+        add(
             reliability,
             name,
             *(f"{bins[b]['accuracy']:.2f} ({bins[b]['n']})" if b in bins else "–" for b in range(3, 10)),
@@ -94,30 +96,18 @@ def token_models(manifests: dict[str, Manifest]) -> list[Table]:
     return [classes, *([recall] if kinds else []), reliability]
 
 
-def win_rates(manifest: Manifest) -> Table:
-    """Win rate of every candidate over the reference, and paired differences."""
-    table = _table(
-        "Win rate over the reference, percent", "candidate", "win rate", "± s.e.", "wins", "ties", "losses", "length"
-    )
-    for name, c in manifest.stats["candidates"].items():
-        counts = (str(c[key]) for key in ("n_wins", "n_ties", "n_losses"))
-        _add(table, name, f"{c['win_rate']:.1f}", f"{c['standard_error']:.1f}", *counts, f"{c['avg_length']:.0f}")
-    for pair in manifest.stats["paired"]:
-        title = f"{pair['a']} less {pair['b']}"
-        _add(table, title, f"{pair['difference']:+.1f}", f"{pair['standard_error']:.1f}", "", "", "", "")
-    return table
-
-
 def flaws(manifest: Manifest) -> list[Table]:
     """What the judge says of each set of responses: flawed answers by kind, and other faults."""
     judged: dict[str, dict[str, Any]] = manifest.stats["judge"]
+    if not judged:
+        return []
     kinds = sorted({k for d in judged.values() for k in d.get("flaws", {})})
     faults = sorted({k for d in judged.values() for k in d.get("faults", {})})
-    by_kind = _table("Share of requests answered with a flaw, by kind", "policy", "all", *kinds)
-    others = _table("Mean score, and other faults a response", "policy", "score", *faults)
+    by_kind = table("Share of requests answered with a flaw, by kind", "policy", "all", *kinds)
+    others = table("Mean score, and other faults a response", "policy", "score", *faults)
     for name, d in judged.items():
-        _add(by_kind, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in kinds))
-        _add(others, name, f"{d['score']:.2f}", *(_share(d.get("faults", {}).get(k)) for k in faults))
+        add(by_kind, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in kinds))
+        add(others, name, f"{d['score']:.2f}", *(_share(d.get("faults", {}).get(k)) for k in faults))
     return [by_kind, others] if kinds else [others]
 
 

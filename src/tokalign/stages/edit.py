@@ -28,9 +28,10 @@ def run(config: EditConfig) -> Manifest | Any:
     rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
     inputs = {"source": rows.lineage}
     if config.editor == "claude":
+        from tokalign.claude.messages import model_of
         from tokalign.editors import claude
 
-        claude.model_of(config)
+        model_of(config)
         if config.prompt is not None:
             claude.prompt(config.prompt)
             inputs["prompt"] = {"kind": "file", "version": None, "sha256": artifacts.sha256(config.prompt)}

@@ -1,14 +1,12 @@
 """``tokalign generate``: prompts in, responses out; with a reward model, the best of n."""
 
-from typing import Any
-
 import torch
 
 from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import GenerateConfig
 from tokalign.models import loading
-from tokalign.models.reward import RewardModel
+from tokalign.models.reward import RewardModel, best_of
 from tokalign.models.sampler import CHUNK, respond_to
 from tokalign.models.tokenization import Codec
 from tokalign.progress import Progress
@@ -37,22 +35,9 @@ def run(config: GenerateConfig) -> Manifest:
             for part in bar.parts(file.left(data, CHUNK)):
                 seed = config.seed + file.taken  # each part has draws of its own, wherever a run was cut
                 drawn = respond_to(part, policy, codec, config, seed, config.batch_size, config.policy, config.n)
-                kept = drawn if judge is None else _best(drawn, judge, config.n)
+                kept = drawn if judge is None else best_of(drawn, judge, config.n)
                 file.append_json(kept)
                 file.count({"finished": sum(r["finished"] for r in kept)})
                 file.count({"length": sum(len(r["response"]) for r in kept)})
         stats = {"finished": file.mean("finished"), "avg_length": file.mean("length")}
         return out.commit({"in": len(data), "out": file.written}, stats)
-
-
-def _best(rows: list[dict[str, Any]], model: RewardModel, n: int) -> list[dict[str, Any]]:
-    prompts = model.codec.prompts([r["prompt"] for r in rows])
-    responses = model.codec.responses([r["response"] for r in rows])
-    scores = model.rate(
-        [
-            (p, r.ids if row["finished"] else r.ids[:-1] or r.ids)
-            for p, r, row in zip(prompts, responses, rows, strict=True)
-        ]
-    ).means
-    groups = (range(i, i + n) for i in range(0, len(rows), n))
-    return [rows[max(group, key=lambda i: scores[i])] for group in groups]

@@ -1,138 +1,243 @@
 """``tokalign eval-winrate``: prompts, candidates and a reference in; judgements and win rates out."""
 
+import asyncio
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from itertools import combinations
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tokalign import artifacts, sources
 from tokalign.artifacts import Manifest
 from tokalign.config import EvalWinrateConfig
-from tokalign.core import winrate
+from tokalign.core import evaluation, length_control, winrate
+from tokalign.core.evaluation import Control, Judged
 from tokalign.errors import InputError, UsageError
-from tokalign.judges.playground import PlaygroundJudge
-from tokalign.models import loading
-from tokalign.models.sampler import CHUNK, respond_to
-from tokalign.models.tokenization import Codec
+from tokalign.judges import Judge, Pairing
+from tokalign.models import answers
+from tokalign.models.answers import Side
 from tokalign.progress import Progress
-from tokalign.schemas import PromptRow, ResponseRow
+from tokalign.rowfile import RowFile
+from tokalign.schemas import Judgement, PromptRow
 from tokalign.writer import Writer, writing
 
 REFERENCE = "reference"
-JUDGES = {"playground": PlaygroundJudge}
 
 
-def run(config: EvalWinrateConfig) -> Manifest:
+def run(config: EvalWinrateConfig) -> Manifest | Any:
     """Let every candidate answer every prompt, and the judge compare each answer with the reference's."""
-    data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
-    paths = {REFERENCE: config.reference, **_named(config.candidate)}
-    inputs = {"prompts": data.lineage}
-    inputs |= {name: sources.model_lineage(path, "policy", "responses") for name, path in paths.items()}
+    if config.length_control == "alpaca-eval" and config.difficulty is None:
+        raise UsageError("--length-control alpaca-eval needs --difficulty", remedy="give the file of difficulties")
+    inputs: dict[str, dict[str, Any]] = {}
+    for name in ("rubric", "difficulty", "annotations"):
+        if (file := getattr(config, name)) is not None:
+            inputs[name] = _file_lineage(file)
+    if config.annotations is not None:
+        return _annotated(config, config.annotations, inputs)
+    data, sides = _read(config)
+    inputs |= {"prompts": data.lineage, **{s.name: s.lineage(config) for s in sides}}
+    for k, model in enumerate(config.reward_model):
+        from tokalign.models import payers
+
+        inputs[f"reward_model_{k + 1}" if k else "reward_model"] = payers.lineage(model)
+    recorded = None
+    if config.judge == "recorded":
+        recorded = sources.read_rows(config.judgements or "", Judgement, "judgements")
+        inputs["judgements"] = recorded.lineage
+    if config.judge == "claude":
+        from tokalign.judges import claude
+
+        claude.ClaudeJudge(config)  # what is wrong with it is told before anything is sampled
+    if config.dry_run:
+        return _estimated(config, data, sides)
 
     with writing("winrates", config, inputs) as out:
         if out.finished is not None:
             return out.finished
         texts: dict[str, list[str]] = {}
-        with Progress("eval-winrate", len(paths) * len(data), config.quiet) as bar:
-            for n, (name, path) in enumerate(paths.items()):
+        with Progress("eval-winrate", len(sides) * len(data), config.quiet) as bar:
+            for n, side in enumerate(sides):
                 bar.skip_to(n * len(data))
-                texts[name] = _respond(name, path, data, config, out, bar)
-        return _judge(config, list(data), texts, out)
+                texts[side.name] = answers.responses(side, data, config, out.folder, bar.advance)
+        judge = _local(config)
+        pairs = _pairs(list(data), texts)
+        with writing("judgements", replace(config, fresh=False), inputs, out.folder / "judgements") as nested:
+            if nested.finished is None:
+                _judge(config, judge, pairs, recorded, nested)
+        told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()} if judge else {}
+        return _commit(config, _judged(pairs, out.folder / "judgements", texts), told, out)
 
 
-def _named(candidates: list[str]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for spec in candidates:
+def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side]]:
+    """The prompts, and who answers them, the reference first."""
+    if config.prompts is None or config.reference is None or not config.candidate:
+        raise UsageError(
+            "eval-winrate needs --prompts, --candidate and --reference", remedy="or --annotations alone; see --help"
+        )
+    if config.judge == "recorded" and config.judgements is None:
+        raise UsageError("--judge recorded needs --judgements", remedy="name the file or artifact that holds them")
+    if config.dry_run and config.judge != "claude":
+        raise UsageError(f"--judge {config.judge} costs nothing", remedy="leave --dry-run out")
+    sides = [answers.side(REFERENCE, config.reference)]
+    for spec in config.candidate:
         name, sep, path = spec.partition("=")
-        if not (sep and name and path) or name in named or name == REFERENCE or Path(name).name != name:
+        if not (sep and name and path) or name in [s.name for s in sides] or Path(name).name != name:
             raise UsageError(
                 f"--candidate {spec!r}",
                 remedy=f"give NAME=PATH, each name once, none of them {REFERENCE!r} or a path",
             )
-        named[name] = path
-    return named
+        sides.append(answers.side(name, path))
+    if any(s.n > 1 for s in sides) and not config.reward_model:
+        raise UsageError("the best of several needs --reward-model", remedy="name the one that picks")
+    return sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit), sides
 
 
-def _respond(
-    name: str, path: str, data: sources.Rows[PromptRow], config: EvalWinrateConfig, out: Writer, bar: Progress
-) -> list[str]:
-    """Responses in the order of the prompts: read from an artifact, or sampled here and kept below ``responses/``."""
-    folder = Path(path)
-    if not (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses"):
-        folder = out.folder / "responses" / name
-        inputs = {"prompts": data.lineage, "policy": sources.model_lineage(path)}
-        with writing("responses", replace(config, fresh=False), inputs, folder) as nested:
-            if nested.finished is None:
-                _sample(name, path, data, config, nested, bar)
-    found = {r.id: r.response for r in sources.read_rows(folder, ResponseRow, "responses") if r.sample == 0}
-    missing = [r.id for r in data if r.id not in found]
-    if missing:
-        raise InputError(
-            f"no response to {len(missing)} of {len(data)} prompts, the first is {missing[0]!r}",
-            where=path,
-            field="id",
-            remedy="generate responses to the same prompts",
-        )
-    return [found[r.id] for r in data]
+def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[str]]) -> list[Pairing]:
+    return [
+        Pairing(row.id, row.prompt, name, reference, response)
+        for name, given in texts.items()
+        if name != REFERENCE
+        for row, reference, response in zip(rows, texts[REFERENCE], given, strict=True)
+    ]
 
 
-def _sample(
-    name: str, path: str, data: sources.Rows[PromptRow], config: EvalWinrateConfig, nested: Writer, bar: Progress
+def _local(config: EvalWinrateConfig) -> Judge | None:
+    """The judge, if it reads each text by itself."""
+    if config.judge == "playground":
+        from tokalign.judges.playground import PlaygroundJudge
+
+        return PlaygroundJudge()
+    if config.judge == "reward":
+        from tokalign.judges.reward import RewardJudge
+        from tokalign.models import loading, payers
+
+        device = str(loading.pick_device(config.device))
+        paid_by, codec = payers.apart(config.reward_model, config.dtype, device)
+        return RewardJudge(paid_by, [1.0] * len(paid_by), codec, config.batch_size)
+    return None
+
+
+def _judge(
+    config: EvalWinrateConfig,
+    judge: Judge | None,
+    pairs: list[Pairing],
+    recorded: sources.Rows[Judgement] | None,
+    nested: Writer,
 ) -> None:
-    codec = Codec.load(path)
-    policy = loading.load_policy(path, config.dtype).to(loading.pick_device(config.device))
+    """Write a judgement of every pair, in every order it is shown in."""
+    usage: dict[str, Any] = {}
     with nested.rows() as file:
-        for part in bar.parts(file.left(data, CHUNK)):
-            seed = config.seed + file.taken
-            file.append_json(respond_to(part, policy, codec, config, seed, config.batch_size, name))
-    nested.commit({"in": len(data), "out": file.written})
+        if judge is not None:
+            file.append_json(j.model_dump() for j in _compared(config, judge, pairs))
+        elif recorded is not None:
+            from tokalign.judges.recorded import look_up
+
+            file.append_json(j.model_dump() for j in look_up(recorded, pairs, config.judgements or ""))
+        else:
+            usage = asyncio.run(_paid(config, pairs, file))
+    failed = int(file.tally.get("failed", 0))
+    nested.commit({"in": file.written, "out": file.written, "failed": failed}, {}, usage)
 
 
-def _judge(config: EvalWinrateConfig, rows: list[PromptRow], texts: dict[str, list[str]], out: Writer) -> Manifest:
-    judge = JUDGES[config.judge]()
-    prompts = [r.prompt for r in rows]
-    preferences: dict[str, list[float]] = {}
-    judgements: list[dict[str, Any]] = []
-    results: dict[str, dict[str, Any]] = {}
-    for name, candidate in texts.items():
-        if name == REFERENCE:
-            continue
-        compared = judge.compare(prompts, texts[REFERENCE], candidate)
-        preferences[name] = [c.preference for c in compared]
-        judgements += [
-            {
-                "id": row.id,
-                "candidate": name,
-                "reference": config.reference,
-                "judge": judge.name,
-                # The judge scores each text alone: one order says all.
-                "order": "reference_first",
-                "preference": c.preference,
-                "reason": c.reason,
-                "usage": None,
-            }
-            for row, c in zip(rows, compared, strict=True)
-        ]
-        rate = winrate.win_rate(preferences[name])
-        half = 1.96 * rate["standard_error"]
-        results[name] = {
-            **rate,
-            "ci95": [rate["win_rate"] - half, rate["win_rate"] + half],
-            "avg_length": sum(map(len, candidate)) / len(candidate),
-        }
-    with writing("judgements", replace(config, fresh=True), {}, out.folder / "judgements") as nested:
-        nested.jsonl("data.jsonl", judgements)
-        nested.commit({"in": len(judgements), "out": len(judgements)})
+def _compared(config: EvalWinrateConfig, judge: Judge, pairs: list[Pairing]) -> Iterator[Judgement]:
+    for name, found in groupby(pairs, key=lambda p: p.candidate):
+        group = list(found)
+        columns = ([getattr(p, column) for p in group] for column in ("prompt", "reference", "response"))
+        for p, c in zip(group, judge.compare(*columns), strict=True):
+            yield Judgement(
+                id=p.id,
+                candidate=name,
+                reference=config.reference or "",
+                judge=judge.name,
+                order="reference_first",  # the judge scores each text alone: one order says all
+                preference=c.preference,
+                reason=c.reason,
+            )
+
+
+async def _paid(config: EvalWinrateConfig, pairs: list[Pairing], file: RowFile) -> dict[str, Any]:
+    """Have Claude judge what is left; what it cost."""
+    from tokalign.judges import claude
+
+    shown = claude.Pairings(pairs, claude.ORDERS if config.both_orders else claude.ORDERS[:1])
+    money: dict[str, Any] = {}
+    with Progress("judge", len(shown), config.quiet, file.taken) as bar:
+        async with aclosing(claude.judgements(shown, file.taken, config, bar.say, money.update)) as found:
+            async for judgement in found:
+                file.append_json([judgement.model_dump()])
+                file.count({"failed": judgement.reason.startswith(claude.FAILED)})
+                file.done(1)
+                bar.advance(1, USD=money["usd"])
+    return money
+
+
+def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: list[Side]) -> Any:
+    from tokalign.judges import claude
+
+    if absent := [s.name for s in sides if not s.is_there]:
+        raise UsageError(
+            f"--dry-run samples nothing, and {absent[0]!r} has no responses yet", remedy="make them: tokalign generate"
+        )
+    texts = {s.name: answers.responses(s, data, config, config.out, lambda _: None) for s in sides}
+    shown = claude.Pairings(_pairs(list(data), texts), claude.ORDERS if config.both_orders else claude.ORDERS[:1])
+    return asyncio.run(claude.estimated(shown, config))
+
+
+def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[str]]) -> dict[str, Judged]:
+    """Judgements, by candidate and prompt."""
+    by_pair: dict[tuple[str, str], dict[str, float | None]] = {}
+    for j in sources.read_rows(folder, Judgement, "judgements"):
+        by_pair.setdefault((j.candidate, j.id), {})[j.order] = j.preference
+    lengths = {name: [len(t) for t in given] for name, given in texts.items()}
+    found = {}
+    for name, group in groupby(pairs, key=lambda p: p.candidate):
+        ways = [by_pair[name, p.id] for p in group]
+        shown = sorted({order for way in ways for order in way}, reverse=True)
+        columns = [[way.get(order) for way in ways] for order in shown]
+        both = winrate.bring_together(*columns) if len(shown) > 1 else winrate.Orders(columns[0], {})
+        found[name] = Judged(both.preferences, lengths[name], lengths[REFERENCE], both.stats)
+    return found
+
+
+def _annotated(config: EvalWinrateConfig, file: Path, inputs: dict[str, dict[str, Any]]) -> Manifest:
+    """AlpacaEval's numbers from its own file."""
+    from tokalign.judges.recorded import annotations
+
+    _, judged = annotations(file)
+    with writing("winrates", config, inputs) as out:
+        return out.finished or _commit(config, judged, {}, out)
+
+
+def _commit(config: EvalWinrateConfig, judged: dict[str, Judged], told: dict[str, Any], out: Writer) -> Manifest:
+    """The numbers, as ``data.json`` and in the manifest."""
+    rows = sum(len(j.preferences) for j in judged.values())
+    try:
+        candidates = evaluation.candidates(judged, config.seed, _control(config, judged))
+    except ValueError as e:
+        raise InputError(f"of {e.args[0]!r} nothing was judged", remedy="see the reasons of its judgements") from e
     with out.file("data.json") as path:
-        path.write_text(json.dumps({"candidates": results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    stats = {
-        "candidates": results,
-        "paired": [
-            {"a": b, "b": a, **winrate.paired_difference(preferences[b], preferences[a])}
-            for a, b in combinations(preferences, 2)
-            if len(rows) > 1
-        ],
-        "judge": {name: judge.describe(prompts, t) for name, t in texts.items()},
-    }
-    return out.commit({"in": len(rows), "out": len(judgements)}, stats)
+        path.write_text(json.dumps({"candidates": candidates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": told}
+    made = out.folder / "judgements"
+    below = Manifest.read(made) if artifacts.is_artifact(made) else None
+    failed, usage = (below.rows["failed"], below.usage) if below else (0, {})
+    return out.commit({"in": rows, "out": rows, "failed": failed}, stats, usage)
+
+
+def _control(config: EvalWinrateConfig, judged: dict[str, Judged]) -> Control | None:
+    if config.length_control == "none":
+        return None
+    if config.length_control == "minimal":
+        return length_control.minimal
+    from tokalign.judges.recorded import difficulty
+
+    hard, gamed = difficulty(config, max(len(j.preferences) for j in judged.values()))
+    return lambda p, a, b: length_control.alpaca_eval(p, a, b, hard[: len(p)], gamed)
+
+
+def _file_lineage(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file))
+    return {"path": str(file), "kind": "file", "version": None, "sha256": artifacts.sha256(file)}

@@ -1,0 +1,62 @@
+"""From judgements to the numbers of an evaluation. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from tokalign.core import winrate
+
+Control = Callable[[Sequence[float | None], Sequence[int], Sequence[int]], float]
+"""Length-controlled win rate in percent, of preferences, the candidate's lengths and the reference's."""
+
+
+class Judged(NamedTuple):
+    """What became of one candidate, prompt by prompt, in the order of the prompts."""
+
+    preferences: Sequence[float | None]
+    """None: no verdict."""
+    lengths: Sequence[int]
+    """Characters of its responses; empty if they are not known."""
+    reference_lengths: Sequence[int]
+    orders: Mapping[str, Any] = {}
+    """See :class:`tokalign.core.winrate.Orders`; empty where each pair was shown once."""
+
+
+def candidates(judged: Mapping[str, Judged], seed: int, control: Control | None) -> dict[str, dict[str, Any]]:
+    """The numbers of each candidate, by name: those of ``winrates/1``.
+
+    Raises:
+        ValueError: of one nothing was judged; its name.
+    """
+    return {name: _candidate(name, j, seed, control) for name, j in judged.items()}
+
+
+def _candidate(name: str, j: Judged, seed: int, control: Control | None) -> dict[str, Any]:
+    preferences = [p for p in j.preferences if p is not None]
+    if not preferences:
+        raise ValueError(name)
+    known = bool(j.lengths)
+    return {
+        **winrate.win_rate(preferences),
+        "ci95": list(winrate.interval(preferences, seed)),
+        "length_controlled_winrate": control(j.preferences, j.lengths, j.reference_lengths)
+        if control and known
+        else None,
+        "avg_length": sum(j.lengths) / len(j.lengths) if known else None,
+        "n_unjudged": sum(p is None for p in j.preferences),
+        **{k: v for k, v in j.orders.items() if k != "n_unjudged"},
+    }
+
+
+def paired(judged: Mapping[str, Judged], seed: int) -> list[dict[str, Any]]:
+    """Every two candidates that answered the same prompts: the later less the earlier, on what both were judged on."""
+    found = []
+    for a, b in combinations(judged, 2):
+        if len(judged[a].preferences) != len(judged[b].preferences):
+            continue
+        both = zip(judged[a].preferences, judged[b].preferences, strict=True)
+        pairs = [(x, y) for x, y in both if x is not None and y is not None]
+        if len(pairs) > 1:
+            difference = winrate.paired_difference([y for _, y in pairs], [x for x, _ in pairs], seed)
+            found.append({"a": b, "b": a, "n": len(pairs), **difference})
+    return found

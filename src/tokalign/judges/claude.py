@@ -1,0 +1,173 @@
+"""Claude as the judge: each pair shown in both orders, one request for each."""
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokalign.artifacts import hash_json
+from tokalign.claude import messages
+from tokalign.claude.client import Claude, Request
+from tokalign.claude.estimate import estimate
+from tokalign.claude.fences import ABOUT, fence, turns
+from tokalign.claude.journal import Answer
+from tokalign.claude.prices import Estimate
+from tokalign.claude.service import service, spent
+from tokalign.claude.trouble import Failed
+from tokalign.config import EvalWinrateConfig
+from tokalign.judges import Pairing
+from tokalign.schemas import Judgement
+
+PROMPT, RUBRIC = "judge-1", "rubric-1"
+"""The versions of our own prompt and criteria, and the names of their files."""
+REFERENCE_FIRST, CANDIDATE_FIRST = ORDERS = ("reference_first", "candidate_first")
+FAILED = "failed: "
+"""How the reason of a judgement begins that has no answer; the same command tries it again."""
+_FIELDS = ("reason", "verdict")
+SCHEMA = {
+    "type": "object",
+    "properties": {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["first", "second", "tie"]}},
+    "required": list(_FIELDS),
+    "additionalProperties": False,
+}
+"""Of the answer. The reason comes first: it is thought before the verdict is given."""
+_TASK = "Compare the response between the tags first with the one between the tags second."
+_REASON = (
+    "The first answers all that was asked; the second leaves out the warning that it needs, and is wrong on the date."
+)
+
+
+class Shown(NamedTuple):
+    """A pair, in one order."""
+
+    pair: Pairing
+    order: str
+
+
+class ClaudeJudge:
+    """Compares by asking.
+
+    Args:
+        knobs: the model, the criteria.
+
+    Raises:
+        UsageError: no model is named.
+        InputError: the criteria cannot be read.
+    """
+
+    def __init__(self, knobs: EvalWinrateConfig) -> None:
+        self.knobs, self.model = knobs, messages.model_of(knobs)
+        criteria, self.version = rubric(knobs.rubric)
+        frame = resources.files(__package__).joinpath("prompts", f"{PROMPT}.md").read_text(encoding="utf-8").strip()
+        self._system = f"{frame}\n\n{criteria}\n\n{ABOUT}"
+
+    async def judge(self, shown: Shown, claude: Claude) -> Judgement:
+        """The judgement of a pair in one order; ``preference`` is None where there is no verdict, with the reason."""
+        if shown.pair.response == shown.pair.reference:
+            return self._row(shown, 1.5, "the responses are equal", [])
+        request = self.request(shown)
+        found = await claude.ask(request)
+        if isinstance(found, Failed):
+            return self._row(shown, None, f"{FAILED}{found.why}", [])
+        answers = [found]
+        if messages.is_truncated(found.message):
+            found = await claude.ask({**request, "max_tokens": 2 * request["max_tokens"]})
+            if isinstance(found, Answer):
+                answers.append(found)
+            elif found.passing:
+                return self._row(shown, None, f"{FAILED}{found.why}", answers)
+        return self._row(shown, *read(answers[-1].message, shown.order), answers)
+
+    def request(self, shown: Shown) -> Request:
+        """What is asked: what never changes first, so that it can be cached."""
+        texts = [shown.pair.reference, shown.pair.response]
+        first, second = texts if shown.order == REFERENCE_FIRST else reversed(texts)
+        data, _ = fence([*turns(shown.pair.prompt), ("first", first), ("second", second)])
+        return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
+
+    def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[Answer]) -> Judgement:
+        return Judgement(
+            id=shown.pair.id,
+            candidate=shown.pair.candidate,
+            reference=self.knobs.reference or "",
+            judge=f"claude {messages.answered_by(answers) or self.model} {self.version}",
+            order=shown.order,  # type: ignore[arg-type]
+            preference=preference,
+            reason=reason,
+            usage=messages.usage_of(answers) if answers else None,
+        )
+
+
+def rubric(file: Path | None) -> tuple[str, str]:
+    """The criteria, ours or the user's, and the version of the whole prompt.
+
+    Raises:
+        InputError: the file cannot be read, or is empty.
+    """
+    if file is None:
+        ours = resources.files(__package__).joinpath("prompts", f"{RUBRIC}.md").read_text(encoding="utf-8").strip()
+        return ours, f"{PROMPT} {RUBRIC}"
+    text = messages.read_text(file, "say what makes a response better")
+    return text.strip(), f"{PROMPT} {file.name} {hash_json(text)[:12]}"
+
+
+def read(message: dict[str, Any], order: str) -> tuple[float | None, str]:
+    """Preference, from 1 (reference) to 2 (candidate) whatever the order, and its reason; None: there is no verdict."""
+    if problem := messages.unusable(message):
+        return None, problem
+    found = messages.fields(message, _FIELDS)
+    if found is None or not isinstance(found["reason"], str):
+        return None, "unparsed"
+    place = (
+        {"first": 1.0, "second": 2.0, "tie": 1.5}.get(found["verdict"]) if isinstance(found["verdict"], str) else None
+    )
+    if place is None:
+        return None, "unparsed"
+    return place if order == REFERENCE_FIRST else 3.0 - place, messages.one_line(found["reason"])
+
+
+class Pairings(Sequence[Shown]):
+    """Every pair in every order, one pair's orders side by side."""
+
+    def __init__(self, pairs: Sequence[Pairing], orders: Sequence[str]) -> None:
+        self.pairs, self.orders = pairs, orders
+
+    def __len__(self) -> int:
+        return len(self.pairs) * len(self.orders)
+
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        pair, order = divmod(k, len(self.orders))
+        return Shown(self.pairs[pair], self.orders[order])
+
+    def __iter__(self) -> Iterator[Shown]:
+        return (Shown(pair, order) for pair in self.pairs for order in self.orders)
+
+
+async def judgements(
+    shown: Sequence[Shown],
+    start: int,
+    knobs: EvalWinrateConfig,
+    say: Callable[[str], None],
+    tell: Callable[[dict[str, Any]], None],
+) -> AsyncGenerator[Judgement]:
+    """Judgements from ``start``, in order. ``tell`` hears before each what is spent so far."""
+    judge = ClaudeJudge(knobs)
+    async with (
+        service(knobs.out, judge.model, knobs, say) as claude,
+        aclosing(claude.each(shown, lambda s: judge.judge(s, claude), start)) as found,
+    ):
+        tell(spent(claude.journal))
+        async for _, judgement in found:
+            tell(spent(claude.journal))
+            yield judgement
+
+
+async def estimated(shown: Sequence[Shown], knobs: EvalWinrateConfig) -> Estimate:
+    """What the judgements may cost."""
+    judge = ClaudeJudge(knobs)
+    return await estimate(shown, lambda s: (judge.request(s), _REASON), knobs.out, judge.model, knobs, True)

@@ -1,0 +1,114 @@
+"""Judgements made elsewhere: by people, by another tool, in an earlier run; and AlpacaEval's annotations."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokalign import sources
+from tokalign.config import EvalWinrateConfig
+from tokalign.core.evaluation import Judged
+from tokalign.core.length_control import Gamed
+from tokalign.errors import InputError
+from tokalign.judges import Pairing
+from tokalign.schemas import Judgement
+
+_NEEDED = ("generator_1", "generator_2", "preference")
+
+
+def look_up(rows: sources.Rows[Judgement], pairs: Sequence[Pairing], where: str) -> list[Judgement]:
+    """The judgements of these pairs, in their order; each in as many orders as it was judged in.
+
+    Raises:
+        InputError: there is none of a pair.
+    """
+    found: dict[tuple[str, str], list[Judgement]] = {}
+    for row in rows:
+        found.setdefault((row.id, row.candidate), []).append(row)
+    missing = [p for p in pairs if (p.id, p.candidate) not in found]
+    if missing:
+        raise InputError(
+            f"no judgement of {len(missing)} of {len(pairs)} pairs, the first is {missing[0].candidate!r}",
+            where=where,
+            field=f"id {missing[0].id!r}",
+            remedy="name candidates and prompts as they are named there",
+        )
+    return [j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True)]
+
+
+def annotations(path: Path) -> tuple[str, dict[str, Judged]]:
+    """AlpacaEval's ``annotations.json``: the reference's name and, by candidate, what was judged.
+
+    ``preference`` is 1 where ``output_1``, the reference's, is better, 2 where ``output_2`` is; anything between says
+    how sure the judge was; 1.5, and 0 in older files, is a tie; null is no verdict.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    remedy = f"AlpacaEval's annotations.json: a list of objects with {', '.join(_NEEDED)}, output_1 and output_2"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"not JSON: {e}", where=str(path), remedy=remedy) from e
+    if not isinstance(raw, list) or not raw:
+        raise InputError("not a list of annotations", where=str(path), remedy=remedy)
+    by_candidate: dict[str, list[dict[str, Any]]] = {}
+    for k, row in enumerate(raw):
+        at = f"{path}: annotation {k}"
+        if not isinstance(row, dict) or any(name not in row for name in _NEEDED):
+            raise InputError("not an annotation", where=at, remedy=remedy)
+        row["preference"] = _preference(row["preference"], at)
+        by_candidate.setdefault(str(row["generator_2"]), []).append(row)
+    references = {str(row["generator_1"]) for row in raw}
+    if len(references) > 1:
+        raise InputError(f"several references: {sorted(references)[:3]}", where=str(path), remedy="one file for each")
+    return references.pop(), {name: _judged(rows) for name, rows in by_candidate.items()}
+
+
+def _preference(value: Any, at: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
+        remedy = "a number from 1 (output_1 is better) to 2 (output_2 is); 1.5 or 0 for a tie; null for no verdict"
+        raise InputError(f"got {value!r}", where=at, field="preference", remedy=remedy)
+    return float(value) or 1.5
+
+
+def _judged(rows: Sequence[dict[str, Any]]) -> Judged:
+    texts = [(row.get("output_2"), row.get("output_1")) for row in rows]
+    known = all(isinstance(a, str) and isinstance(b, str) for a, b in texts)
+    lengths = [(len(a or ""), len(b or "")) for a, b in texts] if known else []
+    return Judged([row["preference"] for row in rows], [a for a, _ in lengths], [b for _, b in lengths])
+
+
+def difficulty(config: EvalWinrateConfig, rows: int) -> tuple[list[float], Gamed | None]:
+    """How hard each of the first ``rows`` instructions is; with AlpacaEval's ``df_gamed.csv``, the gamed answers too.
+
+    Raises:
+        InputError: the file does not have it.
+    """
+    assert config.difficulty is not None
+    where = str(config.difficulty)
+    try:
+        with config.difficulty.open(encoding="utf-8", newline="") as f:
+            lines = list(csv.DictReader(f))
+        hard: dict[int, float] = {}
+        for line in lines:
+            hard.setdefault(int(float(line["index"])), float(line["instruction_difficulty"]))
+        gamed = None
+        if lines and {"preference", "std_delta_len"} <= lines[0].keys():
+            columns = [
+                [float(line[name]) for line in lines]
+                for name in ("preference", "std_delta_len", "instruction_difficulty")
+            ]
+            gamed = Gamed(*(np.array(column) for column in columns))
+    except (OSError, KeyError, TypeError, ValueError) as e:
+        remedy = "a CSV with the columns index and instruction_difficulty"
+        raise InputError(f"not a file of difficulties: {type(e).__name__} {e}", where=where, remedy=remedy) from e
+    missing = [k for k in range(rows) if k not in hard]
+    if missing:
+        raise InputError(f"no difficulty of instruction {missing[0]}", where=where, field="index")
+    return [hard[k] for k in range(rows)], gamed

@@ -1,0 +1,107 @@
+"""The responses of a candidate: read from where they are, or sampled from a policy, one or the best of several."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokalign import artifacts, sources
+from tokalign.artifacts import Manifest
+from tokalign.config import EvalWinrateConfig
+from tokalign.errors import InputError, UsageError
+from tokalign.schemas import PromptRow, ResponseRow
+from tokalign.writer import Writer, writing
+
+
+class Side(NamedTuple):
+    """Who answers: a policy, or responses that are there."""
+
+    name: str
+    path: str
+    n: int = 1
+    """Responses drawn to a prompt, of which the reward model's favourite is taken."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the responses need not be sampled."""
+        folder = Path(self.path)
+        return folder.is_file() or (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses")
+
+    def lineage(self, how: EvalWinrateConfig) -> dict[str, Any]:
+        """Where it comes from, as an input of a stage."""
+        if Path(self.path).is_file():
+            return sources.read_rows(self.path, ResponseRow, "responses", how=replace(how, format="auto")).lineage
+        return sources.model_lineage(self.path, "policy", "responses")
+
+
+def side(name: str, path: str) -> Side:
+    """``PATH`` or ``PATH@N``."""
+    found = re.fullmatch(r"(.+)@(\d+)", path)
+    if not found or Path(path).exists():
+        return Side(name, path)
+    if int(found[2]) < 1:
+        raise UsageError(f"best of {found[2]}", remedy="PATH@N with N of 1 or more")
+    return Side(name, found[1], int(found[2]))
+
+
+def responses(
+    who: Side, data: sources.Rows[PromptRow], config: EvalWinrateConfig, out: Path, advance: Callable[[int], None]
+) -> list[str]:
+    """Responses in the order of the prompts; what is sampled is kept below ``out``.
+
+    Raises:
+        InputError: a prompt has none.
+    """
+    if not who.is_there:
+        folder = out / "responses" / who.name
+        inputs = {"prompts": data.lineage, "policy": sources.model_lineage(who.path)}
+        if who.n > 1:
+            inputs["reward_model"] = sources.model_lineage(config.reward_model[0], "reward-model")
+        with writing("responses", replace(config, fresh=False), inputs, folder) as nested:
+            if nested.finished is None:
+                _sample(who, data, config, nested, advance)
+        return [r.response for r in sources.read_rows(folder, ResponseRow, "responses")]
+    rows = [r for r in sources.read_rows(who.path, ResponseRow, "responses") if r.sample == 0]
+    by_id, by_prompt = {r.id: r for r in rows}, {_key(r): r for r in rows}
+    texts = []
+    for row in data:
+        found = by_id.get(row.id)
+        if found is None or _key(found) != _key(row):  # ids that were made up on reading say nothing
+            found = by_prompt.get(_key(row))
+        if found is None:
+            raise InputError(
+                f"no response to prompt {row.id!r}", where=who.path, field="id", remedy="answer the same prompts"
+            )
+        texts.append(found.response)
+    return texts
+
+
+def _key(row: PromptRow | ResponseRow) -> str:
+    """The prompt, a single user turn and its text being the same."""
+    if isinstance(row.prompt, str):
+        return row.prompt
+    turns = [(t["role"], t["content"]) for t in row.prompt]
+    return turns[0][1] if len(turns) == 1 and turns[0][0] == "user" else repr(turns)
+
+
+def _sample(
+    who: Side, data: sources.Rows[PromptRow], config: EvalWinrateConfig, nested: Writer, advance: Callable[[int], None]
+) -> None:
+    from tokalign.models import loading
+    from tokalign.models.reward import RewardModel, best_of
+    from tokalign.models.sampler import CHUNK, respond_to
+    from tokalign.models.tokenization import Codec
+
+    codec, device = Codec.load(who.path), loading.pick_device(config.device)
+    policy = loading.load_policy(who.path, config.dtype).to(device)
+    model = RewardModel.load(config.reward_model[0], config.dtype) if who.n > 1 else None
+    if model is not None:
+        model.model.to(device)
+    with nested.rows() as file:
+        for part in file.left(data, CHUNK):
+            seed = config.seed + file.taken
+            drawn = respond_to(part, policy, codec, config, seed, config.batch_size, who.name, who.n)
+            file.append_json(drawn if model is None else best_of(drawn, model, who.n))
+            advance(len(part))
+    nested.commit({"in": len(data), "out": file.written})
