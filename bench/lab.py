@@ -60,7 +60,8 @@ def reward_model(f: Path, seed: int, name: str, level: str, pairs: str, *knobs: 
 def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *knobs: object) -> Command:
     """PPO in a world, evaluated on its held-out prompts."""
     sources = ["--policy", f / "sft-policy", "--reward-model", f / f"rm-{model}", "--granularity", granularity]
-    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, "--eval-prompts", f / "heldout", *knobs)
+    plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the knobs say otherwise
+    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *knobs)
 
 
 def stats(folder: Path) -> dict[str, Any]:

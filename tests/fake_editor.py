@@ -14,6 +14,7 @@ import signal
 from typing import Any
 
 from tests.fake_claude import FakeClaude, text_of
+from tests.fake_judge import judge
 
 
 def edit(request: dict[str, Any]) -> str:
@@ -43,12 +44,17 @@ def edit(request: dict[str, Any]) -> str:
     return json.dumps({"rationale": "It was\nbad.", "categories": categories, "edited_response": edited})
 
 
+def either(request: dict[str, Any]) -> str:
+    """An edit or a verdict, whatever is asked for."""
+    return judge(request) if "verdict" in json.dumps(request["output_config"]) else edit(request)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--chance", action="append", default=[])
     args = parser.parse_args()
-    with FakeClaude(answer=edit, delay=args.delay) as fake:
+    with FakeClaude(answer=either, delay=args.delay) as fake:
         fake.chances = {fault: float(share) for fault, share in (c.split("=") for c in args.chance)}
         print(fake.url, flush=True)
         signal.pause()

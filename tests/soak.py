@@ -32,7 +32,10 @@ from tokalign.stages import diff, edit, generate, ppo, reward, score, sft, winra
 
 SETTINGS = "--batch-size 4 --save-every 1"
 PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
-PAID = "--editor claude --model m --allow-unpriced --concurrency 4"
+PAID = "--model m --prices prices.toml --concurrency 4"
+BATCH = f"{PAID} --batch --poll 0.02 --resend-lost"
+PRICES = "[m]\ninput = 1.0\noutput = 5.0\ncache_write_5m = 1.25\ncache_write_1h = 2.0\ncache_read = 0.1\n"
+JUDGED = "eval-winrate --prompts prompts --reference plain.jsonl --candidate a=edited.jsonl --judge claude"
 STAGES = {
     "edit": "edit preferences",
     "diff": "diff edits --tokenizer policy",
@@ -41,8 +44,10 @@ STAGES = {
     "train-sft": f"train-sft sft --model tiny --vocab 500 --steps 9 {SETTINGS}",
     "generate": "generate prompts --policy policy --max-new-tokens 12 --n 2 --reward-model rm",
     "score": "score edits --reward-model rm",
-    "edit-claude": f"edit preferences {PAID}",
-    "edit-claude-batch": f"edit preferences {PAID} --batch --poll 0.02 --resend-lost",
+    "edit-claude": f"edit preferences --editor claude {PAID}",
+    "edit-claude-batch": f"edit preferences --editor claude {BATCH}",
+    "judge-claude": f"{JUDGED} {PAID}",
+    "judge-claude-batch": f"{JUDGED} {BATCH}",
     "eval-winrate": "eval-winrate --prompts prompts --reference policy --candidate a=policy --max-new-tokens 12",
 }
 """Each stage but for ``--out``, in a folder that :func:`prepare` has filled."""
@@ -112,6 +117,11 @@ def prepare(folder: Path) -> None:
     """The inputs of all stages."""
     for command in PREPARE:
         finish(command, folder)
+    (folder / "prices.toml").write_text(PRICES)
+    prompts = [json.loads(line) for line in (folder / "prompts" / "data.jsonl").read_text().splitlines()]
+    for name, said in (("plain", "It is a thing."), ("edited", "It is a good thing.")):
+        rows = [{**row, "response": f"{said} {k}"} for k, row in enumerate(prompts)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def result(out: Path) -> dict[str, str]:
@@ -153,7 +163,7 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
 @contextmanager
 def serving() -> Iterator[None]:
     """A server for stages that are paid: slow enough to be killed meanwhile, and it loses answers."""
-    chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "no-usage=0.01"]
+    chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "html=0.01"]
     work = [
         sys.executable,
         "-m",
@@ -187,6 +197,8 @@ def paid_amiss(whole: Path, out: Path, charged: int) -> list[str]:
         return []
     with Journal(whole / JOURNAL) as expected, Journal(out / JOURNAL) as found:
         counted = found.charged == expected.charged <= charged <= found.charged + found.lost
+        told = json.loads((out / "manifest.json").read_text())["usage"]["usd"]
+        counted &= abs(found.spent - expected.spent) < 1e-9 and abs(told - found.spent) < 1e-5
         return [] if counted else [f"{out}: {charged} charged, {found.charged} answered, {found.lost} lost"]
 
 

@@ -222,3 +222,49 @@ def test_the_users_prompt_replaces_ours_and_counts_by_content(fake: FakeClaude, 
     changed = claude(fake, tmp_path, "--prompt", "mine.md", "--no-show-chosen")
     assert changed.returncode == 2
     assert "input prompt" in changed.stderr
+
+
+def test_what_is_discarded_is_paid_again_once_and_its_cost_is_not_forgotten(fake: FakeClaude, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", *rows(*[""] * 12))
+    assert claude(fake, tmp_path).returncode == 0
+    paid = manifest(tmp_path)["usage"]["usd"]
+    anew = ["--fresh", "--discard-journal"]
+    assert claude(fake, tmp_path, *anew, ANTHROPIC_API_KEY="", HOME=str(tmp_path)).returncode == 7
+    short = claude(fake, tmp_path, *anew, "--max-cost", str(paid + 0.06), "--concurrency", "1")
+    assert short.returncode == 4, short.stderr
+    some = sum(fake.charged.values()) - 12
+    assert 0 < some < 12
+    assert claude(fake, tmp_path, *anew).returncode == 0, "the same command again pays nothing twice"
+    assert sum(fake.charged.values()) == 24
+    assert manifest(tmp_path)["usage"]["usd"] == pytest.approx(2 * paid)
+
+
+def test_a_second_try_that_fails_in_passing_is_made_again_by_the_same_command(fake: FakeClaude, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", *rows("[[copy]]"))
+    fake.answer = lambda request: edit(request) if len(request["messages"]) == 1 else ""
+    again = fake._fault
+
+    def failing(text: str) -> str:
+        fault = again(text)
+        return "529" if "Start again" in text and fake.seen[text] == 1 else fault
+
+    fake._fault = failing  # type: ignore[method-assign]
+    failed = claude(fake, tmp_path, "--max-retries", "0")
+    assert failed.returncode == 3, failed.stderr
+    assert [(r["status"], r["reason"]) for r in made(tmp_path).values()] == [("failed", "529")]
+    fake.answer = edit
+    assert claude(fake, tmp_path, "--max-retries", "0").returncode == 0
+    assert [r["status"] for r in made(tmp_path).values()] == ["edited"]
+    assert set(fake.charged.values()) == {1}
+
+
+def test_while_what_failed_is_tried_again_the_rest_stays(fake: FakeClaude, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", *rows("", "[[faults: 400, spent-out]]", ""))
+    assert claude(fake, tmp_path).returncode == 3
+    before = made(tmp_path)
+    assert claude(fake, tmp_path).returncode == 7
+    assert made(tmp_path) == before
+    assert manifest(tmp_path)["rows"]["failed"] == 1
+    assert run(tmp_path, "show", "edits").returncode == 0
+    assert claude(fake, tmp_path).returncode == 0
+    assert manifest(tmp_path)["rows"]["failed"] == 0

@@ -215,11 +215,22 @@ def test_labels_are_shown_as_removed_and_added_text(shown: Any) -> None:
             assert squeezed("".join(re.findall(mark, text, re.DOTALL))) == squeezed(changed)
 
 
+def test_prompts_are_shown_by_how_far_candidates_lie_apart(shown: Any) -> None:
+    text = shown(DATA / "winrates")
+    first = json.loads((DATA / "responses-good" / "data.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (DATA / "winrates" / "judgements" / "data.jsonl").read_text().splitlines()]
+    assert text.count("\n── ") == 5
+    of_first = next(r for r in rows if r["id"] == first["id"])
+    one = shown(DATA / "winrates", id=first["id"], full=True)
+    assert " ".join(first["response"].split()) in " ".join(one.split())
+    assert f'"good": {of_first["preference"]}' in one
+
+
 def test_win_rates_are_shown_as_a_table(shown: Any) -> None:
     counted = json.loads((DATA / "winrates" / "data.json").read_text())["candidates"]["good"]
     (line,) = re.findall(r"^ +good +\d+\.\d +\d+\.\d +.*$", shown(DATA / "winrates"), re.MULTILINE)
     cells = [f"{counted['win_rate']:.1f}", *(str(counted[key]) for key in ("n_wins", "n_ties", "n_losses"))]
-    assert [cell for i, cell in enumerate(line.split()[1:]) if i in (0, 2, 3, 4)] == cells
+    assert [cell for i, cell in enumerate(line.split()[1:]) if i in (0, 6, 7, 8)] == cells
 
 
 def test_a_folder_of_artifacts_is_shown_as_a_list_of_them(shown: Any) -> None:

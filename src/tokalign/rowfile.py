@@ -139,6 +139,8 @@ class RowFile:
 
     def _reopen(self) -> None:
         """Undo the names of a run that was killed between the last row and the manifest."""
+        if not self._state.exists():  # what lies there is of a run that came to its end
+            return
         stem, suffix = self._name.stem, self._name.suffix
         for path in self._folder.glob(f"{stem}-?????-of-?????{suffix}"):
             path.rename(self._part_of(int(path.name.split("-")[1])))
