@@ -14,15 +14,16 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test unit lint format data headline ablations soak clean
+.PHONY: all pipeline install test test-browser unit lint format data headline ablations soak clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 all: install
 	@$(MAKE) --no-print-directory -j$(JOBS) pipeline
 	@$(TOKALIGN) show $(RUN)
+	@echo "the same with examples and curves: $(RUN)/report.html"
 
-pipeline: $(RUN)/winrates/manifest.json
+pipeline: $(RUN)/report.html
 
 # ── the world ────────────────────────────────────────────────────────────────────────────────────────
 WORLD := preferences sft prompts heldout test
@@ -56,6 +57,13 @@ $(RUN)/winrates/manifest.json: $(RUN)/ppo-token/manifest.json $(RUN)/ppo-sequenc
 	OMP_NUM_THREADS=2 $(TOKALIGN) eval-winrate --prompts $(RUN)/test --reference $(RUN)/policy-sft --judge playground \
 	  --candidate ppo-sequence=$(RUN)/ppo-sequence --candidate ppo-token=$(RUN)/ppo-token --out $(@D) $(COMMON)
 
+# ── what both reward models say of the same edits, and one page of everything ────────────────────────
+$(RUN)/scores-%/manifest.json: $(RUN)/rm-%/manifest.json $(RUN)/edits/manifest.json
+	$(TOKALIGN) score $(RUN)/edits --reward-model $(RUN)/rm-$* --limit 32 --out $(@D) $(COMMON)
+
+$(RUN)/report.html: $(RUN)/winrates/manifest.json $(RUN)/scores-token/manifest.json $(RUN)/scores-sequence/manifest.json
+	$(TOKALIGN) report $(RUN) --out $@ --fresh
+
 # ── housekeeping ─────────────────────────────────────────────────────────────────────────────────────
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -74,6 +82,10 @@ unit: install
 
 test: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+# Pages in a real browser: Chromium and its driver must be there. `make test` skips these, aloud, where they are not.
+test-browser: install
+	TOKALIGN_TEST_BROWSER=required $(BIN)/pytest -q -m browser
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -77,6 +77,11 @@ COMMANDS = {
     "export": Command(
         "ExportConfig", "tokalign.stages.export", "Write edits, preferences or responses in another tool's layout."
     ),
+    "report": Command(
+        "ReportConfig",
+        "tokalign.report.page",
+        "Write one page of all that was made: labels, rewards, curves, win rates.",
+    ),
     "show": Command(
         "ShowConfig",
         "tokalign.report.show",

@@ -414,6 +414,22 @@ class ExportConfig(Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig(Knobs):
+    """Knobs of ``tokalign report``."""
+
+    folders: list[Path] = knob(
+        ..., "folders of artifacts; several hold the same runs with other seeds", role="input", positional=True
+    )
+    out: Path = knob(..., "file to write: .html", role="out")
+    only: list[str] = knob([], "only artifacts whose path below a folder matches this glob; repeatable", role="run")
+    title: str = knob("What tokalign did", "title of the page", role="run")
+    examples: int = knob(4, "examples of labels and of rewards", role="run", low=0)
+    fresh: bool = knob(False, "replace a file that is there", role="run")
+    json: bool = knob(False, "print what was written as one JSON object", role="run")
+    quiet: bool = knob(False, "no summary", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowConfig(Knobs):
     """Knobs of ``tokalign show``."""
 

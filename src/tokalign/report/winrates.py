@@ -44,11 +44,15 @@ def cells(manifest: Manifest) -> tuple[list[str], Rows]:
     found = manifest.stats["candidates"]
     told = [(name, of) for name, of in columns if any(of(c) for c in found.values())]
     rows = [[name, *(of(c) for _, of in told)] for name, c in found.items()]
+    if not manifest.stats["paired"]:
+        return ["candidate", *(name for name, _ in told)], rows
+    for row in rows:
+        row.append("")
     for pair in manifest.stats["paired"]:
         sizes = [f"{pair['difference']:+.1f}", f"{pair['standard_error']:.1f}", _range(pair.get("ci95"), "+")]
-        p = f"p {pair['p_value']:.3g}" if "p_value" in pair else ""
-        rows.append([f"{pair['a']} less {pair['b']}", *sizes, p, *[""] * (len(told) - 4)])
-    return ["candidate", *(name for name, _ in told)], rows
+        gap = [""] * (len(told) - len(sizes))
+        rows.append([f"{pair['a']} less {pair['b']}", *sizes, *gap, f"{pair['p_value']:.2g}"])
+    return ["candidate", *(name for name, _ in told), "p"], rows
 
 
 def rendered(manifest: Manifest, how: str) -> str:

@@ -1,0 +1,47 @@
+"""Curves of PPO runs from their logs: the same run with other seeds is one line, with a band."""
+
+import json
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from tokalign.report.plot import Series
+
+METRICS = {
+    "win_rate": "win rate on held-out prompts, %",
+    "reward": "reward a response",
+    "kl": "KL from the start, nats a response",
+    "length": "length, tokens",
+}
+"""Column of ``metrics.jsonl`` → what the axis says."""
+_TIMES = ("seconds_rollout", "seconds_scoring", "seconds_update")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The steps of a run, with ``minutes`` of work up to each; [] where there is no log."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    spent = accumulate(sum(row.get(k, 0.0) for k in _TIMES) for row in rows)
+    return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, spent, strict=True)]
+
+
+def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by: str) -> Series:
+    """One line of several runs: the mean at each step that all have, and from the least to the most of them.
+
+    Args:
+        name: whose line it is.
+        runs: the steps of each.
+        metric: column of the log.
+        by: ``step`` or ``minutes``.
+    """
+    columns = [{row["step"]: row for row in run if row.get(metric) is not None} for run in runs]
+    columns = [c for c in columns if c]
+    steps = sorted(set.intersection(*(set(c) for c in columns))) if columns else []
+    values = [[c[step][metric] for c in columns] for step in steps]
+    x = [sum(c[step][by] for c in columns) / len(columns) for step in steps]
+    y = [sum(v) / len(v) for v in values]
+    band = ([min(v) for v in values], [max(v) for v in values]) if len(columns) > 1 else ((), ())
+    return Series(name, x, y, *band)

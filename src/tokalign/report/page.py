@@ -1,0 +1,183 @@
+"""``tokalign report``: one self-contained page of what was made. Reads artifacts, writes a file."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tokalign import __version__
+from tokalign.artifacts import write_whole
+from tokalign.config import ReportConfig
+from tokalign.errors import ConflictError, InputError
+from tokalign.report import collect, curves, lineage, plot, winrates
+from tokalign.report.collect import Found
+from tokalign.report.plot import Series
+from tokalign.report.text import safe
+
+_CURVES = 8
+"""Runs drawn in one plot: as many as there are colours."""
+_FEW = 20
+"""Tokens of which a share says something."""
+
+
+class Written(NamedTuple):
+    """The page."""
+
+    file: str
+    rows: int
+    """Artifacts on it."""
+    skipped: dict[str, int]
+
+
+def run(config: ReportConfig) -> Written:
+    """Write the page.
+
+    Raises:
+        ConflictError: the file is there already.
+        InputError: there is nothing to show.
+    """
+    if config.out.exists() and not config.fresh:
+        raise ConflictError(f"{config.out} is there already", remedy="choose another --out, or pass --fresh")
+    if config.out.is_dir() or not config.out.parent.is_dir():
+        raise InputError(
+            "no file can be written there", where=str(config.out), remedy="name a file in a folder that is there"
+        )
+    found = collect.artifacts_below(config.folders, config.only)
+    write_whole(config.out, render(found, config))
+    return Written(str(config.out), len(found), {})
+
+
+def render(found: Sequence[Found], config: ReportConfig) -> str:
+    """The page as text."""
+    css = resources.files(__package__).joinpath("templates", "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    environment = Environment(
+        loader=PackageLoader("tokalign.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    first = [f for f in found if f.folder.is_relative_to(config.folders[0])]
+    policies = collect.of_kind(found, "policy")
+    return environment.get_template("report.html.j2").render(
+        title=safe(config.title),
+        version=__version__,
+        css=Markup(css),  # our own
+        csp=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
+        folders=len(config.folders),
+        rated=collect.rated(first, config.examples),
+        examples=collect.labelled(first, config.examples),
+        samples=collect.samples(first, 2),
+        models=_models(found),
+        reliability=_reliability(found),
+        plots=_plots(policies),
+        legend=plot.legend([safe(name) for name in _drawn(policies)]),
+        left_out=max(0, len(_trained(policies)) - _CURVES),
+        win_rates=[(safe(_called(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
+        lineage=lineage.draw(first),
+        stages=[_stage(f) for f in found],
+        paid=sum(f.manifest.usage.get("usd", 0.0) for f in found),
+        seconds=sum(f.manifest.seconds for f in found),
+    )
+
+
+def _called(f: Found, folders: int) -> str:
+    """Its name; where there are several folders, with the folder's."""
+    root = f.folder.resolve().as_posix().removesuffix(f"/{f.name}").rpartition("/")[2]
+    return f"{root}/{f.name}" if folders > 1 else f.name
+
+
+def _table(f: Found) -> tuple[list[str], list[list[str]]]:
+    columns, rows = winrates.cells(f.manifest)
+    return columns, [[safe(cell) for cell in row] for row in rows]
+
+
+def _trained(policies: dict[str, list[Found]]) -> dict[str, list[list[dict[str, Any]]]]:
+    """The logs of what was trained by PPO, by name."""
+    logs = {
+        name: [log for f in runs if "best_step" in f.manifest.stats and (log := curves.read(f.folder))]
+        for name, runs in policies.items()
+    }
+    return {name: found for name, found in logs.items() if found}
+
+
+def _drawn(policies: dict[str, list[Found]]) -> list[str]:
+    return list(_trained(policies))[:_CURVES]
+
+
+def _plots(policies: dict[str, list[Found]]) -> list[tuple[str, Markup]]:
+    logs = _trained(policies)
+    found = []
+    for by, axis in (("step", "step"), ("minutes", "minutes of work")):
+        for metric, about in curves.METRICS.items():
+            if by == "minutes" and metric != "win_rate":
+                continue
+            lines = [curves.series(safe(name), logs[name], metric, by) for name in _drawn(policies)]
+            if any(len(s.x) for s in lines):
+                found.append((f"{about}, by {axis}", plot.lines(lines, axis, about, f"{about}, by {axis}")))
+    return found
+
+
+def _models(found: Sequence[Found]) -> dict[str, Any]:
+    """Held-out accuracy of reward models: the mean over seeds, as cells."""
+    groups = collect.of_kind(found, "reward-model")
+    kinds = sorted({k for fs in groups.values() for f in fs for k in f.manifest.stats["flips"]["by_category"]})
+    rows = []
+    for name, fs in groups.items():
+        stats = [f.manifest.stats for f in fs]
+        cells = [_mean([s[key]["mean"] for s in stats]) for key in ("edited_over_original", "chosen_over_rejected")]
+        cells.append(_mean([s["flips"]["accuracy"] for s in stats]))
+        cells += [_mean([s["flips"]["by_category"].get(k, {}).get("accuracy") for s in stats]) for k in kinds]
+        rows.append([safe(name), stats[0]["level"], *cells])
+    return {
+        "columns": ["edited over original", "chosen over rejected", "one edit undone", *map(safe, kinds)],
+        "rows": rows,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return f"{sum(known) / len(known):.3f}" if known else "–"
+
+
+def _reliability(found: Sequence[Found]) -> tuple[Markup, Markup]:
+    """How often token-level models are right, by how sure they are; and whose line is whose."""
+    lines = [
+        Series(safe(name), [b["confidence"] for b in bins], [b["accuracy"] for b in bins])
+        for name, fs in collect.of_kind(found, "reward-model").items()
+        if (bins := [b for b in fs[0].manifest.stats.get("calibration", {}).get("bins", []) if b["n"] >= _FEW])
+    ][: _CURVES - 1]
+    if not lines:
+        return Markup(""), Markup("")
+    names = [s.name for s in lines] + ["as sure as it is right"]
+    even = Series(names[-1], (0.3, 1.0), (0.3, 1.0), dashed=True)
+    title = "How often a token-level model is right, by how sure it is"
+    return plot.lines([*lines, even], "how sure", "how often right", title), plot.legend(names)
+
+
+def _stage(f: Found) -> dict[str, Any]:
+    m = f.manifest
+    cost = m.usage.get("usd")
+    return {
+        "name": safe(f.name),
+        "kind": f"{m.kind}/{m.version}",
+        "rows": " → ".join(str(m.rows[k]) for k in ("in", "out") if k in m.rows),
+        "skipped": m.rows.get("skipped", 0),
+        "seconds": f"{m.seconds:.1f}",
+        "cost": "" if cost is None else f"${cost:.4f}",
+        "created": safe(m.created),
+        "command": safe(" ".join(_quoted(part) for part in m.command)),
+        "config": safe(json.dumps(m.config, indent=1, ensure_ascii=False)),
+    }
+
+
+def _quoted(part: str) -> str:
+    """Paths stand in commands as they were given; only their ends say something here."""
+    return Path(part).name if part.startswith("/") else part
