@@ -1,10 +1,10 @@
 """What each choice in token-level PPO is worth on the playground: one change at a time, several seeds. Resumable.
 
-Worlds, policies and reward models are those of ``bench/headline.py`` and are made here if they are not there. What is
+Worlds, policies and reward models are those of ``bench/paper.py`` and are made here if they are not there. What is
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
 nothing. Writes docs/results/ablations.json.
 
-    python bench/ablations.py [--seeds 3] [--runs runs/headline] [--jobs 2]
+    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2]
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
     """Run what is not done yet, print and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "headline")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}

@@ -1,6 +1,6 @@
 """Writes the tables of README and docs from what was measured, and its picture from what the command prints.
 
-``docs/results/headline.json`` comes from ``make headline``. Tests fail when the README says anything else.
+``docs/results/paper.json`` comes from ``make paper``. Tests fail when the README says anything else.
 
     python bench/readme.py
 """
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
 MODELS_DOC, PPO_DOC = ROOT / "docs" / "reward-models.md", ROOT / "docs" / "ppo.md"
 CLAUDE_DOC = ROOT / "docs" / "claude.md"
-RESULT = ROOT / "docs" / "results" / "headline.json"
+RESULT = ROOT / "docs" / "results" / "paper.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
 

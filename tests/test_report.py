@@ -190,7 +190,7 @@ def opened(made: Path, browser: Any) -> Iterator[Any]:
 def test_in_a_browser_nothing_is_fetched_nothing_fails_and_nothing_sticks_out(opened: Any, width: int) -> None:
     opened.set_window_size(width, 900)
     assert complaints(opened) == []
-    assert {url.split(":")[0] for url in requests(opened)} <= {"file", "data"}
+    assert {url.split(":")[0] for url in requests(opened)} <= {"file", "data", "chrome", "chrome-untrusted"}
     assert opened.title == safe(HOSTILE)
     inner, whole = opened.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
     assert whole <= inner, "the page itself scrolls sideways"

@@ -3,10 +3,12 @@
 Each seed has its own world, policy and reward models. Both arms run the same steps on the same prompts; the
 setting of each arm (and, for the sequence arm, the pairs its reward model learns from) is the one that wins
 most on ``heldout``, and only that one is reported on ``test``: at the playground's temperature for evaluation,
-and at 1, the temperature of training. The token arm then goes on to three times the steps. Writes
-docs/results/headline.json.
+and at 1, the temperature of training. The token arm then goes on to three times the steps. Beside them stand the
+best of 8 responses of the starting policy, picked by either reward model, and SFT on the edited responses, its steps
+chosen on ``heldout`` too. Writes
+docs/results/paper.json.
 
-    python bench/headline.py [--seeds 5] [--runs runs/headline] [--jobs 2]
+    python bench/paper.py [--seeds 5] [--runs runs/paper] [--jobs 2]
 """
 
 import argparse
@@ -27,6 +29,9 @@ GRID: list[dict[str, float | str]] = [
 """Tried by both arms; the last says nothing to a sequence-level reward model, and is left out there."""
 LONG = 120
 """Steps of the long run."""
+SFT_STEPS = (100, 300)
+"""Tried by SFT on the edited responses."""
+BEST_OF = 8
 
 
 def ppo_runs(folder: Path) -> dict[str, tuple[Path, str, dict[str, float | str]]]:
@@ -63,11 +68,36 @@ def carry_on(folder: Path, seed: int, name: str) -> Command:
     return ppo_command(folder, seed, folder / "long", model, setting, "--steps", LONG)
 
 
+def sft_on_edits(f: Path, seed: int, steps: int) -> Command:
+    """The baseline that takes the edits as demonstrations."""
+    knobs = ["--steps", steps, "--muon-lr", 5e-3, "--lr", 1e-3]
+    return tokalign(f / f"sft-edits-{steps}", seed, "train-sft", f / "edits", "--model", f / "sft-policy", *knobs)
+
+
+def heldout(f: Path, seed: int) -> Command:
+    """Win rates of that baseline on held-out prompts, to choose its steps by."""
+    named = [part for n in SFT_STEPS for part in ("--candidate", f"{n}={f / f'sft-edits-{n}'}")]
+    where = ["--prompts", f / "heldout", "--reference", f / "sft-policy"]
+    return tokalign(f / "sft-heldout", seed, "eval-winrate", *where, *named)
+
+
+def best_sft(f: Path) -> str:
+    """The steps that won most there."""
+    rates: dict[str, dict[str, float]] = stats(f / "sft-heldout")["candidates"]
+    return max(rates, key=lambda name: rates[name]["win_rate"])
+
+
+def best_of(f: Path, seed: int, arm: str, name: str) -> Command:
+    """The best of several responses of the starting policy, by the reward model of an arm."""
+    knobs = ["--n", BEST_OF, "--reward-model", f / f"rm-{ppo_runs(f)[name][1]}", "--temperature", 0.7]
+    return tokalign(f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *knobs)
+
+
 def main() -> None:
     """Run everything that is not done yet, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "headline")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
@@ -77,9 +107,15 @@ def main() -> None:
     chosen = {s: {"sequence": best(f, ("chosen", "edited")), "token": best(f, ("token",))} for s, f in folders.items()}
     run((carry_on(f, s, chosen[s]["token"]) for s, f in folders.items()), args.jobs)
 
+    run((sft_on_edits(f, s, steps) for s, f in folders.items() for steps in SFT_STEPS), args.jobs)
+    run((heldout(f, s) for s, f in folders.items()), args.jobs)
+    run((best_of(f, s, arm, chosen[s][arm]) for s, f in folders.items() for arm in chosen[s]), args.jobs)
+
     def candidates(f: Path, seed: int) -> list[str]:
         arms = {arm: f / "ppo" / name for arm, name in chosen[seed].items()}
         arms |= {"token-long": f / "long", "token-long-last": f / "long" / "checkpoints" / "last"}
+        arms |= {"sft-on-edits": f / f"sft-edits-{best_sft(f)}"}
+        arms |= {f"best-of-{BEST_OF}-{arm}": f / f"best-of-{BEST_OF}-{arm}" for arm in chosen[seed]}
         return [part for arm, path in arms.items() for part in ("--candidate", f"{arm}={path}")]
 
     verdicts = (
@@ -101,6 +137,13 @@ def long_run(folder: Path) -> dict[str, Any]:
     return {"kl_coef": rows[-1]["kl_coef"], "steps": kept, "warnings": stats(folder)["warnings"]}
 
 
+def minutes(folder: Path) -> float:
+    """Minutes of a run's own work, held-out evaluations left out."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    parts = ("seconds_rollout", "seconds_scoring", "seconds_update")
+    return float(round(sum(row[part] for row in rows for part in parts) / 60, 3))
+
+
 def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
     """Collect the seeds, print them, and write the result file."""
     seeds: list[dict[str, Any]] = []
@@ -118,6 +161,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
                 "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
                 "heldout": {arm: {str(k): round(v, 2) for k, v in c.items()} for arm, c in courses.items()},
                 "long": long_run(folder / "long"),
+                "minutes": {arm: minutes(folder / "ppo" / name) for arm, name in chosen[seed].items()},
                 "token_passes_at": next((step for step, rate in courses["token"].items() if rate > last), None),
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},
@@ -129,23 +173,34 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
             }
         )
     gaps, gaps_at_1 = ([s[key]["token"] - s[key]["sequence"] for s in seeds] for key in ("win_rate", "win_rate_at_1"))
+    against = {
+        name: mean_interval([s["win_rate"]["token"] - s["win_rate"][name] for s in seeds])
+        for name in seeds[0]["win_rate"]
+        if not name.startswith("token")
+    }
     longer = {
         name: mean_interval([s["win_rate"][name] - s["win_rate"]["token"] for s in seeds])
         for name in ("token-long", "token-long-last")
     }
     result = {
-        "command": "python bench/headline.py",
+        "command": "python bench/paper.py",
         "tokalign": __version__,
         "grid": GRID,
         "gap": mean_interval(gaps),
         "gap_at_1": mean_interval(gaps_at_1),
+        "token_less": against,
         "long": {"steps": LONG, **longer},
         "seeds": seeds,
     }
-    (RESULTS / "headline.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / "paper.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for s, gap in zip(seeds, gaps, strict=True):
         print(f"seed {s['seed']}: {s['win_rate']}  gap {gap:+.1f}  passed at step {s['token_passes_at']}")
-    for name, found in (("gap", result["gap"]), ("gap at temperature 1", result["gap_at_1"]), *longer.items()):
+    for name, found in (
+        ("gap", result["gap"]),
+        ("gap at temperature 1", result["gap_at_1"]),
+        *against.items(),
+        *longer.items(),
+    ):
         print(f"{name}: {found}")
 
 
