@@ -1,7 +1,7 @@
-"""``edit --editor claude`` against a bare loop over the SDK, on one local server, in turns; and its memory.
+"""``edit --editor claude`` and ``eval-winrate --judge claude`` against a bare loop over the SDK, on one local server.
 
-The bare loop sends the very same requests, as many at a time, and keeps nothing: no journal, no retries, no gates.
-Writes docs/results/claude_speed.json.
+In turns; and the memory of editing. The bare loop sends the very same requests, as many at a time, and keeps nothing:
+no journal, no retries, no gates. Writes docs/results/claude_speed.json.
 
     python bench/claude_speed.py [--rows 2000] [--delay 0.2] [--concurrency 50] [--runs 3]
 """
@@ -18,12 +18,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokalign import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = str(Path(sys.executable).parent / "tokalign")
-EDIT = "edit world/preferences --editor claude --model m --allow-unpriced --no-re-ask --quiet"
+PAID = "--model m --allow-unpriced --quiet"
+EDIT = f"edit world/preferences --editor claude --no-re-ask {PAID}"
+PROMPTS, CANDIDATES = 805, 5
+"""Of the judging: as many as AlpacaEval has; in both orders."""
+JUDGE = f"eval-winrate --prompts world/test --reference reference.jsonl --judge claude {PAID}"
 
 
 @contextmanager
@@ -50,10 +55,8 @@ def measure(command: list[str], folder: Path) -> tuple[float, int]:
     return time.perf_counter() - began, usage.ru_maxrss // 1024
 
 
-def bare(folder: Path, rows: int, concurrency: int) -> None:
-    """The loop that one writes first."""
-    import anthropic
-
+def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
+    """The requests of editing."""
     from tokalign import sources
     from tokalign.config import EditConfig
     from tokalign.editors.claude import ClaudeEditor
@@ -61,60 +64,115 @@ def bare(folder: Path, rows: int, concurrency: int) -> None:
 
     source = str(folder / "world" / "preferences")
     editor = ClaudeEditor(EditConfig(source=source, out=folder, editor="claude", model="m"))
-    requests = [editor.request(row) for row in sources.read_rows(source, Preference, "preferences", limit=rows)]
+    return [editor.request(row) for row in sources.read_rows(source, Preference, "preferences", limit=rows)]
+
+
+def judgements(folder: Path) -> list[dict[str, Any]]:
+    """The requests of judging."""
+    from tokalign.config import EvalWinrateConfig
+    from tokalign.judges import Pairing
+    from tokalign.judges.claude import ORDERS, ClaudeJudge, Pairings
+
+    sides = {name: read(folder / f"{name}.jsonl") for name in ("reference", *map(str, range(CANDIDATES)))}
+    reference = sides.pop("reference")
+    pairs = [
+        Pairing(r["id"], r["prompt"], name, r["response"], c["response"])
+        for name, rows in sides.items()
+        for r, c in zip(reference, rows, strict=True)
+    ]
+    judge = ClaudeJudge(EvalWinrateConfig(out=folder, judge="claude", model="m"))
+    return [judge.request(shown) for shown in Pairings(pairs, ORDERS)]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def respond(folder: Path) -> None:
+    """Responses of a reference and of the candidates to the test prompts."""
+    prompts = read(folder / "world" / "test" / "data.jsonl")
+    for name in ("reference", *range(CANDIDATES)):
+        rows = [
+            {**p, "response": f"Response {name} to this, which is {'good ' * (k % 3)}{k}."}
+            for k, p in enumerate(prompts)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def bare(requests: list[dict[str, Any]], concurrency: int) -> None:
+    """The loop that one writes first."""
+    import anthropic
 
     async def go() -> None:
         client, places = anthropic.AsyncAnthropic(), asyncio.Semaphore(concurrency)
 
-        async def one(request: dict[str, object]) -> None:
+        async def one(request: dict[str, Any]) -> None:
             async with places:
-                await client.messages.create(**request)  # type: ignore[call-overload]
+                await client.messages.create(**request)
 
         await asyncio.gather(*(one(r) for r in requests))
 
     asyncio.run(go())
 
 
+def compare(ours: list[str], theirs: list[str], requests: int, runs: int, folder: Path) -> dict[str, Any]:
+    """Medians of both, in turns."""
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for run in range(runs):
+        seconds["theirs"].append(measure(theirs, folder)[0])
+        seconds["ours"].append(measure([*ours, "--out", f"{ours[1]}-{run}"], folder)[0])
+        print(f"{ours[1]}: bare loop {seconds['theirs'][-1]:.1f} s, ours {seconds['ours'][-1]:.1f} s", flush=True)
+    mine, loop = (statistics.median(seconds[side]) for side in ("ours", "theirs"))
+    return {
+        "requests": requests,
+        "seconds": round(mine, 2),
+        "bare_loop_seconds": round(loop, 2),
+        "ratio": round(mine / loop, 3),
+    }
+
+
 def main() -> None:
-    """Measure both in turns, then memory at two sizes."""
+    """Measure both commands, then memory at two sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--delay", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=50)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--bare", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bare:
-        return bare(args.bare, args.rows, args.concurrency)
+        folder = Path(args.bare[1])
+        return bare(edits(folder, args.rows) if args.bare[0] == "edit" else judgements(folder), args.concurrency)
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        world = f"playground --out world --sft 1 --prompts 1 --heldout 1 --test 1 --preferences {10 * args.rows}"
-        measure([PROGRAM, *world.split(), "--quiet"], folder)
-        edit = [PROGRAM, *EDIT.split(), "--concurrency", str(args.concurrency)]
-        loop = [sys.executable, __file__, "--bare", temporary, "--rows", str(args.rows)]
-        ours, theirs = [], []
+        folder, many = Path(temporary), 10 * args.rows
+        world = f"playground --out world --sft 1 --prompts 1 --heldout 1 --test {PROMPTS} --preferences {many} --quiet"
+        measure([PROGRAM, *world.split()], folder)
+        respond(folder)
+        at_once = ["--concurrency", str(args.concurrency)]
+        edit, judge = [PROGRAM, *EDIT.split(), *at_once], [PROGRAM, *JUDGE.split(), *at_once]
+        judge += [part for k in range(CANDIDATES) for part in ("--candidate", f"c{k}={k}.jsonl")]
+        loops = {
+            what: [sys.executable, __file__, "--bare", what, temporary, "--rows", str(args.rows), *at_once]
+            for what in ("edit", "judge")
+        }
         with serving(args.delay):
-            for run in range(args.runs):
-                theirs.append(measure([*loop, "--concurrency", str(args.concurrency)], folder))
-                ours.append(measure([*edit, "--limit", str(args.rows), "--out", f"edits-{run}"], folder))
-                print(f"bare loop {theirs[-1][0]:.1f} s, edit {ours[-1][0]:.1f} s", flush=True)
+            edited = compare([*edit, "--limit", str(args.rows)], loops["edit"], args.rows, args.runs, folder)
+            judged = compare(judge, loops["judge"], 2 * PROMPTS * CANDIDATES, args.runs, folder)
         with serving(0.0):
-            peaks = [
-                measure([*edit, "--limit", str(n), "--out", f"m-{n}"], folder)[1] for n in (args.rows, 10 * args.rows)
-            ]
-    seconds = [statistics.median(s for s, _ in found) for found in (ours, theirs)]
+            sizes = (args.rows, many)
+            peaks = [measure([*edit, "--limit", str(n), "--out", f"m-{n}"], folder)[1] for n in sizes]
     result = {
         "command": "python bench/claude_speed.py",
         "tokalign": __version__,
         "cores": os.cpu_count(),
-        "rows": args.rows,
         "delay": args.delay,
         "concurrency": args.concurrency,
-        "edit_seconds": round(seconds[0], 2),
-        "bare_loop_seconds": round(seconds[1], 2),
-        "ratio": round(seconds[0] / seconds[1], 3),
-        "peak_mb": {str(n): peak for n, peak in zip((args.rows, 10 * args.rows), peaks, strict=True)},
+        "edit": edited,
+        "judge": judged,
+        "peak_mb": {str(n): peak for n, peak in zip(sizes, peaks, strict=True)},
         "memory_ratio": round(peaks[1] / peaks[0], 3),
     }
     (ROOT / "docs" / "results" / "claude_speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

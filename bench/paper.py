@@ -176,7 +176,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
     against = {
         name: mean_interval([s["win_rate"]["token"] - s["win_rate"][name] for s in seeds])
         for name in seeds[0]["win_rate"]
-        if not name.startswith("token")
+        if not name.startswith("token")  # nor the token arm's own
     }
     longer = {
         name: mean_interval([s["win_rate"][name] - s["win_rate"]["token"] for s in seeds])

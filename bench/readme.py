@@ -22,11 +22,13 @@ from rich.text import Text
 
 from tokalign.core import diff
 from tokalign.core.words import split
+from tokalign.schemas import KINDS, TokenLabels
 
 ROOT = Path(__file__).resolve().parent.parent
 README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT / "docs" / "labels.svg"
 MODELS_DOC, PPO_DOC = ROOT / "docs" / "reward-models.md", ROOT / "docs" / "ppo.md"
 CLAUDE_DOC = ROOT / "docs" / "claude.md"
+KINDS_DOC, BENCH_DOC, CLI_DOC = (ROOT / "docs" / f"{name}.md" for name in ("artifacts", "benchmarks", "cli"))
 RESULT = ROOT / "docs" / "results" / "paper.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -66,6 +68,25 @@ def headline(result: Result) -> str:
         f"checkpoint wins {best} points more than that of {last} steps, its last one {end}.",
     ]
     return "\n\n".join([table(columns, rows), "\n".join(said)])
+
+
+def arms(result: Result) -> str:
+    """All that was compared: mean win rate over the seeds, and what the token arm wins more."""
+    names = {
+        "sft-on-edits": "SFT on the edited responses",
+        "best-of-8-sequence": "best of 8 by the sequence-level reward model",
+        "best-of-8-token": "best of 8 by the token-level reward model",
+        "sequence": "sequence-level PPO",
+        "token": "token-level PPO",
+    }
+    rows = []
+    for name, about in names.items():
+        rates = [s["win_rate"][name] for s in result["seeds"]]
+        less = [s["win_rate"]["token"] - s["win_rate"][name] for s in result["seeds"]]
+        found = result["token_less"].get(name)
+        shown = spell(found) if found else "" if name == "token" else f"{statistics.mean(less):+.1f}"
+        rows.append([about, f"{statistics.mean(rates):.1f}", f"{min(rates):.1f}–{max(rates):.1f}", shown])
+    return table(["over the starting policy", "mean win rate, %", "seeds", "token-level PPO wins more by"], rows)
 
 
 def reward_models(result: Result) -> str:
@@ -271,19 +292,89 @@ def marked(before: str, after: str) -> str:
 
 
 def claude_speed(result: Result) -> str:
-    """The command beside a bare loop."""
+    """The commands beside bare loops."""
     (few, small), (many, large) = result["peak_mb"].items()
-    how = f"{result['rows']} rows at {1000 * result['delay']:.0f} ms a request, {result['concurrency']} at a time"
-    took = f"{result['edit_seconds']:.1f} s, a bare loop over the SDK {result['bare_loop_seconds']:.1f} s"
+    how = f"{1000 * result['delay']:.0f} ms a request, {result['concurrency']} at a time, {result['cores']} cores"
+    columns = ["", "requests", "command", "bare loop over the SDK", "ratio"]
+    rows = [
+        [name, str(of["requests"]), f"{of['seconds']:.1f} s", f"{of['bare_loop_seconds']:.1f} s", f"{of['ratio']:.2f}×"]
+        for name, of in (("edit", result["edit"]), ("eval-winrate", result["judge"]))
+    ]
     memory = f"with {few} rows {small} MB, with {many} rows {large} MB: {result['memory_ratio']:.2f} times"
-    return (
-        f"`{result['command']}`, {result['cores']} cores, {how}: {took}, **{result['ratio']:.2f} times** as long.\n"
-        f"Peak memory {memory}."
+    return f"`{result['command']}`: {how}.\n\n{table(columns, rows)}\n\nPeak memory of editing {memory}."
+
+
+def kinds(_: Result) -> str:
+    """Every kind of artifact, its columns, and who makes it."""
+    rows = []
+    for name, kind in KINDS.items():
+        columns = kind.row.model_fields if kind.row else TokenLabels._fields if name == "token-labels" else ()
+        made = ", ".join(f"`{c}`" for c in columns) or "–"
+        rows.append([f"`{name}/{kind.version}`", made, kind.made_by.split(" (")[0]])
+    return table(["kind", "columns", "made by"], rows)
+
+
+def benchmarks(_: Result) -> str:
+    """What each benchmark found, in one line."""
+
+    def of(name: str) -> Result:
+        found: Result = json.loads(RESULT.with_name(f"{name}.json").read_text(encoding="utf-8"))
+        return found
+
+    ppo, memory, reward, diffs, paid = (
+        of(n) for n in ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed")
     )
+    told = [
+        (
+            ppo,
+            "a PPO step against TRL 1.10.0, separate / shared value",
+            [ppo["ratios"][k] for k in ("separate", "shared")],
+        ),
+        (ppo, "the built-in sampler against `generate`", [ppo["ratios"]["sampler"]]),
+        (memory, "memory of PPO with `--lora` against four models", [memory["shares"]["lora"]]),
+        (reward, "sequence-level reward model against TRL's RewardTrainer", [reward["sequence_over_trl"]]),
+        (reward, "token-level reward model against ours at sequence level", [reward["token_over_sequence"]]),
+        (diffs, "labels by word against a plain Python diff", [diffs["ways"]["word, blocks"]["of_plain_python"]]),
+        (paid, "time of editing against a bare loop over the SDK", [paid["edit"]["ratio"]]),
+        (paid, "time of judging against a bare loop over the SDK", [paid["judge"]["ratio"]]),
+    ]
+    rows = [
+        [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"] for of_one, about, ratios in told
+    ]
+    return table(["what", "ratio", "command"], rows)
+
+
+def cli() -> str:
+    """Every command with its options, from what ``--help`` is made of."""
+    from dataclasses import MISSING, fields
+
+    from tokalign.cli import COMMANDS
+    from tokalign.config import is_required, option_name
+
+    about = "Made from what `tokalign COMMAND --help` prints. Every command also takes `--config FILE.toml`."
+    text = f"# Commands\n\n{about}\n"
+    for name, command in COMMANDS.items():
+        knobs = command.load_knobs()
+        text += f"\n## tokalign {name}\n\n{command.about}\n\n"
+        rows = []
+        for f in sorted(fields(knobs), key=lambda f: not is_required(f)):
+            default: Any = "required" if is_required(f) else f.default
+            if f.default_factory is not MISSING:
+                default = f.default_factory()
+            shown = (
+                ""
+                if default in (None, [], "")
+                else ("off", "on")[default]
+                if isinstance(default, bool)
+                else str(default)
+            )
+            rows.append([f"`{option_name(f)}`", shown, f.metadata["about"].replace("|", "\\|")])
+        text += table(["option", "default", ""], rows) + "\n"
+    return text
 
 
 TABLES: dict[Path, dict[str, tuple[Path, Callable[[Result], str]]]] = {
-    README: {"headline": (RESULT, headline), "reward-models": (RESULT, reward_models)},
+    README: {"headline": (RESULT, headline), "arms": (RESULT, arms), "reward-models": (RESULT, reward_models)},
     LABELS: {
         "human-spans": (RESULT.with_name("human_spans.json"), human_spans),
         "alignments": (RESULT.with_name("alignments.json"), alignments),
@@ -304,6 +395,8 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Result], str]]]] = {
         "edits-shown": (RESULT, edits_shown),
         "claude-speed": (RESULT.with_name("claude_speed.json"), claude_speed),
     },
+    KINDS_DOC: {"kinds": (RESULT, kinds)},
+    BENCH_DOC: {"benchmarks": (RESULT, benchmarks)},
 }
 """File → name of a table → where its numbers are, and what makes it."""
 
@@ -338,6 +431,7 @@ def picture() -> str:
 def main() -> None:
     """Rewrite what is generated."""
     PICTURE.write_text(picture(), encoding="utf-8")
+    CLI_DOC.write_text(cli(), encoding="utf-8")
     for path in TABLES:
         path.write_text(render(path, path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -21,6 +21,11 @@ def test_the_tables_are_those_of_the_result_files(path: Path) -> None:
     assert MADE["render"](path, text) == text, "python bench/readme.py writes it anew"
 
 
+def test_the_reference_of_commands_is_that_of_the_code() -> None:
+    committed = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert MADE["cli"]() == committed, "python bench/readme.py writes it anew"
+
+
 def test_a_table_without_a_place_is_not_lost_in_silence() -> None:
     with pytest.raises(SystemExit, match="no place for 'headline'"):
         MADE["render"](MADE["README"], README.replace("<!-- /headline -->", ""))

@@ -1,0 +1,57 @@
+"""What the docs tell a user to type works when it is typed, and what they point to is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tokalign.cli import COMMANDS
+from tokalign.config import option_name
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = [path for path in DOCS if any(kind == "sh" for kind, _ in BLOCK.findall(path.read_text(encoding="utf-8")))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
+def test_what_is_to_be_typed_works_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    script = "\n".join(body for kind, body in BLOCK.findall(path.read_text(encoding="utf-8")) if kind == "sh")
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKALIGN_")} | {"PATH": programs}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+def test_there_is_something_to_type() -> None:
+    assert {path.stem for path in RUN} >= {"quickstart", "own-preferences", "filtering", "tokenizers", "trl"}
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_every_command_and_option_that_is_shown_exists(path: Path) -> None:
+    from dataclasses import fields
+
+    text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+    lines = [line for _, body in BLOCK.findall(text) for line in body.splitlines()]
+    for line in lines + re.findall(r"`(tokalign [^`]*)`", text):
+        for name, rest in re.findall(r"\btokalign\)? ([a-z][\w-]*)((?: [^|;&]*)?)", line.split("#")[0]):
+            assert name in COMMANDS or name.isupper(), line
+            if name not in COMMANDS:
+                continue
+            known = {option_name(f) for f in fields(COMMANDS[name].load_knobs())} | {"--help", "--config"}
+            known |= {f"--no-{option.removeprefix('--')}" for option in known}
+            for option in re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", rest):
+                assert option in known, f"{option} in: {line}"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
