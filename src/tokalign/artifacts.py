@@ -16,7 +16,9 @@ from tokalign import __version__
 from tokalign.errors import InputError, KindError
 from tokalign.schemas import KINDS
 
-MANIFEST, PLAN, JOURNAL = "manifest.json", "unfinished.json", "journal.jsonl"
+MANIFEST, PLAN = "manifest.json", "unfinished.json"
+JOURNAL, ANNOTATIONS = "journal.jsonl", "annotations.jsonl"
+"""What was paid, or done by a person: it stays, whatever is made of it."""
 LOGS = ("metrics.jsonl", "tensorboard")
 """What tells of a run and not of its result: two equal results have different ones."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from tokalign.errors import UsageError
 
 Role = Literal["rows", "more", "run", "input", "out"]
-Editor = Literal["rules", "recorded", "claude"]
+Editor = Literal["rules", "recorded", "claude", "human"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Format = Literal["auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval"]
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
@@ -229,12 +229,17 @@ class EditConfig(Paid, Foreign, Stage):
     source: str = knob(
         ..., "preferences (or recorded edits): an artifact, a file or a dataset", role="input", positional=True
     )
-    editor: Editor = knob("rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere; claude")
+    editor: Editor = knob(
+        "rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere; claude; human"
+    )
     min_similarity: float = knob(
         0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1
     )
     prompt: Path | None = knob(None, "claude: file that says how to edit, in place of our prompt", role="input")
     show_chosen: bool = knob(True, "claude: show the preferred response as guidance")
+    port: int = knob(0, "human: where the page is served on this machine; 0: any that is free", role="run", high=65535)
+    annotator: str = knob("", "human: who edits; kept on every row", role="run")
+    open: bool = knob(True, "human: open the page in a browser", role="run")
     re_ask: bool = knob(True, "claude: ask once more where a gate can say what is wrong with an edit")
 
 

@@ -86,6 +86,10 @@ class Edit(Row):
     similarity: float | None = None
     attempts: int = 1
     usage: dict[str, Any] | None = None
+    annotator: Text | None = None
+    """The person who decided it."""
+    proposed: Text | None = None
+    """Another editor's edit, where a person reviewed one."""
 
     @property
     def stands(self) -> bool:

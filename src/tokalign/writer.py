@@ -20,6 +20,7 @@ from typing import Any
 
 from tokalign import __version__, interrupt
 from tokalign.artifacts import (
+    ANNOTATIONS,
     JOURNAL,
     MANIFEST,
     PLAN,
@@ -37,10 +38,10 @@ from tokalign.rowfile import PROGRESS, RowFile
 from tokalign.schemas import KINDS
 
 LOCK, ASIDE = ".lock", ".replaced"
-_OURS = (LOCK, PLAN, PROGRESS, ASIDE, JOURNAL)
+_OURS = (LOCK, PLAN, PROGRESS, ASIDE, JOURNAL, ANNOTATIONS)
 """Names in a folder that are of the run and not of its result."""
-_STAYS = (LOCK, ASIDE, JOURNAL)
-"""What is there before a run and after it; of the journal, because it is paid."""
+_STAYS = (LOCK, ASIDE, JOURNAL, ANNOTATIONS)
+"""What is there before a run and after it: what was paid, and what a person did, is not thrown away."""
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch", "transformers")
 
 
@@ -174,7 +175,7 @@ def writing(
                 _empty(folder, but=_STAYS)
                 if (folder / ASIDE).is_dir():
                     _restore(folder)
-                elif made and not (folder / JOURNAL).exists():
+                elif made and not any((folder / name).exists() for name in (JOURNAL, ANNOTATIONS)):
                     shutil.rmtree(folder)
             raise
 
@@ -220,7 +221,7 @@ def _begin(writer: Writer) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
-    if not names & {MANIFEST, PLAN, ASIDE, JOURNAL} and names - {
+    if not names & {MANIFEST, PLAN, ASIDE, JOURNAL, ANNOTATIONS} and names - {
         LOCK,
         f".{PLAN}.tmp",
     }:  # the latter by a kill at the start

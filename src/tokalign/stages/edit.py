@@ -24,7 +24,13 @@ BINS = 10
 def run(config: EditConfig) -> Manifest | Any:
     """Edit every row; each ends as edited, unchanged, rejected or failed, with its reason."""
     rows: sources.Rows[Any]
-    kind = (RecordedEdit, "edits") if config.editor == "recorded" else (Preference, "preferences")
+    kind: tuple[type[Any], str] = (
+        (RecordedEdit, "edits") if config.editor == "recorded" else (Preference, "preferences")
+    )
+    if config.editor == "human":
+        from tokalign.editors.human import work
+
+        kind = work.row_type(config.source)
     rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
     inputs = {"source": rows.lineage}
     if config.editor == "claude":
@@ -48,6 +54,9 @@ def run(config: EditConfig) -> Manifest | Any:
         with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
             if config.editor == "claude":
                 usage = asyncio.run(_paid(rows, config, file, bar))
+            elif config.editor == "human":
+                for part in file.left(work.edits(rows, config, bar.say), CHUNK):
+                    _keep(part, file)
             else:
                 editor = _editor(config)
                 for part in bar.parts(file.left(rows, CHUNK)):

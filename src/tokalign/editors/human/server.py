@@ -1,0 +1,291 @@
+"""The page's server: loopback only, one secret a session, answers for nobody else.
+
+The secret comes in the address that is printed and opened; it becomes a cookie that scripts cannot read. Every request
+must name this host, and what changes anything must come from the page itself.
+"""
+
+import json
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokalign import interrupt
+from tokalign.core import diff
+from tokalign.core.words import split
+from tokalign.editors.answers import CATEGORIES
+from tokalign.editors.human.desk import ConflictError, Desk, Work
+from tokalign.errors import UsageError
+
+COOKIE = "tokalign"
+BYTES = 2_000_000
+"""Of a request at most."""
+_POLICY = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src data:",
+        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+_HEADERS = {
+    "content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "cache-control": "no-store", "cross-origin-opener-policy": "same-origin",
+}  # fmt: skip
+_ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
+_VERDICTS = ("edited", "unchanged", "failed")
+
+
+class Guard:
+    """Lets through what comes from this session's page, and nothing else."""
+
+    def __init__(self, app: ASGIApp, secret: str, host: str) -> None:
+        self.app, self.secret, self.host = app, secret, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        problem = self._problem(request)
+        answer: ASGIApp = Response(problem[1], problem[0], _HEADERS) if problem else self.app
+        await answer(scope, receive, send)
+
+    def _problem(self, request: Request) -> tuple[int, str] | None:
+        if request.headers.get("host") != self.host:
+            return 421, "not the host of this page"
+        origin = request.headers.get("origin")
+        if origin not in (None, f"http://{self.host}") or (request.method == "POST" and origin is None):
+            return 403, "not from this page"
+        if int(request.headers.get("content-length") or 0) > BYTES or "transfer-encoding" in request.headers:
+            return 413, "too large"
+        if request.url.path == "/open":
+            return None
+        if not secrets.compare_digest(request.cookies.get(COOKIE, ""), self.secret):
+            return 403, "open the address that the command printed"
+        return None
+
+
+class Pages:
+    """The routes. ``finish`` is called when the person says that all is done."""
+
+    def __init__(self, desk: Desk, secret: str, min_similarity: float, finish: Callable[[], None]) -> None:
+        self.desk, self.secret, self.min_similarity, self._finish = desk, secret, min_similarity, finish
+
+    def routes(self) -> list[Route]:
+        """Where each is."""
+        return [
+            Route("/open", self.open),
+            Route("/", self.page),
+            Route("/{name}", self.asset),
+            Route("/api/row", self.row),
+            Route("/api/diff", self.diff, methods=["POST"]),
+            Route("/api/draft", self.draft, methods=["POST"]),
+            Route("/api/save", self.save, methods=["POST"]),
+            Route("/api/skip", self.skip, methods=["POST"]),
+            Route("/api/finish", self.finish, methods=["POST"]),
+        ]
+
+    async def open(self, request: Request) -> Response:
+        """Turn the secret of the address into a cookie."""
+        if not secrets.compare_digest(request.query_params.get("key", ""), self.secret):
+            return Response("open the address that the command printed", 403, _HEADERS)
+        answer = RedirectResponse("/", 303, _HEADERS)
+        answer.set_cookie(COOKIE, self.secret, httponly=True, samesite="strict", path="/")
+        return answer
+
+    async def page(self, request: Request) -> Response:
+        """The page."""
+        return Response(_read("page.html"), 200, _HEADERS, "text/html")
+
+    async def asset(self, request: Request) -> Response:
+        """What the page is made of."""
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            return Response("not here", 404, _HEADERS)
+        return Response(_read(name), 200, _HEADERS, _ASSETS[name])
+
+    async def row(self, request: Request) -> Response:
+        """A row: the next open one, or the one at ``at``; and how far the work is."""
+        client, at = request.query_params.get("client", ""), request.query_params.get("at")
+        if at is None:
+            number = self.desk.next(client)
+        elif at.isdigit() and int(at) < len(self.desk.tasks):
+            number = int(at)
+            if not self.desk.claim(number, client):
+                return _say({"busy": True, **self._progress()}, 409)
+        else:
+            return _say({"error": "no such row"}, 404)
+        if number is None:
+            return _say({"row": None, **self._progress()})
+        task, draft, decision = self.desk.tasks[number], self.desk.draft(number), self.desk.decision(number)
+        work = draft or (decision.work if decision else Work(task.proposed, list(task.categories), task.rationale))
+        shown = {
+            "at": number,
+            "id": task.id,
+            "prompt": task.prompt if isinstance(task.prompt, list) else [{"role": "user", "content": task.prompt}],
+            "original": task.original,
+            "proposed": task.proposed,
+            "chosen": task.chosen,
+            "work": asdict(work),
+            "verdict": decision.verdict if decision else None,
+            "version": decision.version if decision else 0,
+        }
+        return _say({"row": shown, **self._progress()})
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "done": self.desk.done,
+            "total": len(self.desk.tasks),
+            "rate": round(self.desk.rate),
+            "annotator": self.desk.annotator,
+            "categories": CATEGORIES[:-1],
+        }
+
+    async def diff(self, request: Request) -> Response:
+        """The words that an edit removes and puts in, as ``diff`` will label them; and how much it keeps."""
+        said, number = await self._said(request)
+        text = said.get("text")
+        if number is None or not isinstance(text, str):
+            return _say({"error": "a row and a text"}, 400)
+        original = self.desk.tasks[number].original
+        kept = diff.compare_words(split([original]), split([text]), diff.Way())
+        parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
+        similarity = diff.similarity(original, text)
+        return _say({"parts": parts, "similarity": similarity, "large": similarity < self.min_similarity})
+
+    async def draft(self, request: Request) -> Response:
+        """Keep what is being written."""
+        said, number = await self._said(request)
+        work = _work(said)
+        if number is None or work is None:
+            return _say({"error": "a row and a text"}, 400)
+        self.desk.keep(number, str(said.get("client", "")), work)
+        return _say({})
+
+    async def save(self, request: Request) -> Response:
+        """Hand work in. The answer comes when it is on disk."""
+        said, number = await self._said(request)
+        work, verdict, version = _work(said), said.get("verdict"), said.get("version")
+        if number is None or work is None or verdict not in _VERDICTS or not isinstance(version, int):
+            return _say({"error": "a row, a verdict, a version and a text"}, 400)
+        task = self.desk.tasks[number]
+        if verdict == "edited" and (not work.text.strip() or work.text == task.original):
+            return _say({"error": "the text is empty, or as it was"}, 422)
+        if verdict == "unchanged":
+            work = Work(task.original, [], work.rationale)
+        try:
+            decision = self.desk.save(number, version, verdict, work)
+        except ConflictError:
+            return _say({"conflict": True, **self._progress()}, 409)
+        return _say({"version": decision.version, **self._progress()})
+
+    async def skip(self, request: Request) -> Response:
+        """Leave a row for later."""
+        said, number = await self._said(request)
+        if number is None:
+            return _say({"error": "a row"}, 400)
+        self.desk.skip(number, str(said.get("client", "")))
+        return _say({})
+
+    async def finish(self, request: Request) -> Response:
+        """All is done: the artifact can be written."""
+        left = len(self.desk.tasks) - self.desk.done
+        if left:
+            return _say({"error": f"{left} rows are not decided"}, 409)
+        self._finish()
+        return _say({})
+
+    async def _said(self, request: Request) -> tuple[dict[str, Any], int | None]:
+        """What the page sent, and the row it is about."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BYTES:
+                return {}, None
+        try:
+            said = json.loads(body)
+            number = said["at"]
+        except (ValueError, KeyError, TypeError):
+            return {}, None
+        there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.desk.tasks)
+        return (said, number) if there else ({}, None)
+
+
+def _work(said: dict[str, Any]) -> Work | None:
+    text, categories, rationale = said.get("text"), said.get("categories", []), said.get("rationale", "")
+    if not isinstance(text, str) or not isinstance(rationale, str) or not isinstance(categories, list):
+        return None
+    if any(c not in CATEGORIES for c in categories):
+        return None
+    try:
+        (text + rationale).encode()
+    except UnicodeEncodeError:  # half a character
+        return None
+    return Work(text, [c for c in CATEGORIES[:-1] if c in categories], rationale)
+
+
+def _say(what: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(what, status, _HEADERS)
+
+
+def _read(name: str) -> bytes:
+    return resources.files(__package__).joinpath("page", name).read_bytes()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us, and ends when one came or the work is done."""
+
+    finished = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.finished or interrupt.asked()
+
+
+def serve(desk: Desk, port: int, min_similarity: float, say: Callable[[str], None], show: bool) -> None:
+    """Serve the page until the person says that all is done.
+
+    Args:
+        desk: the work.
+        port: 0 takes any that is free.
+        min_similarity: what keeps less of the words is warned of.
+        say: tells the user where the page is.
+        show: whether to open it in a browser.
+
+    Raises:
+        UsageError: the port is taken.
+        StoppedError: the end was asked for; what was handed in is kept.
+    """
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError as e:
+        raise UsageError(f"port {port} cannot be had: {e}", remedy="choose another --port, or none") from e
+    with listener:
+        host, secret = f"127.0.0.1:{listener.getsockname()[1]}", secrets.token_urlsafe(32)
+
+        def finish() -> None:
+            server.finished = True
+
+        pages = Pages(desk, secret, min_similarity, finish)
+        app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=secret, host=host)])
+        server = _Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
+        address = f"http://{host}/open?key={secret}"
+        say(f"the page is at {address}  (Ctrl-C ends; everything handed in is kept)")
+        if show:
+            webbrowser.open(address)
+        server.run(sockets=[listener])
+    interrupt.check()
