@@ -103,7 +103,7 @@ paper: install
 ablations: install
 	$(BIN)/python bench/ablations.py
 
-# Kill 100 runs each of four stages at random moments; what they write must be what an undisturbed run writes.
+# Kill 100 runs of each stage at random moments; what they write must be what an undisturbed run writes.
 soak: install
 	$(BIN)/python -m tests.soak
 

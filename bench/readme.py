@@ -29,6 +29,7 @@ README, LABELS, PICTURE = ROOT / "README.md", ROOT / "docs" / "labels.md", ROOT 
 MODELS_DOC, PPO_DOC = ROOT / "docs" / "reward-models.md", ROOT / "docs" / "ppo.md"
 CLAUDE_DOC = ROOT / "docs" / "claude.md"
 KINDS_DOC, BENCH_DOC, CLI_DOC = (ROOT / "docs" / f"{name}.md" for name in ("artifacts", "benchmarks", "cli"))
+HUMAN_DOC = ROOT / "docs" / "human.md"
 RESULT = ROOT / "docs" / "results" / "paper.json"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
@@ -304,6 +305,16 @@ def claude_speed(result: Result) -> str:
     return f"`{result['command']}`: {how}.\n\n{table(columns, rows)}\n\nPeak memory of editing {memory}."
 
 
+def human(result: Result) -> str:
+    """How fast the page's server answers."""
+    live = (
+        f"the live diff of a response of {result['words']} words takes {result['live_over_diff']:.2f} times as long as"
+    )
+    many = f"with 10,000 rows in the source {result['many_over_few']:.2f} times as long as with 10"
+    rows = f"the page and its rows take {result['row_ms']['10000']:.1f} ms, {many}"
+    return f"`{result['command']}`: {live} the diff alone;\n{rows}."
+
+
 def kinds(_: Result) -> str:
     """Every kind of artifact, its columns, and who makes it."""
     rows = []
@@ -321,9 +332,8 @@ def benchmarks(_: Result) -> str:
         found: Result = json.loads(RESULT.with_name(f"{name}.json").read_text(encoding="utf-8"))
         return found
 
-    ppo, memory, reward, diffs, paid = (
-        of(n) for n in ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed")
-    )
+    names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human")
+    ppo, memory, reward, diffs, paid, person = (of(name) for name in names)
     told = [
         (
             ppo,
@@ -337,6 +347,10 @@ def benchmarks(_: Result) -> str:
         (diffs, "labels by word against a plain Python diff", [diffs["ways"]["word, blocks"]["of_plain_python"]]),
         (paid, "time of editing against a bare loop over the SDK", [paid["edit"]["ratio"]]),
         (paid, "time of judging against a bare loop over the SDK", [paid["judge"]["ratio"]]),
+    ]
+    told += [
+        (person, "the annotation page's live diff against the diff alone", [person["live_over_diff"]]),
+        (person, "the annotation page with 10,000 rows against 10", [person["many_over_few"]]),
     ]
     rows = [
         [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"] for of_one, about, ratios in told
@@ -396,6 +410,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Result], str]]]] = {
         "claude-speed": (RESULT.with_name("claude_speed.json"), claude_speed),
     },
     KINDS_DOC: {"kinds": (RESULT, kinds)},
+    HUMAN_DOC: {"human": (RESULT.with_name("human.json"), human)},
     BENCH_DOC: {"benchmarks": (RESULT, benchmarks)},
 }
 """File → name of a table → where its numbers are, and what makes it."""

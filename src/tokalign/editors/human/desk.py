@@ -7,9 +7,11 @@ hash of what is shown of it, so that work is found again whatever its id, and is
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -81,7 +83,11 @@ class Desk:
         self.tasks, self.path, self.annotator = tasks, path, annotator
         self.decisions: dict[str, Decision] = {}
         self.drafts: dict[str, Work] = {}
+        self.done = 0
+        """Rows that are decided."""
         self._keys = [task.key for task in tasks]
+        self._alike = Counter(self._keys)
+        """How many rows show the very same: they are decided together."""
         self._claims: dict[int, tuple[str, float]] = {}
         self._skipped: dict[str, set[int]] = {}
         self._first = 0
@@ -112,6 +118,8 @@ class Desk:
             whole += len(line)
 
     def _decided(self, key: str, decision: Decision) -> None:
+        if key not in self.decisions:
+            self.done += self._alike[key]
         self.decisions[key] = decision
         self.drafts.pop(key, None)
 
@@ -121,11 +129,6 @@ class Desk:
         self._file.flush()
         if durably:
             os.fsync(self._file.fileno())
-
-    @property
-    def done(self) -> int:
-        """Rows that are decided."""
-        return sum(key in self.decisions for key in self._keys)
 
     @property
     def rate(self) -> float:
@@ -155,8 +158,8 @@ class Desk:
         while self._first < len(self.tasks) and self._keys[self._first] in self.decisions:
             self._first += 1
         skipped = self._skipped.get(client, set())
-        open_rows = [r for r in range(self._first, len(self.tasks)) if r not in skipped]
-        for row in [*open_rows, *sorted(skipped)]:
+        fresh = (r for r in range(self._first, len(self.tasks)) if r not in skipped)
+        for row in chain(fresh, sorted(skipped)):
             if self._keys[row] not in self.decisions and self.claim(row, client):
                 skipped.discard(row)
                 return row

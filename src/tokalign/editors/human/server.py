@@ -270,9 +270,14 @@ def serve(desk: Desk, port: int, min_similarity: float, say: Callable[[str], Non
         UsageError: the port is taken.
         StoppedError: the end was asked for; what was handed in is kept.
     """
+    # Named as TCP, so that small answers leave at once: asyncio looks at this before it turns Nagle's algorithm off.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener = socket.create_server(("127.0.0.1", port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
     except OSError as e:
+        listener.close()
         raise UsageError(f"port {port} cannot be had: {e}", remedy="choose another --port, or none") from e
     with listener:
         host, secret = f"127.0.0.1:{listener.getsockname()[1]}", secrets.token_urlsafe(32)
