@@ -70,8 +70,8 @@ def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
 def judgements(folder: Path) -> list[dict[str, Any]]:
     """The requests of judging."""
     from tokalign.config import EvalWinrateConfig
-    from tokalign.judges import Pairing
-    from tokalign.judges.claude import ORDERS, ClaudeJudge, Pairings
+    from tokalign.judges import ORDERS, Pairing
+    from tokalign.judges.claude import ClaudeJudge, Pairings
 
     sides = {name: read(folder / f"{name}.jsonl") for name in ("reference", *map(str, range(CANDIDATES)))}
     reference = sides.pop("reference")

@@ -87,3 +87,11 @@ def test_it_is_the_published_recipe_in_scikit_learns_own_words(with_gamed: bool)
     at_equal_length = np.column_stack([np.zeros(400), difficulty, np.ones(400)])
     expected = 100 * model.predict_proba(at_equal_length)[:, 1].mean()
     assert alpaca_eval(missing, ours, theirs, difficulty.tolist(), gamed) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_candidate_that_wins_all_wins_all_at_any_length() -> None:
+    n = 60
+    ours, theirs, hard = list(range(n)), [30] * n, [float(k % 7) for k in range(n)]
+    assert alpaca_eval([2.0] * n, ours, theirs, hard) == 100.0
+    assert alpaca_eval([2.0] * 5 + [None] * 55, ours, theirs, hard) == 100.0
+    assert alpaca_eval([1.0], [1], [2], [0.5]) == 0.0

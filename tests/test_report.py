@@ -215,3 +215,26 @@ def test_in_the_dark_it_is_dark(opened: Any) -> None:
     )
     ground = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert max(int(n) for n in re.findall(r"\d+", ground)[:3]) < 60
+
+
+def test_what_is_inside_another_artifact_is_paid_once(made: Path) -> None:
+    for name in ("winrates", "winrates/judgements"):
+        path = made / "one" / name / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "usage": {"usd": 3.0}}))
+    assert "$4.0000 paid" in Tags(page(made)).text
+
+
+def test_folders_without_artifacts_and_manifests_of_others_are_told_apart(made: Path) -> None:
+    (made / "empty").mkdir()
+    done = run(made, "report", "empty", "one", "--out", "x.html")
+    assert done.returncode == 5
+    assert "empty" in done.stderr
+    (made / "one" / "app").mkdir()
+    (made / "one" / "app" / "manifest.json").write_text('{"name": "a web app"}')
+    assert run(made, "report", "one", "--out", "x.html").returncode == 0
+    assert run(made, "report", "one", "--only", "nothing*", "--out", "y.html").returncode == 5
+
+
+def test_numbers_that_are_none_are_not_drawn() -> None:
+    log = [{"step": k, "minutes": k, "reward": r} for k, r in enumerate([1.0, float("inf"), float("nan"), 2.0])]
+    assert curves.series("a", [log], "reward", "step").y == [1.0, 2.0]

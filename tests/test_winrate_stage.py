@@ -307,3 +307,129 @@ def test_what_cannot_be_is_said_at_once(there: Path, args: list[str], code: int,
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert not (there / "won").exists()
+
+
+def test_two_models_are_paired_by_instruction_and_not_by_place(tmp_path: Path) -> None:
+    verdicts = [2 if k % 3 else 1 for k in range(60)]
+    rows = [annotation(k, p, "a") for k, p in enumerate(verdicts)]
+    rows += [annotation(k, verdicts[k], "b") for k in reversed(range(60))]
+    assert annotated(tmp_path, rows).returncode == 0
+    (pair,) = stats(tmp_path)["paired"]
+    assert (pair["difference"], pair["standard_error"], pair["p_value"]) == (0.0, 0.0, 1.0)
+    assert annotated(tmp_path, rows[:-1], "--fresh").returncode == 0
+    assert stats(tmp_path)["paired"] == [], "other instructions are not compared"
+    said = run(tmp_path, "show", "won", "--limit", "1").stdout
+    assert "I0" in said or "I1" in said
+
+
+def test_judges_are_averaged_and_pairs_shown_one_way_count(there: Path) -> None:
+    first, second = "reference_first", "candidate_first"
+    told = [(k, first if k % 2 else second, 2.0 if k < 15 else 1.0) for k in range(N)]
+    recorded(there, *told)
+    work = [*WORK, "--judge", "recorded", "--judgements", "judged.jsonl", "--candidate", "better=better.jsonl"]
+    assert run(there, *work).returncode == 0
+    better = stats(there)["candidates"]["better"]
+    assert (better["win_rate"], better["n_unjudged"]) == (75.0, 0)
+    assert "agreement" not in better
+    rows = [json.loads(line) for line in (there / "judged.jsonl").read_text().splitlines()]
+    write_jsonl(
+        there / "judged.jsonl",
+        *({**r, "judge": j, "preference": p} for r in rows for j, p in (("a", 2), ("b", 2), ("c", 1))),
+    )
+    assert run(there, *work, "--fresh").returncode == 0
+    assert stats(there)["candidates"]["better"]["win_rate"] == pytest.approx(100 * 2 / 3)
+    write_jsonl(there / "judged.jsonl", {**rows[0], "preference": 3})
+    wrong = run(there, *work, "--fresh")
+    assert wrong.returncode == 5
+    assert "preference" in wrong.stderr
+
+
+def test_a_candidate_may_be_called_like_anything_and_its_content_counts(there: Path) -> None:
+    names = [part for n in ("prompts", "judgements", "checkpoint-7") for part in ("--candidate", f"{n}=better.jsonl")]
+    first = "reference_first"
+    rows = [
+        {"id": f"p{k}", "candidate": n, "order": first, "preference": 2}
+        for k in range(N)
+        for n in ("prompts", "judgements", "checkpoint-7")
+    ]
+    write_jsonl(there / "judged.jsonl", *rows)
+    work = [*WORK, "--judge", "recorded", "--judgements", "judged.jsonl", *names]
+    assert run(there, *work).returncode == 0
+    manifest = json.loads((there / "won" / "manifest.json").read_text())
+    assert {"prompts", "reference", "judgements", "candidate prompts", "candidate judgements"} <= {
+        i["name"] for i in manifest["inputs"]
+    }
+    answers(there / "better.jsonl", ["another"] * N)
+    changed = run(there, *work)
+    assert changed.returncode == 2
+    assert "candidate" in changed.stderr
+
+
+@pytest.mark.slow
+def test_candidates_in_another_order_are_the_same_run(fake: FakeClaude, there: Path) -> None:
+    (there / "prices.toml").write_text(
+        "[m]\ninput = 1.0\noutput = 5.0\ncache_write_5m = 1.25\ncache_write_1h = 2.0\ncache_read = 0.1\n"
+    )
+    priced = ["--prices", "prices.toml", "--max-tokens", "400"]
+    assert claude(fake, there, *BOTH, *priced, "--max-cost", "0.02").returncode == 4
+    done = claude(fake, there, *BOTH[2:], *BOTH[:2], *priced)
+    assert done.returncode == 0, done.stderr
+    assert list(stats(there)["candidates"]) == ["mixed", "better"]
+    assert set(fake.charged.values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_candidate_without_any_verdict_does_not_take_the_others_along(fake: FakeClaude, there: Path) -> None:
+    answers(there / "mute.jsonl", [f"[[prose]] {k}" for k in range(N)])
+    done = claude(fake, there, "--candidate", "better=better.jsonl", "--candidate", "mute=mute.jsonl")
+    assert done.returncode == 0, done.stderr
+    mute = stats(there)["candidates"]["mute"]
+    assert (mute["win_rate"], mute["n_total"], mute["n_unjudged"]) == (None, 0, N)
+    assert "mute: none of 20 comparisons has a verdict" in done.stderr
+    assert stats(there)["candidates"]["better"]["n_total"] == N
+    assert run(there, "show", "won").returncode == 0
+
+
+@pytest.mark.slow
+def test_equal_responses_say_nothing_of_the_judge(fake: FakeClaude, there: Path) -> None:
+    for name in ("prompts", "reference", "better"):
+        rows = [json.loads(line) for line in (there / f"{name}.jsonl").read_text().splitlines()]
+        told = [{**r, "prompt": f"{r['prompt']} [[always: first]]"} for r in rows]
+        if name == "better":
+            told = [{**r, "response": f"a good thing {k}" if k < 16 else "other"} for k, r in enumerate(told)]
+        write_jsonl(there / f"{name}.jsonl", *told)
+    assert claude(fake, there, "--candidate", "better=better.jsonl").returncode == 0
+    (better,) = stats(there)["candidates"].values()
+    assert (better["prefers_first"], better["agreement"], better["n_disagreements"]) == (100.0, 0.0, 4)
+
+
+def test_a_reason_that_says_failed_is_no_failure(there: Path) -> None:
+    from tokalign.judges.claude import FAILED, read
+
+    message = {"content": [{"type": "text", "text": json.dumps({"reason": f"{FAILED}ha", "verdict": "first"})}]}
+    assert read(message, "reference_first") == (1.0, f"{FAILED}ha")
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_done(there: Path) -> None:
+    done = run(there, *WORK, "--candidate", "x=nope.jsonl")
+    assert done.returncode == 5, done.stderr
+    assert "nope.jsonl" in done.stderr
+    several = [{**p, "sample": k, "response": "x"} for p in PROMPTS for k in range(2)]
+    write_jsonl(there / "many.jsonl", *several)
+    first = {"id": "p0", "candidate": "x", "order": "reference_first", "preference": 2}
+    write_jsonl(there / "judged.jsonl", first)
+    work = [*WORK, "--judge", "recorded", "--judgements", "judged.jsonl"]
+    done = run(there, *work, "--candidate", "x=many.jsonl")
+    assert done.returncode == 5
+    assert "several responses" in done.stderr
+    best = run(there, *work, "--candidate", "x=many.jsonl@2", "--reward-model", "rm")
+    assert best.returncode == 2
+    assert "not a policy" in best.stderr
+
+
+def test_the_best_of_two_is_another_run_than_the_best_of_four() -> None:
+    from tests.conftest import ROOT
+    from tokalign.models.answers import Side
+
+    hashes = {Side("a", str(ROOT / "data" / "responses-good"), n).lineage()["sha256"] for n in (1, 2, 4)}
+    assert len(hashes) == 3

@@ -140,10 +140,10 @@ class Judgement(Row):
     """``judgements/1``; key (id, candidate, judge, order). ``preference``: 1 the reference … 2 the candidate."""
 
     candidate: Text
-    reference: Text
-    judge: Text
+    reference: Text = ""
+    judge: Text = ""
     order: Literal["reference_first", "candidate_first"]
-    preference: float | None
+    preference: Annotated[float, Field(ge=1, le=2)] | None
     reason: Text = ""
     usage: dict[str, Any] | None = None
 

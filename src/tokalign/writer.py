@@ -103,7 +103,11 @@ class Writer:
         counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = path.relative_to(self.folder).as_posix()
-            if name.split("/")[0] in (MANIFEST, *_OURS) or _of_a_run(path) or _inside_nested(path, self.folder):
+            if (
+                name.split("/")[0] in (MANIFEST, *_OURS)
+                or _of_a_run(path.relative_to(self.folder))
+                or _inside_nested(path, self.folder)
+            ):
                 continue
             sync(path)
             entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
@@ -303,7 +307,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _of_a_run(path: Path) -> bool:
     """Whether a file serves to go on with a run: half-written ones, and checkpoints, which are sealed apart."""
-    return path.suffix in (".tmp", ".part") or any(p.startswith("checkpoint-") for p in path.parts)
+    first, *below = path.parts
+    return path.suffix in (".tmp", ".part") or (first == "checkpoints" and below[0].startswith("checkpoint-"))
 
 
 def _inside_nested(path: Path, folder: Path) -> bool:

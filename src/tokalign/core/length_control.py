@@ -68,6 +68,8 @@ def alpaca_eval(
         ValueError: nothing was judged.
     """
     wins, judged = _wins(preferences)
+    if gamed is None and (wins.size < 2 or wins.min() == wins.max()):
+        return float(100 * wins.mean())  # nothing is to be learnt from rows that are all alike
     delta, hard = -_spread(candidate, reference), np.asarray(difficulty, dtype=np.float64)
     x = np.column_stack([np.tanh(delta), hard, np.ones(delta.size)])[judged]
     weights = np.ones(wins.size)
@@ -113,14 +115,15 @@ def _best_c(x: Floats, wins: Floats, weights: Floats) -> float:
     from sklearn.model_selection import GroupKFold
 
     rows = np.arange(wins.size)
-    losses = np.zeros(_GRID.size)
+    losses, tested = np.zeros(_GRID.size), 0
     for train, test in GroupKFold(min(_FOLDS, wins.size)).split(np.tile(rows, 2), groups=np.tile(rows, 2)):
         fit, held = train[train < wins.size], test[test < wins.size]
         if wins[fit].min() == wins[fit].max():
-            continue  # nothing is to be learnt from rows that are all alike
+            continue
+        tested += 1
         for k, c in enumerate(_GRID):
             p = _fit(x[fit], wins[fit], weights[fit], c, l1_ratio=1.0, solver="liblinear").predict_proba(x[held])[:, 1]
             p = np.clip(p, 1e-15, 1 - 1e-15)
             loss = -(wins[held] * np.log(p) + (1 - wins[held]) * np.log(1 - p))
             losses[k] += float((weights[held] * loss).mean())
-    return float(_GRID[int(losses.argmin())])
+    return float(_GRID[int(losses.argmin())]) if tested else 1.0

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 from tokalign.schemas import Prompt
 
+ORDERS = ("reference_first", "candidate_first")
+"""In which a judge can be shown a pair."""
+
 
 class Pairing(NamedTuple):
     """A prompt with two responses to compare."""

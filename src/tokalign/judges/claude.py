@@ -16,12 +16,11 @@ from tokalign.claude.prices import Estimate
 from tokalign.claude.service import service, spent
 from tokalign.claude.trouble import Failed
 from tokalign.config import EvalWinrateConfig
-from tokalign.judges import Pairing
+from tokalign.judges import ORDERS, Pairing
 from tokalign.schemas import Judgement
 
 PROMPT, RUBRIC = "judge-1", "rubric-1"
 """The versions of our own prompt and criteria, and the names of their files."""
-REFERENCE_FIRST, CANDIDATE_FIRST = ORDERS = ("reference_first", "candidate_first")
 FAILED = "failed: "
 """How the reason of a judgement begins that has no answer; the same command tries it again."""
 _FIELDS = ("reason", "verdict")
@@ -82,7 +81,7 @@ class ClaudeJudge:
     def request(self, shown: Shown) -> Request:
         """What is asked: what never changes first, so that it can be cached."""
         texts = [shown.pair.reference, shown.pair.response]
-        first, second = texts if shown.order == REFERENCE_FIRST else reversed(texts)
+        first, second = texts if shown.order == ORDERS[0] else reversed(texts)
         data, _ = fence([*turns(shown.pair.prompt), ("first", first), ("second", second)])
         return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
 
@@ -124,7 +123,7 @@ def read(message: dict[str, Any], order: str) -> tuple[float | None, str]:
     )
     if place is None:
         return None, "unparsed"
-    return place if order == REFERENCE_FIRST else 3.0 - place, messages.one_line(found["reason"])
+    return place if order == ORDERS[0] else 3.0 - place, messages.one_line(found["reason"])
 
 
 class Pairings(Sequence[Shown]):

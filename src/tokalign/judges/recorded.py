@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokalign import sources
+from tokalign.artifacts import hash_json
 from tokalign.config import EvalWinrateConfig
 from tokalign.core.evaluation import Judged
 from tokalign.core.length_control import Gamed
@@ -39,8 +41,8 @@ def look_up(rows: sources.Rows[Judgement], pairs: Sequence[Pairing], where: str)
     return [j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True)]
 
 
-def annotations(path: Path) -> tuple[str, dict[str, Judged]]:
-    """AlpacaEval's ``annotations.json``: the reference's name and, by candidate, what was judged.
+def annotations(path: Path) -> tuple[dict[str, Judged], list[dict[str, Any]]]:
+    """AlpacaEval's ``annotations.json``: by candidate what was judged, and the texts by instruction.
 
     ``preference`` is 1 where ``output_1``, the reference's, is better, 2 where ``output_2`` is; anything between says
     how sure the judge was; 1.5, and 0 in older files, is a tie; null is no verdict.
@@ -65,7 +67,27 @@ def annotations(path: Path) -> tuple[str, dict[str, Judged]]:
     references = {str(row["generator_1"]) for row in raw}
     if len(references) > 1:
         raise InputError(f"several references: {sorted(references)[:3]}", where=str(path), remedy="one file for each")
-    return references.pop(), {name: _judged(rows) for name, rows in by_candidate.items()}
+    for name, rows in by_candidate.items():
+        if all(row["preference"] is None for row in rows):
+            raise InputError(f"of {name!r} nothing was judged", where=str(path), field="preference")
+    shown: dict[str, dict[str, Any]] = {}
+    for name, rows in by_candidate.items():
+        for key, row in zip(_keys(rows), rows, strict=True):
+            texts = {"reference": row.get("output_1"), name: row.get("output_2")}
+            known = {side: text for side, text in texts.items() if isinstance(text, str)}
+            shown.setdefault(key, {"id": key, "prompt": str(row.get("instruction", ""))}).update(known)
+    return {name: _judged(rows) for name, rows in by_candidate.items()}, list(shown.values())
+
+
+def _keys(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells instructions apart: their text, and how often it came before; without a text their place."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for k, row in enumerate(rows):
+        said = str(row.get("instruction", k))
+        keys.append(f"{hash_json(said)[:12]}-{seen[said]}")
+        seen[said] += 1
+    return keys
 
 
 def _preference(value: Any, at: str) -> float | None:
@@ -81,7 +103,7 @@ def _judged(rows: Sequence[dict[str, Any]]) -> Judged:
     texts = [(row.get("output_2"), row.get("output_1")) for row in rows]
     known = all(isinstance(a, str) and isinstance(b, str) for a, b in texts)
     lengths = [(len(a or ""), len(b or "")) for a, b in texts] if known else []
-    return Judged([row["preference"] for row in rows], [a for a, _ in lengths], [b for _, b in lengths])
+    return Judged(_keys(rows), [row["preference"] for row in rows], [a for a, _ in lengths], [b for _, b in lengths])
 
 
 def difficulty(config: EvalWinrateConfig, rows: int) -> tuple[list[float], Gamed | None]:

@@ -1,6 +1,7 @@
 """The responses of a candidate: read from where they are, or sampled from a policy, one or the best of several."""
 
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,10 @@ from tokalign.config import EvalWinrateConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.schemas import PromptRow, ResponseRow
 from tokalign.writer import Writer, writing
+
+REFERENCE = "reference"
+"""Name of the side that all are compared with."""
+_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
 
 class Side(NamedTuple):
@@ -26,13 +31,18 @@ class Side(NamedTuple):
     def is_there(self) -> bool:
         """Whether the responses need not be sampled."""
         folder = Path(self.path)
-        return folder.is_file() or (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses")
+        return folder.suffix in _FILES or (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses")
 
-    def lineage(self, how: EvalWinrateConfig) -> dict[str, Any]:
-        """Where it comes from, as an input of a stage."""
-        if Path(self.path).is_file():
-            return sources.read_rows(self.path, ResponseRow, "responses", how=replace(how, format="auto")).lineage
-        return sources.model_lineage(self.path, "policy", "responses")
+    def lineage(self) -> dict[str, Any]:
+        """Where it comes from, as an input of a stage.
+
+        Raises:
+            InputError: it is not there.
+        """
+        if Path(self.path).suffix in _FILES:
+            return sources.read_rows(self.path, ResponseRow, "responses").lineage
+        found = sources.model_lineage(self.path, "policy", "responses")
+        return {**found, "sha256": f"{found['sha256']}@{self.n}"} if self.n > 1 else found
 
 
 def side(name: str, path: str) -> Side:
@@ -42,7 +52,11 @@ def side(name: str, path: str) -> Side:
         return Side(name, path)
     if int(found[2]) < 1:
         raise UsageError(f"best of {found[2]}", remedy="PATH@N with N of 1 or more")
-    return Side(name, found[1], int(found[2]))
+    best = Side(name, found[1], int(found[2]))
+    if best.n > 1 and best.is_there:
+        remedy = "best of N samples from a policy; of responses: tokalign generate --n N --reward-model DIR"
+        raise UsageError(f"{best.path} holds responses, not a policy", remedy=remedy)
+    return best
 
 
 def responses(
@@ -51,24 +65,31 @@ def responses(
     """Responses in the order of the prompts; what is sampled is kept below ``out``.
 
     Raises:
-        InputError: a prompt has none.
+        InputError: a prompt has none, or several.
     """
     if not who.is_there:
         folder = out / "responses" / who.name
-        inputs = {"prompts": data.lineage, "policy": sources.model_lineage(who.path)}
+        inputs = {"prompts": data.lineage, "policy": who.lineage()}
         if who.n > 1:
             inputs["reward_model"] = sources.model_lineage(config.reward_model[0], "reward-model")
         with writing("responses", replace(config, fresh=False), inputs, folder) as nested:
             if nested.finished is None:
                 _sample(who, data, config, nested, advance)
         return [r.response for r in sources.read_rows(folder, ResponseRow, "responses")]
-    rows = [r for r in sources.read_rows(who.path, ResponseRow, "responses") if r.sample == 0]
-    by_id, by_prompt = {r.id: r for r in rows}, {_key(r): r for r in rows}
+    by_id: dict[str, ResponseRow] = {}
+    by_prompt: dict[str, deque[ResponseRow]] = {}
+    for r in sources.read_rows(who.path, ResponseRow, "responses"):
+        if r.id in by_id:
+            remedy = "keep one of them, or the best: tokalign generate --n N --reward-model DIR"
+            raise InputError(f"several responses to prompt {r.id!r}", where=who.path, field="sample", remedy=remedy)
+        by_id[r.id] = r
+        by_prompt.setdefault(_key(r), deque()).append(r)
     texts = []
     for row in data:
         found = by_id.get(row.id)
         if found is None or _key(found) != _key(row):  # ids that were made up on reading say nothing
-            found = by_prompt.get(_key(row))
+            alike = by_prompt.get(_key(row))
+            found = alike.popleft() if alike else None
         if found is None:
             raise InputError(
                 f"no response to prompt {row.id!r}", where=who.path, field="id", remedy="answer the same prompts"
@@ -100,7 +121,7 @@ def _sample(
         model.model.to(device)
     with nested.rows() as file:
         for part in file.left(data, CHUNK):
-            seed = config.seed + file.taken
+            seed = config.seed + file.taken + (who.name == REFERENCE)  # the reference has draws of its own
             drawn = respond_to(part, policy, codec, config, seed, config.batch_size, who.name, who.n)
             file.append_json(drawn if model is None else best_of(drawn, model, who.n))
             advance(len(part))

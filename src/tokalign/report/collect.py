@@ -11,6 +11,7 @@ from tokalign.artifacts import MANIFEST, Manifest
 from tokalign.errors import InputError
 from tokalign.report.spans import Span, marked
 from tokalign.report.text import safe
+from tokalign.schemas import KINDS
 
 
 class Found(NamedTuple):
@@ -48,16 +49,27 @@ def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]
     Raises:
         InputError: there are none.
     """
-    found = [
-        Found(path.parent.relative_to(folder).as_posix(), path.parent, Manifest.read(path.parent))
-        for folder in folders
-        for path in sorted(folder.glob(f"**/{MANIFEST}"))
-        if "checkpoints" not in path.parts
-    ]
+    found: list[Found] = []
+    for folder in folders:
+        below = [
+            path for path in sorted(folder.glob(f"**/{MANIFEST}")) if "checkpoints" not in path.parts and _ours(path)
+        ]
+        if not below:
+            raise InputError("no artifact here or below", where=str(folder), remedy="name folders of runs")
+        found += [Found(p.parent.relative_to(folder).as_posix(), p.parent, Manifest.read(p.parent)) for p in below]
     kept = [f for f in found if not only or any(fnmatch(f.name, glob) for glob in only)]
     if not kept:
-        raise InputError("no artifact here or below", where=", ".join(map(str, folders)), remedy="name folders of runs")
+        raise InputError(f"no artifact matches {only}", where=", ".join(map(str, folders)), field="only")
     return kept
+
+
+def _ours(path: Path) -> bool:
+    """Whether a manifest is one of ours; other tools have files of this name."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, dict) and raw.get("kind") in KINDS
 
 
 def of_kind(found: Sequence[Found], *kinds: str) -> dict[str, list[Found]]:
@@ -102,7 +114,12 @@ def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
     """The same responses as different reward models see them, token-level ones last."""
     scored = [f for f in found if f.manifest.kind == "token-rewards"]
     rows = {f.name: {(r["id"], r["sample"]): r for r in islice(_rows(f.folder), 200)} for f in scored}
-    shared = [key for key in next(iter(rows.values()), {}) if all(key in of for of in rows.values())]
+    first = next(iter(rows.values()), {})
+    shared = [
+        key
+        for key, row in first.items()
+        if all(key in of and of[key]["response"] == row["response"] for of in rows.values())
+    ]
     groups = []
     for key in shared[: 2 * most : 2] if len(shared) > most else shared:
         group = [_rated(name, of[key]) for name, of in rows.items()]
@@ -121,13 +138,8 @@ def samples(found: Sequence[Found], most: int) -> dict[str, list[Rated]]:
 
 
 def _rated(name: str, row: dict[str, Any]) -> Rated:
-    strongest = max((abs(v) for v in row["reward"]), default=0.0)
     whole = row["p_bad"] is None if "p_bad" in row else False
-    spans = (
-        [Span(safe(row["response"]), "")]
-        if whole
-        else marked(row["response"], row["offsets"], row["reward"], strongest)
-    )
+    spans = [Span(safe(row["response"]), "")] if whole else marked(row["response"], row["offsets"], row["reward"])
     score = f"{row['score_sum']:+.2f} for the whole" if whole else f"{row['score_mean']:+.3f} a token"
     return Rated(safe(row["id"]), flat(row["prompt"]), spans, score, safe(name))
 

@@ -1,6 +1,7 @@
 """Curves of PPO runs from their logs: the same run with other seeds is one line, with a band."""
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -28,6 +29,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, spent, strict=True)]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by: str) -> Series:
     """One line of several runs: the mean at each step that all have, and from the least to the most of them.
 
@@ -37,7 +42,7 @@ def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by:
         metric: column of the log.
         by: ``step`` or ``minutes``.
     """
-    columns = [{row["step"]: row for row in run if row.get(metric) is not None} for run in runs]
+    columns = [{row["step"]: row for row in run if _is_number(row.get(metric))} for run in runs]
     columns = [c for c in columns if c]
     steps = sorted(set.intersection(*(set(c) for c in columns))) if columns else []
     values = [[c[step][metric] for c in columns] for step in steps]

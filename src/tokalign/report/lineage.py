@@ -23,6 +23,8 @@ def edges(found: Sequence[Found]) -> dict[str, list[str]]:
 
 def draw(found: Sequence[Found]) -> Markup:
     """An ``<svg>``: inputs on the left, what was made of them to the right."""
+    if not found:
+        return Markup("")
     made = edges(found)
     kinds = {f.name: f.manifest.kind for f in found}
     columns: dict[int, list[str]] = {}

@@ -66,6 +66,8 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     )
     first = [f for f in found if f.folder.is_relative_to(config.folders[0])]
     policies = collect.of_kind(found, "policy")
+    places = {f.folder for f in found}
+    outer = [f for f in found if not places & set(f.folder.parents)]  # those inside others are counted there
     return environment.get_template("report.html.j2").render(
         title=safe(config.title),
         version=__version__,
@@ -82,9 +84,9 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
         left_out=max(0, len(_trained(policies)) - _CURVES),
         win_rates=[(safe(_called(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
         lineage=lineage.draw(first),
-        stages=[_stage(f) for f in found],
-        paid=sum(f.manifest.usage.get("usd", 0.0) for f in found),
-        seconds=sum(f.manifest.seconds for f in found),
+        stages=[_stage(f, len(config.folders)) for f in found],
+        paid=sum(f.manifest.usage.get("usd", 0.0) for f in outer),
+        seconds=sum(f.manifest.seconds for f in outer),
     )
 
 
@@ -162,11 +164,11 @@ def _reliability(found: Sequence[Found]) -> tuple[Markup, Markup]:
     return plot.lines([*lines, even], "how sure", "how often right", title), plot.legend(names)
 
 
-def _stage(f: Found) -> dict[str, Any]:
+def _stage(f: Found, folders: int) -> dict[str, Any]:
     m = f.manifest
     cost = m.usage.get("usd")
     return {
-        "name": safe(f.name),
+        "name": safe(_called(f, folders)),
         "kind": f"{m.kind}/{m.version}",
         "rows": " → ".join(str(m.rows[k]) for k in ("in", "out") if k in m.rows),
         "skipped": m.rows.get("skipped", 0),

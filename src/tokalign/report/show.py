@@ -101,7 +101,7 @@ def _rows(folder: Path, manifest: Manifest) -> Iterator[Found]:
             yield row, lambda load=load: load()._asdict()  # type: ignore[misc]
         return
     if manifest.kind == "winrates":
-        for row in winrates.disputed(folder, manifest):
+        for row in winrates.disputed(folder):
             yield row, lambda row=row: row  # type: ignore[misc]
         return
     for path in (folder / "data.jsonl", *sorted((folder / "samples").glob("*.jsonl"), reverse=True)):

@@ -137,6 +137,9 @@ def _edits(m: Manifest) -> list[str]:
 def _win_rates(m: Manifest) -> list[str]:
     lines = []
     for name, c in m.stats["candidates"].items():
+        if c["win_rate"] is None:
+            lines.append(f"{name}: none of {c['n_unjudged']} comparisons has a verdict")
+            continue
         low, high = c["ci95"]
         lines.append(f"{name}: {c['win_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}) of {c['n_total']}")
         if c["n_unjudged"]:

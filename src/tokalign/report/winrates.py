@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ def table(manifest: Manifest) -> Table:
 def cells(manifest: Manifest) -> tuple[list[str], Rows]:
     """Every candidate, then every two of them; columns that say nothing are left out."""
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("win rate", lambda c: f"{c['win_rate']:.1f}"),
-        ("± s.e.", lambda c: f"{c['standard_error']:.1f}"),
+        ("win rate", lambda c: _number(c["win_rate"])),
+        ("± s.e.", lambda c: _number(c["standard_error"])),
         ("95 %", lambda c: _range(c.get("ci95"))),
         ("at equal length", lambda c: _number(c.get("length_controlled_winrate"))),
         ("wins", lambda c: str(c["n_wins"])),
@@ -101,31 +100,25 @@ def _latex(text: str) -> str:
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in _plain(text))
 
 
-def disputed(folder: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Prompts by how far the candidates' preferences lie apart there, with their responses; others are left out."""
-    path = folder / "judgements" / "data.jsonl"
-    if not path.is_file():
+def disputed(folder: Path) -> Iterator[dict[str, Any]]:
+    """What was compared, by how far the candidates' preferences lie apart; with one candidate, as it stands."""
+    path = folder / "compared.jsonl"
+    if not path.is_file():  # of an older version
         return
-    given: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    rows = []
     for row in _read(path):
-        if row["preference"] is not None:
-            given[row["id"]][row["candidate"]].append(row["preference"])
-    means = {key: {name: sum(p) / len(p) for name, p in by.items()} for key, by in given.items()}
-    apart = {key: max(by.values()) - min(by.values()) for key, by in means.items()}
-    rows: dict[str, dict[str, Any]] = {
-        key: {"id": key, "apart": round(apart[key], 4), "preferences": means[key]}
-        for key in sorted(apart, key=lambda key: -apart[key])
-        if apart[key] or len(means[key]) == 1
-    }
-    for side in manifest.inputs:
-        own, sampled = folder / str(side["path"]), folder / "responses" / str(side["name"])
-        for path in (sampled / "data.jsonl", own / "data.jsonl"):
-            if side["name"] in ("reference", *manifest.stats["candidates"]) and path.is_file():
-                for row in _read(path):
-                    if row["id"] in rows and "response" in row:
-                        rows[row["id"]] |= {"prompt": row["prompt"], side["name"]: row["response"]}
-                break
-    yield from rows.values()
+        known = [p for p in row["preferences"].values() if p is not None]
+        apart = max(known) - min(known) if known else 0.0
+        if apart or len(row["preferences"]) == 1:
+            texts = {k: v for k, v in row.items() if k not in ("id", "prompt", "preferences")}
+            shown = {
+                "id": row["id"],
+                "prompt": row["prompt"],
+                "apart": round(apart, 4),
+                "preferences": row["preferences"],
+            }
+            rows.append({**shown, **texts})
+    yield from sorted(rows, key=lambda row: -row["apart"])
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import groupby
@@ -15,15 +15,13 @@ from tokalign.config import EvalWinrateConfig
 from tokalign.core import evaluation, length_control, winrate
 from tokalign.core.evaluation import Control, Judged
 from tokalign.errors import InputError, UsageError
-from tokalign.judges import Judge, Pairing
+from tokalign.judges import ORDERS, Judge, Pairing
 from tokalign.models import answers
-from tokalign.models.answers import Side
+from tokalign.models.answers import REFERENCE, Side
 from tokalign.progress import Progress
 from tokalign.rowfile import RowFile
 from tokalign.schemas import Judgement, PromptRow
 from tokalign.writer import Writer, writing
-
-REFERENCE = "reference"
 
 
 def run(config: EvalWinrateConfig) -> Manifest | Any:
@@ -37,7 +35,8 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
     if config.annotations is not None:
         return _annotated(config, config.annotations, inputs)
     data, sides = _read(config)
-    inputs |= {"prompts": data.lineage, **{s.name: s.lineage(config) for s in sides}}
+    inputs["prompts"] = data.lineage
+    inputs |= {s.name if s.name == REFERENCE else f"candidate {s.name}": s.lineage() for s in sides}
     for k, model in enumerate(config.reward_model):
         from tokalign.models import payers
 
@@ -67,7 +66,9 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
             if nested.finished is None:
                 _judge(config, judge, pairs, recorded, nested)
         told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()} if judge else {}
-        return _commit(config, _judged(pairs, out.folder / "judgements", texts), told, out)
+        judged = _judged(pairs, out.folder / "judgements", texts)
+        shown = ({"id": r.id, "prompt": r.prompt, **{n: t[k] for n, t in texts.items()}} for k, r in enumerate(data))
+        return _commit(config, judged, told, shown, out)
 
 
 def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side]]:
@@ -95,9 +96,10 @@ def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side
 
 
 def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[str]]) -> list[Pairing]:
+    """In an order that does not change with that of the candidates, so that a run that was cut can go on."""
     return [
         Pairing(row.id, row.prompt, name, reference, response)
-        for name, given in texts.items()
+        for name, given in sorted(texts.items())
         if name != REFERENCE
         for row, reference, response in zip(rows, texts[REFERENCE], given, strict=True)
     ]
@@ -161,13 +163,14 @@ async def _paid(config: EvalWinrateConfig, pairs: list[Pairing], file: RowFile) 
     """Have Claude judge what is left; what it cost."""
     from tokalign.judges import claude
 
-    shown = claude.Pairings(pairs, claude.ORDERS if config.both_orders else claude.ORDERS[:1])
+    shown = claude.Pairings(pairs, ORDERS if config.both_orders else ORDERS[:1])
     money: dict[str, Any] = {}
     with Progress("judge", len(shown), config.quiet, file.taken) as bar:
         async with aclosing(claude.judgements(shown, file.taken, config, bar.say, money.update)) as found:
             async for judgement in found:
                 file.append_json([judgement.model_dump()])
-                file.count({"failed": judgement.reason.startswith(claude.FAILED)})
+                failed = judgement.preference is None and judgement.reason.startswith(claude.FAILED)
+                file.count({"failed": failed})
                 file.done(1)
                 bar.advance(1, USD=money["usd"])
     return money
@@ -181,42 +184,58 @@ def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: 
             f"--dry-run samples nothing, and {absent[0]!r} has no responses yet", remedy="make them: tokalign generate"
         )
     texts = {s.name: answers.responses(s, data, config, config.out, lambda _: None) for s in sides}
-    shown = claude.Pairings(_pairs(list(data), texts), claude.ORDERS if config.both_orders else claude.ORDERS[:1])
+    shown = claude.Pairings(_pairs(list(data), texts), ORDERS if config.both_orders else ORDERS[:1])
     return asyncio.run(claude.estimated(shown, config))
 
 
 def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[str]]) -> dict[str, Judged]:
-    """Judgements, by candidate and prompt."""
-    by_pair: dict[tuple[str, str], dict[str, float | None]] = {}
+    """Judgements by candidate, in the order in which these were named, and prompt."""
+    given: dict[tuple[str, str], dict[str, list[float | None]]] = {}
     for j in sources.read_rows(folder, Judgement, "judgements"):
-        by_pair.setdefault((j.candidate, j.id), {})[j.order] = j.preference
-    lengths = {name: [len(t) for t in given] for name, given in texts.items()}
+        given.setdefault((j.candidate, j.id), {}).setdefault(j.order, []).append(j.preference)
+    lengths = {name: [len(t) for t in said] for name, said in texts.items()}
     found = {}
     for name, group in groupby(pairs, key=lambda p: p.candidate):
-        ways = [by_pair[name, p.id] for p in group]
-        shown = sorted({order for way in ways for order in way}, reverse=True)
-        columns = [[way.get(order) for way in ways] for order in shown]
-        both = winrate.bring_together(*columns) if len(shown) > 1 else winrate.Orders(columns[0], {})
-        found[name] = Judged(both.preferences, lengths[name], lengths[REFERENCE], both.stats)
-    return found
+        of_one = list(group)
+        ways = [{order: _mean(of) for order, of in given[name, p.id].items()} for p in of_one]
+        # Equal responses are a tie by themselves: they say nothing of the judge.
+        twice = [w for w, p in zip(ways, of_one, strict=True) if len(w) > 1 and p.reference != p.response]
+        stats = winrate.bring_together(*([w[order] for w in twice] for order in ORDERS)).stats if twice else {}
+        preferences = [None if None in w.values() else _mean(list(w.values())) for w in ways]
+        found[name] = Judged([p.id for p in of_one], preferences, lengths[name], lengths[REFERENCE], stats)
+    return {name: found[name] for name in texts if name != REFERENCE}
+
+
+def _mean(given: Sequence[float | None]) -> float | None:
+    """Of verdicts on one pair, those that there are."""
+    known = [p for p in given if p is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _annotated(config: EvalWinrateConfig, file: Path, inputs: dict[str, dict[str, Any]]) -> Manifest:
     """AlpacaEval's numbers from its own file."""
     from tokalign.judges.recorded import annotations
 
-    _, judged = annotations(file)
+    judged, shown = annotations(file)
     with writing("winrates", config, inputs) as out:
-        return out.finished or _commit(config, judged, {}, out)
+        return out.finished or _commit(config, judged, {}, shown, out)
 
 
-def _commit(config: EvalWinrateConfig, judged: dict[str, Judged], told: dict[str, Any], out: Writer) -> Manifest:
-    """The numbers, as ``data.json`` and in the manifest."""
+def _commit(
+    config: EvalWinrateConfig,
+    judged: dict[str, Judged],
+    told: dict[str, Any],
+    shown: Iterable[dict[str, Any]],
+    out: Writer,
+) -> Manifest:
+    """The numbers, as ``data.json`` and in the manifest; and what was compared, with the preferences, for the eye."""
     rows = sum(len(j.preferences) for j in judged.values())
-    try:
-        candidates = evaluation.candidates(judged, config.seed, _control(config, judged))
-    except ValueError as e:
-        raise InputError(f"of {e.args[0]!r} nothing was judged", remedy="see the reasons of its judgements") from e
+    candidates = evaluation.candidates(judged, config.seed, _control(config, judged))
+    given = {name: dict(zip(j.keys, j.preferences, strict=True)) for name, j in judged.items()}
+    out.jsonl(
+        "compared.jsonl",
+        ({**row, "preferences": {n: of[row["id"]] for n, of in given.items() if row["id"] in of}} for row in shown),
+    )
     with out.file("data.json") as path:
         path.write_text(json.dumps({"candidates": candidates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": told}
