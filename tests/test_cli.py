@@ -153,7 +153,7 @@ def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path
         "--vocab",
         "500",
         "--steps",
-        "300",
+        "60",
         "--out",
         "p",
     )

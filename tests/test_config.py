@@ -38,7 +38,7 @@ def minimal(knobs: type[Knobs], **values: Any) -> Knobs:
     for name, parameter in inspect.signature(knobs).parameters.items():
         if parameter.default is inspect.Parameter.empty:
             kind = hints[name]
-            given = {Path: Path("x"), str: "x", list[str]: ["a=b"]}
+            given = {Path: Path("x"), str: "x", list[str]: ["a=b"], list[Path]: [Path("x")]}
             required[name] = get_args(kind)[0] if get_origin(kind) is Literal else given[kind]
     return knobs(**{**required, **values})
 
@@ -158,9 +158,11 @@ def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
 
 
 def test_paths_are_inputs_or_outputs_never_compared_by_their_spelling() -> None:
-    made = minimal(EvalWinrateConfig)
-    dataset = {"revision": None, "subset": None, "split": "train"}
-    assert made.select("input") == {"prompts": "x", "candidate": ["a=b"], "reference": "x", **dataset}
+    made = minimal(EvalWinrateConfig, prompts="x", candidate=["a=b"], reference="x", rubric=Path("r"))
+    rest: dict[str, Any] = {"revision": None, "subset": None, "split": "train", "reward_model": [], "judgements": None}
+    rest |= {"annotations": None, "difficulty": None}
+    given = {"prompts": "x", "candidate": ["a=b"], "reference": "x", "rubric": "r"}
+    assert made.select("input") == {**given, **rest}
     assert not {"prompts", "candidate", "reference", "out"} & set(made.select("rows"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokalign.artifacts import Manifest
 from tokalign.claude.prices import Estimate
-from tokalign.config import Stage
+from tokalign.config import EvalWinrateConfig, Stage
 from tokalign.report.text import safe
 
 NEXT = {
@@ -47,11 +47,10 @@ def written(config: Stage, result: Any) -> None:
     if config.json:
         made = {name: asdict(m) for name, m in manifests.items()}
         print(json.dumps(made if several else made[""], ensure_ascii=False))
-    how = getattr(config, "table_format", "terminal")
-    if how != "terminal" and not config.json:
+    if isinstance(config, EvalWinrateConfig) and config.table_format != "terminal" and not config.json:
         from tokalign.report.winrates import rendered
 
-        print(rendered(manifests[""], how))
+        print(rendered(manifests[""], config.table_format))
     if config.quiet:
         return
     for name, manifest in manifests.items():
