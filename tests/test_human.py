@@ -261,7 +261,7 @@ def text(browser: Any) -> str:
 
 def at_row(browser: Any, k: int) -> None:
     """Wait until row ``k`` is before us and the text has the focus."""
-    state = "return [row && row.id, document.activeElement.id, document.getElementById('diff').textContent]"
+    state = "return typeof row === 'object' && row ? [row.id, document.activeElement.id, $('diff').textContent] : ['']"
     until(lambda: (s := browser.execute_script(state))[0] == f"r{k}" and s[1] == "text" and s[2])
 
 
