@@ -23,6 +23,9 @@ from tokalign.rowfile import RowFile
 from tokalign.schemas import Judgement, PromptRow
 from tokalign.writer import Writer, writing
 
+CHUNK = 1000
+"""Judgements between which a run can be cut."""
+
 
 def run(config: EvalWinrateConfig) -> Manifest | Any:
     """Let every candidate answer every prompt, and the judge compare each answer with the reference's."""
@@ -131,16 +134,24 @@ def _judge(
     """Write a judgement of every pair, in every order it is shown in."""
     usage: dict[str, Any] = {}
     with nested.rows() as file:
-        if judge is not None:
-            file.append_json(j.model_dump() for j in _compared(config, judge, pairs))
-        elif recorded is not None:
-            from tokalign.judges.recorded import look_up
-
-            file.append_json(j.model_dump() for j in look_up(recorded, pairs, config.judgements or ""))
-        else:
+        if config.judge == "claude":
             usage = asyncio.run(_paid(config, pairs, file))
+        else:
+            for part in file.left(_by_others(config, judge, recorded, pairs), CHUNK):
+                file.append_json(j.model_dump() for j in part)
     failed = int(file.tally.get("failed", 0))
     nested.commit({"in": file.written, "out": file.written, "failed": failed}, {}, usage)
+
+
+def _by_others(
+    config: EvalWinrateConfig, judge: Judge | None, recorded: sources.Rows[Judgement] | None, pairs: list[Pairing]
+) -> Iterable[Judgement]:
+    if judge is not None:
+        return _compared(config, judge, pairs)
+    from tokalign.judges.recorded import look_up
+
+    assert recorded is not None
+    return look_up(recorded, pairs, config.judgements or "")
 
 
 def _compared(config: EvalWinrateConfig, judge: Judge, pairs: list[Pairing]) -> Iterator[Judgement]:
