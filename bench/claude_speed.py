@@ -15,34 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokalign import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for the server that the tests have
+
+from tests.fake_editor import serving  # noqa: E402
+
 PROGRAM = str(Path(sys.executable).parent / "tokalign")
 PAID = "--model m --allow-unpriced --quiet"
 EDIT = f"edit world/preferences --editor claude --no-re-ask {PAID}"
 PROMPTS, CANDIDATES = 805, 5
 """Of the judging: as many as AlpacaEval has; in both orders."""
 JUDGE = f"eval-winrate --prompts world/test --reference reference.jsonl --judge claude {PAID}"
-
-
-@contextmanager
-def serving(delay: float) -> Iterator[None]:
-    """A local server that takes so long for every answer."""
-    work = [sys.executable, "-m", "tests.fake_editor", "--delay", str(delay)]
-    server = subprocess.Popen(work, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        assert server.stdout is not None
-        os.environ.update(ANTHROPIC_BASE_URL=server.stdout.readline().strip(), ANTHROPIC_API_KEY="none")
-        yield
-    finally:
-        server.kill()
-        server.wait()
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, int]:
@@ -158,10 +146,10 @@ def main() -> None:
             what: [sys.executable, __file__, "--bare", what, temporary, "--rows", str(args.rows), *at_once]
             for what in ("edit", "judge")
         }
-        with serving(args.delay):
+        with serving("--delay", str(args.delay)):
             edited = compare([*edit, "--limit", str(args.rows)], loops["edit"], args.rows, args.runs, folder)
             judged = compare(judge, loops["judge"], 2 * PROMPTS * CANDIDATES, args.runs, folder)
-        with serving(0.0):
+        with serving():
             sizes = (args.rows, many)
             peaks = [measure([*edit, "--limit", str(n), "--out", f"m-{n}"], folder)[1] for n in sizes]
     result = {

@@ -9,8 +9,14 @@ serves until it is killed, and prints its address.
 
 import argparse
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.fake_claude import FakeClaude, text_of
@@ -47,6 +53,22 @@ def edit(request: dict[str, Any]) -> str:
 def either(request: dict[str, Any]) -> str:
     """An edit or a verdict, whatever is asked for."""
     return judge(request) if "verdict" in json.dumps(request["output_config"]) else edit(request)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[None]:
+    """This server as a process of its own, with the environment pointing to it."""
+    work = [sys.executable, "-m", "tests.fake_editor", *options]
+    server = subprocess.Popen(work, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    try:
+        assert server.stdout is not None
+        os.environ.update(ANTHROPIC_BASE_URL=server.stdout.readline().strip(), ANTHROPIC_API_KEY="none")
+        yield
+    finally:
+        server.kill()
+        server.wait()
+        for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"):
+            os.environ.pop(name, None)
 
 
 def main() -> None:

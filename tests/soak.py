@@ -13,16 +13,14 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.fake_editor import serving
 from tokalign import rowfile
 from tokalign.artifacts import JOURNAL
 from tokalign.claude import batches, trouble
@@ -134,7 +132,9 @@ def result(out: Path) -> dict[str, str]:
 def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
     """Kill and resume ``runs`` runs of a stage in a prepared folder."""
     if "claude" in stage and "ANTHROPIC_BASE_URL" not in os.environ:
-        with serving():
+        # Slow enough to be killed meanwhile, and it loses answers.
+        chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "html=0.01"]
+        with serving("--delay", "0.01", *(part for c in chances for part in ("--chance", c))):
             return soak(stage, runs, folder, seed)
     rng = random.Random(f"{stage} {seed}")
     seconds = min(finish(f"{STAGES[stage]} --out {stage}-whole-{k}", folder) for k in range(2))
@@ -158,29 +158,6 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
         unequal += [f"{out}/{name}" for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)]
         unequal += paid_amiss(folder / f"{stage}-whole-0", folder / out, ledger() - charged)
     return Outcome(runs, kills, went_on, unequal)
-
-
-@contextmanager
-def serving() -> Iterator[None]:
-    """A server for stages that are paid: slow enough to be killed meanwhile, and it loses answers."""
-    chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "html=0.01"]
-    work = [
-        sys.executable,
-        "-m",
-        "tests.fake_editor",
-        "--delay",
-        "0.01",
-        *(p for c in chances for p in ("--chance", c)),
-    ]
-    server = subprocess.Popen(work, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    try:
-        assert server.stdout is not None
-        os.environ.update(ANTHROPIC_BASE_URL=server.stdout.readline().strip(), ANTHROPIC_API_KEY="none")
-        yield
-    finally:
-        server.kill()
-        server.wait()
-        del os.environ["ANTHROPIC_BASE_URL"], os.environ["ANTHROPIC_API_KEY"]
 
 
 def ledger() -> int:

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_claude import KEY, FakeClaude
-from tests.test_claude_client import RATES, request, said
+from tests.fake_claude import FakeClaude
+from tests.test_claude_client import RATES, fake, request, said
 from tokalign import interrupt
 from tokalign.claude import batches
 from tokalign.claude.journal import Journal
@@ -19,15 +18,12 @@ from tokalign.claude.trouble import Failed
 from tokalign.config import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
 
+__all__ = ["fake"]
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClaude]:
-    with FakeClaude() as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setattr("tokalign.claude.trouble.random.uniform", lambda *_: 0.01)  # between retries
-        monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: RATES)
-        yield server
+
+@pytest.fixture(autouse=True)
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: RATES)
 
 
 def ask(folder: Path, *texts: str, **knobs: Any) -> list[Any]:

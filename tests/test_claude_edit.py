@@ -120,7 +120,7 @@ def test_other_gates_read_the_answers_that_are_there(fake: FakeClaude, tmp_path:
     assert set(fake.charged.values()) == {2}
 
 
-@pytest.mark.parametrize("fault", ["401", "spent-out"])  # the others, in test_claude_client
+@pytest.mark.parametrize("fault", ["401", "402", "403", "404", "spent-out", "limit"])
 def test_what_no_request_can_pass_stops_the_run_with_a_clear_word(fake: FakeClaude, tmp_path: Path, fault: str) -> None:
     write_jsonl(tmp_path / "rows.jsonl", *rows("", f"[[faults: {fault}]]", *[""] * 40))
     stopped = claude(fake, tmp_path, "--concurrency", "2")

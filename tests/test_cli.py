@@ -143,7 +143,7 @@ LISTEN = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM])  # SIGINT takes the same way, and ends a page in test_human
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path: Path, number: int) -> None:
     train = (
         "train-sft",

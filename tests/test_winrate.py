@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from tokalign.core.winrate import bring_together, interval, paired_difference, win_rate
+from tokalign.core.winrate import interval, of_orders, paired_difference, together, win_rate
 
 PREFERENCE = st.one_of(st.sampled_from([1.0, 1.5, 2.0]), st.floats(1, 2))
 
@@ -153,20 +153,19 @@ def test_the_p_value_is_that_of_all_signs() -> None:
 
 def test_both_orders_are_brought_together_by_hand() -> None:
     first, second = [2.0, 1.0, 2.0, 1.5, None, 1.0], [2.0, 1.0, 1.0, 2.0, 1.0, 2.0]
-    found = bring_together(first, second)
-    assert found.preferences == [2.0, 1.0, 1.5, 1.75, None, 1.5]
+    assert [together(pair) for pair in zip(first, second, strict=True)] == [2.0, 1.0, 1.5, 1.75, None, 1.5]
+    assert (together([2.0]), together([None]), together([])) == (2.0, None, None)
     # The third prefers the second place twice, the last the first place twice.
-    assert found.stats == {
-        "n_unjudged": 1, "n_disagreements": 2, "agreement": 40.0, "same_position": 40.0,
+    assert of_orders(first, second) == {
+        "n_disagreements": 2, "agreement": 40.0, "same_position": 40.0,
         "prefers_first": pytest.approx(100 * (0 + 1 + 0 + 0.5 + 1 + 1 + 0 + 0 + 1 + 1) / 10),
     }  # fmt: skip
-    nothing = bring_together([None], [1.0])
-    assert nothing.preferences == [None]
-    assert nothing.stats["agreement"] is None
+    assert of_orders([None], [1.0])["agreement"] is None
 
 
 def test_a_judge_that_always_prefers_the_first_gives_half_and_is_found_out() -> None:
-    found = bring_together([1.0] * 40, [2.0] * 40)
-    assert win_rate([p for p in found.preferences if p is not None])["win_rate"] == 50.0
-    assert found.stats["prefers_first"] == found.stats["same_position"] == 100.0
-    assert found.stats["agreement"] == 0.0
+    preferences = [together([1.0, 2.0])] * 40
+    assert win_rate([p for p in preferences if p is not None])["win_rate"] == 50.0
+    found = of_orders([1.0] * 40, [2.0] * 40)
+    assert found["prefers_first"] == found["same_position"] == 100.0
+    assert found["agreement"] == 0.0

@@ -143,6 +143,17 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
     return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
 
 
+def file_lineage(file: Path) -> dict[str, Any]:
+    """Lineage of a file that is taken as it is.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file))
+    return {"kind": "file", "version": None, "sha256": artifacts.sha256(file), "path": str(file)}
+
+
 def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> tuple[Callable[[], Iterator[Placed]], dict[str, Any]]:
     """What reads the raw rows (each time anew), and their lineage, whose version is null unless they are ours."""
     source = Path(path)

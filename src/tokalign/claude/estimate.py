@@ -3,9 +3,9 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anthropic
 import numpy as np
@@ -20,6 +20,7 @@ from tokalign.config import Paid
 from tokalign.errors import ServiceError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 SAMPLE = 32
 """Rows whose tokens are counted."""
 _THOUGHTS, _AGAIN = 3, 1.2
@@ -30,8 +31,16 @@ _WRAPPING = 30
 """Tokens of an answer besides the text: the fields, a rationale of one line."""
 
 
+class Many(Protocol[T_co]):
+    """Things that can be counted and gone through."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
 async def estimate(
-    items: Sequence[T], asks: Callable[[T], tuple[Request, str]], folder: Path, model: str, knobs: Paid, twice: bool
+    items: Many[T], asks: Callable[[T], tuple[Request, str]], folder: Path, model: str, knobs: Paid, twice: bool
 ) -> Estimate:
     """What it may cost to ask about ``items``.
 

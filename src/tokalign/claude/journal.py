@@ -43,7 +43,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from tokalign.errors import InputError
+from tokalign import appendlog
 
 SENT, ANSWERED, REFUSED, LOST = "sent", "answered", "refused", "lost"
 PLANNED, CREATED, CLOSED = "planned", "created", "closed"
@@ -110,26 +110,8 @@ class Journal:
         self._synced = time.monotonic()
         self._open: dict[str, float] = {}
         self._file: BinaryIO = path.open("a+b")
-        self._read()
-
-    def _read(self) -> None:
-        """Take up what an earlier run wrote; a last line that was cut short goes."""
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(iter(self._file.readline, b""), 1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                break
-            try:
-                entry = json.loads(line)
-                self._take(entry, whole)
-            except (ValueError, KeyError, TypeError) as e:
-                raise InputError(
-                    f"not a line of a journal: {type(e).__name__}",
-                    where=f"{self.path}:{number}",
-                    remedy="mend it, or pass --discard-journal (what was paid is then paid again)",
-                ) from e
-            whole += len(line)
+        remedy = "mend it, or pass --discard-journal (what was paid is then paid again)"
+        appendlog.replay(self._file, path, self._take, remedy)
         for key in list(self._open):
             self.lose(key, "the run ended")
 

@@ -1,14 +1,14 @@
 """Opening the service for a stage: its journal in the stage's folder, its prices, one call at a time or in batches."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tokalign.artifacts import JOURNAL
 from tokalign.claude import prices
 from tokalign.claude.batches import Batched, Batches
-from tokalign.claude.client import Claude
+from tokalign.claude.client import Claude, R, T
 from tokalign.claude.journal import Journal
 from tokalign.config import Paid
 
@@ -42,6 +42,27 @@ async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], No
             journal.finish()
         finally:
             await claude.close()
+
+
+async def worked(
+    items: Iterable[T],
+    work: Callable[[T, Claude], Awaitable[R]],
+    start: int,
+    folder: Path,
+    model: str,
+    knobs: Paid,
+    say: Callable[[str], None],
+    tell: Callable[[dict[str, Any]], None],
+) -> AsyncGenerator[R]:
+    """What came of ``work`` on each item from ``start``, in order. ``tell`` hears before each what is spent so far."""
+    async with (
+        service(folder, model, knobs, say) as claude,
+        aclosing(claude.each(items, lambda item: work(item, claude), start)) as found,
+    ):
+        tell(spent(claude.journal))
+        async for _, result in found:
+            tell(spent(claude.journal))
+            yield result
 
 
 def spent(journal: Journal) -> dict[str, Any]:

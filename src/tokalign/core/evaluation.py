@@ -21,7 +21,7 @@ class Judged(NamedTuple):
     """Characters of its responses; empty if they are not known."""
     reference_lengths: Sequence[int]
     orders: Mapping[str, Any] = {}
-    """See :class:`tokalign.core.winrate.Orders`; empty where each pair was shown once."""
+    """See :func:`tokalign.core.winrate.of_orders`; empty where each pair was shown once."""
 
 
 def candidates(judged: Mapping[str, Judged], seed: int, control: Control | None) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,7 @@ def _candidate(j: Judged, seed: int, control: Control | None) -> dict[str, Any]:
         else None,
         "avg_length": sum(j.lengths) / len(j.lengths) if j.lengths else None,
         "n_unjudged": sum(p is None for p in j.preferences),
-        **{k: v for k, v in j.orders.items() if k != "n_unjudged"},
+        **j.orders,
     }
 
 

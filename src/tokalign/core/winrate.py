@@ -5,7 +5,7 @@ differences are in percent. What is drawn at random is drawn from a seed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,37 +76,38 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0, dra
     }
 
 
-class Orders(NamedTuple):
-    """Judgements of the same pairs, shown in both orders, brought together."""
+def together(verdicts: Sequence[float | None]) -> float | None:
+    """The preference of a pair that was judged in several ways: their mean; None where one of them is missing.
 
-    preferences: list[float | None]
-    """The mean of both, so that a disagreement is a tie; None where either is missing."""
-    stats: dict[str, Any]
-    """``n_unjudged``; ``n_disagreements`` (a win one way, a loss the other), ``agreement`` (the same verdict both ways)
-    and ``same_position`` (the same place preferred both ways), of the pairs judged both ways; ``prefers_first``: how
-    often the response shown first is preferred, ties as half. The rates are null where nothing was judged."""
+    A win one way and a loss the other is a tie.
+    """
+    known = [v for v in verdicts if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(verdicts) else None
 
 
-def bring_together(reference_first: Sequence[float | None], candidate_first: Sequence[float | None]) -> Orders:
-    """Judgements of each pair with the reference shown first, and with the candidate shown first.
+def of_orders(reference_first: Sequence[float | None], candidate_first: Sequence[float | None]) -> dict[str, Any]:
+    """What judging the same pairs in both orders says of the judge, over those with a verdict both ways.
+
+    Returns:
+        ``n_disagreements`` (a win one way, a loss the other) and ``same_position``, their share: the same place was
+        preferred; ``agreement``: the same verdict both ways; ``prefers_first``: how often the response shown first is
+        preferred, ties as half. Shares are null where nothing was judged.
 
     Raises:
         ValueError: the lengths differ.
     """
-    both = list(zip(reference_first, candidate_first, strict=True))
+    both = zip(reference_first, candidate_first, strict=True)
     judged = [(r, c) for r, c in both if r is not None and c is not None]
     signs = [(np.sign(r - TIE), np.sign(c - TIE)) for r, c in judged]
     against = sum(bool(r * c < 0) for r, c in signs)
     firsts = [2 - r for r, _ in judged] + [c - 1 for _, c in judged]
     n = len(judged)
-    stats = {
-        "n_unjudged": len(both) - n,
+    return {
         "n_disagreements": against,
         "agreement": 100 * sum(bool(r == c) for r, c in signs) / n if n else None,
         "same_position": 100 * against / n if n else None,
         "prefers_first": 100 * sum(firsts) / len(firsts) if n else None,
     }
-    return Orders([None if r is None or c is None else (r + c) / 2 for r, c in both], stats)
 
 
 def _checked(preferences: Sequence[float]) -> Floats:

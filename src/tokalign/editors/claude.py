@@ -1,7 +1,6 @@
 """Claude as the editor: one request a row, and one more where a gate can say what was wrong."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from tokalign.claude.estimate import estimate
 from tokalign.claude.fences import ABOUT, fence, turns
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
-from tokalign.claude.service import service, spent
+from tokalign.claude.service import worked
 from tokalign.claude.trouble import Failed
 from tokalign.config import EditConfig
 from tokalign.editors import Proposal, Verdict
@@ -114,7 +113,7 @@ def prompt(file: Path | None) -> tuple[str, str]:
     return f"{text.strip()}\n\n{ABOUT}", version
 
 
-async def edits(
+def edits(
     rows: Rows[Preference],
     start: int,
     knobs: EditConfig,
@@ -123,19 +122,12 @@ async def edits(
 ) -> AsyncGenerator[Edit]:
     """The rows from ``start`` with their edits, in order. ``tell`` hears before each what is spent so far."""
     editor = ClaudeEditor(knobs)
-    async with (
-        service(knobs.out, editor.model, knobs, say) as claude,
-        aclosing(claude.each(rows, lambda row: editor.edit(row, claude), start)) as found,
-    ):
-        tell(spent(claude.journal))
-        async for _, edit in found:
-            tell(spent(claude.journal))
-            yield edit
+    return worked(rows, editor.edit, start, knobs.out, editor.model, knobs, say, tell)
 
 
 async def estimated(rows: Rows[Preference], knobs: EditConfig) -> Estimate:
     """What the edits may cost."""
     editor = ClaudeEditor(knobs)
     return await estimate(
-        list(rows), lambda row: (editor.request(row), row.rejected), knobs.out, editor.model, knobs, knobs.re_ask
+        rows, lambda row: (editor.request(row), row.rejected), knobs.out, editor.model, knobs, knobs.re_ask
     )

@@ -1,7 +1,6 @@
 """Claude as the judge: each pair shown in both orders, one request for each."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from tokalign.claude.estimate import estimate
 from tokalign.claude.fences import ABOUT, fence, turns
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
-from tokalign.claude.service import service, spent
+from tokalign.claude.service import worked
 from tokalign.claude.trouble import Failed
 from tokalign.config import EvalWinrateConfig
 from tokalign.judges import ORDERS, Pairing
@@ -126,7 +125,7 @@ def read(message: dict[str, Any], order: str) -> tuple[float | None, str]:
     return place if order == ORDERS[0] else 3.0 - place, messages.one_line(found["reason"])
 
 
-class Pairings(Sequence[Shown]):
+class Pairings:
     """Every pair in every order, one pair's orders side by side."""
 
     def __init__(self, pairs: Sequence[Pairing], orders: Sequence[str]) -> None:
@@ -135,20 +134,12 @@ class Pairings(Sequence[Shown]):
     def __len__(self) -> int:
         return len(self.pairs) * len(self.orders)
 
-    def __getitem__(self, k: Any) -> Any:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
-        if not 0 <= k < len(self):
-            raise IndexError(k)
-        pair, order = divmod(k, len(self.orders))
-        return Shown(self.pairs[pair], self.orders[order])
-
     def __iter__(self) -> Iterator[Shown]:
         return (Shown(pair, order) for pair in self.pairs for order in self.orders)
 
 
-async def judgements(
-    shown: Sequence[Shown],
+def judgements(
+    shown: Pairings,
     start: int,
     knobs: EvalWinrateConfig,
     say: Callable[[str], None],
@@ -156,17 +147,10 @@ async def judgements(
 ) -> AsyncGenerator[Judgement]:
     """Judgements from ``start``, in order. ``tell`` hears before each what is spent so far."""
     judge = ClaudeJudge(knobs)
-    async with (
-        service(knobs.out, judge.model, knobs, say) as claude,
-        aclosing(claude.each(shown, lambda s: judge.judge(s, claude), start)) as found,
-    ):
-        tell(spent(claude.journal))
-        async for _, judgement in found:
-            tell(spent(claude.journal))
-            yield judgement
+    return worked(shown, judge.judge, start, knobs.out, judge.model, knobs, say, tell)
 
 
-async def estimated(shown: Sequence[Shown], knobs: EvalWinrateConfig) -> Estimate:
+async def estimated(shown: Pairings, knobs: EvalWinrateConfig) -> Estimate:
     """What the judgements may cost."""
     judge = ClaudeJudge(knobs)
     return await estimate(shown, lambda s: (judge.request(s), _REASON), knobs.out, judge.model, knobs, True)

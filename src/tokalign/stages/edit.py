@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Any
 
-from tokalign import artifacts, sources
+from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import EditConfig
 from tokalign.editors import Editor, gate
@@ -39,9 +39,8 @@ def run(config: EditConfig) -> Manifest | Any:
 
         model_of(config)
         if config.prompt is not None:
+            inputs["prompt"] = sources.file_lineage(config.prompt)
             claude.prompt(config.prompt)
-            inputs["prompt"] = {"kind": "file", "version": None, "sha256": artifacts.sha256(config.prompt)}
-            inputs["prompt"]["path"] = str(config.prompt)
         if config.dry_run:
             return asyncio.run(claude.estimated(rows, config))
     elif config.dry_run:

@@ -14,7 +14,7 @@ from tokalign.artifacts import Manifest
 from tokalign.config import EvalWinrateConfig
 from tokalign.core import evaluation, length_control, winrate
 from tokalign.core.evaluation import Control, Judged
-from tokalign.errors import InputError, UsageError
+from tokalign.errors import UsageError
 from tokalign.judges import ORDERS, Judge, Pairing
 from tokalign.models import answers
 from tokalign.models.answers import REFERENCE, Side
@@ -34,7 +34,7 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
     inputs: dict[str, dict[str, Any]] = {}
     for name in ("rubric", "difficulty", "annotations"):
         if (file := getattr(config, name)) is not None:
-            inputs[name] = _file_lineage(file)
+            inputs[name] = sources.file_lineage(file)
     if config.annotations is not None:
         return _annotated(config, config.annotations, inputs)
     data, sides = _read(config)
@@ -211,8 +211,8 @@ def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[str]]) -> 
         ways = [{order: _mean(of) for order, of in given[name, p.id].items()} for p in of_one]
         # Equal responses are a tie by themselves: they say nothing of the judge.
         twice = [w for w, p in zip(ways, of_one, strict=True) if len(w) > 1 and p.reference != p.response]
-        stats = winrate.bring_together(*([w[order] for w in twice] for order in ORDERS)).stats if twice else {}
-        preferences = [None if None in w.values() else _mean(list(w.values())) for w in ways]
+        stats = winrate.of_orders(*([w[order] for w in twice] for order in ORDERS)) if twice else {}
+        preferences = [winrate.together(list(w.values())) for w in ways]
         found[name] = Judged([p.id for p in of_one], preferences, lengths[name], lengths[REFERENCE], stats)
     return {name: found[name] for name in texts if name != REFERENCE}
 
@@ -265,9 +265,3 @@ def _control(config: EvalWinrateConfig, judged: dict[str, Judged]) -> Control | 
 
     hard, gamed = difficulty(config, max(len(j.preferences) for j in judged.values()))
     return lambda p, a, b: length_control.alpaca_eval(p, a, b, hard[: len(p)], gamed)
-
-
-def _file_lineage(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError("there is no such file", where=str(file))
-    return {"path": str(file), "kind": "file", "version": None, "sha256": artifacts.sha256(file)}

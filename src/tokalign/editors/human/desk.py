@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
+from tokalign import appendlog
 from tokalign.artifacts import hash_json
-from tokalign.errors import InputError
 from tokalign.schemas import Prompt
 
 CLAIM = 900.0
@@ -94,28 +94,14 @@ class Desk:
         """All rows before this one are decided."""
         self._saves: list[float] = []
         self._file = path.open("a+b")
-        self._read()
+        appendlog.replay(self._file, path, self._take, "mend it, or move it away: it holds a person's work")
 
-    def _read(self) -> None:
-        """Take up what was done before; a last line that was cut short goes."""
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(iter(self._file.readline, b""), 1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                break
-            try:
-                entry = json.loads(line)
-                work = Work(**entry["work"])
-                if entry["event"] == "draft":
-                    self.drafts[entry["key"]] = work
-                else:
-                    self._decided(entry["key"], Decision(entry["verdict"], work, entry["annotator"], entry["version"]))
-            except (ValueError, KeyError, TypeError) as e:
-                raise InputError(
-                    f"not a line of annotations: {type(e).__name__}", where=f"{self.path}:{number}", remedy="mend it"
-                ) from e
-            whole += len(line)
+    def _take(self, entry: dict[str, Any], _: int) -> None:
+        work = Work(**entry["work"])
+        if entry["event"] == "draft":
+            self.drafts[entry["key"]] = work
+        else:
+            self._decided(entry["key"], Decision(entry["verdict"], work, entry["annotator"], entry["version"]))
 
     def _decided(self, key: str, decision: Decision) -> None:
         if key not in self.decisions:

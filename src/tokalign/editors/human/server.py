@@ -120,7 +120,7 @@ class Pages:
         client, at = request.query_params.get("client", ""), request.query_params.get("at")
         if at is None:
             number = self.desk.next(client)
-        elif at.isdigit() and int(at) < len(self.desk.tasks):
+        elif at.isdecimal() and int(at) < len(self.desk.tasks):
             number = int(at)
             if not self.desk.claim(number, client):
                 return _say({"busy": True, **self._progress()}, 409)
