@@ -127,7 +127,7 @@ def _edits(m: Manifest) -> list[str]:
         lines[0] += f"; words kept on average {s['similarity_mean']:.0%}"
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
-    for about, name in (("flaws mended", "categories"), ("noted", "reasons")):
+    for about, name in (("flaws named", "categories"), ("noted", "reasons")):
         if counts := ", ".join(f"{key} {n}" for key, n in sorted(s[name].items())):
             lines.append(f"{about}: {counts}")
     return lines + _money(m)
