@@ -129,21 +129,25 @@ def result(out: Path) -> dict[str, str]:
     return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in final}
 
 
-def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
-    """Kill and resume ``runs`` runs of a stage in a prepared folder."""
+def soak(stage: str, runs: int, folder: Path, seed: int = 0, kills_at_least: int = 3) -> Outcome:
+    """Kill and resume ``runs`` runs of a stage in a prepared folder.
+
+    Where a stage is over so soon that few kills met it at work, or none left anything to go on from, there are
+    up to ten times as many runs.
+    """
     if "claude" in stage and "ANTHROPIC_BASE_URL" not in os.environ:
         # Slow enough to be killed meanwhile, and it loses answers.
         chances = ["drop-after=0.02", "drop-before=0.01", "529=0.02", "html=0.01"]
         with serving("--delay", "0.01", *(part for c in chances for part in ("--chance", c))):
-            return soak(stage, runs, folder, seed)
+            return soak(stage, runs, folder, seed, kills_at_least)
     rng = random.Random(f"{stage} {seed}")
     seconds = min(finish(f"{STAGES[stage]} --out {stage}-whole-{k}", folder) for k in range(2))
     expected = result(folder / f"{stage}-whole-0")
-    kills = went_on = 0
+    done = kills = went_on = 0
     unequal: list[str] = []
-    for run in range(runs):
+    while done < runs or ((kills < kills_at_least or not went_on) and done < 10 * runs):
         charged = ledger()
-        out = f"{stage}-{run}"
+        out = f"{stage}-{done}"
         command = f"{STAGES[stage]} --out {out}"
         for _ in range(rng.randint(1, 3)):
             pid = start(command, folder)
@@ -157,7 +161,8 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0) -> Outcome:
         got = result(folder / out)
         unequal += [f"{out}/{name}" for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)]
         unequal += paid_amiss(folder / f"{stage}-whole-0", folder / out, ledger() - charged)
-    return Outcome(runs, kills, went_on, unequal)
+        done += 1
+    return Outcome(done, kills, went_on, unequal)
 
 
 def ledger() -> int:

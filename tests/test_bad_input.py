@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_cli import PROGRAM, run
+from tests.forked import PROGRAM, run
 from tokalign.artifacts import sha256
 
 GOOD = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}

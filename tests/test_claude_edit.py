@@ -10,7 +10,8 @@ import pytest
 
 from tests.fake_claude import KEY, FakeClaude
 from tests.fake_editor import edit
-from tests.test_cli import run, write_jsonl
+from tests.forked import run
+from tests.test_cli import write_jsonl
 
 pytestmark = pytest.mark.slow
 PRICES = "[m]\ninput = 1.0\noutput = 5.0\ncache_write_5m = 1.25\ncache_write_1h = 2.0\ncache_read = 0.1\n"

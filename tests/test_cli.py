@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.forked import PROGRAM
 from tokalign.cli import COMMANDS
 
-PROGRAM = str(Path(sys.executable).parent / "tokalign")
 HEAVY = ("torch", "transformers", "datasets", "anthropic", "pyarrow", "numpy", "pydantic")
 SMALL = ("playground", "--sft", "3", "--prompts", "3", "--heldout", "3", "--test", "3")
 
@@ -145,18 +145,8 @@ LISTEN = (
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path: Path, number: int) -> None:
-    train = (
-        "train-sft",
-        str(ROOT / "data" / "sft"),
-        "--model",
-        "tiny",
-        "--vocab",
-        "500",
-        "--steps",
-        "60",
-        "--out",
-        "p",
-    )
+    shape = "--model tiny --vocab 500 --steps 40 --batch-size 16 --out p"
+    train = ("train-sft", str(ROOT / "data" / "sft"), *shape.split())
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, PROGRAM, *train], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:

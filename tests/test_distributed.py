@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests import forked
 from tests.conftest import ROOT
-from tests.test_cli import PROGRAM
+from tests.forked import PROGRAM
 
 BIN = Path(sys.executable).parent
 
@@ -30,23 +31,33 @@ def logged(folder: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row]
 
 
+def one_process(*command: str) -> None:
+    done = forked.run(ROOT, *command, "--quiet")
+    assert done.returncode == 0, done.stderr
+
+
+def two_processes(*command: str) -> str:
+    """What both said, of a run that must succeed."""
+    both = forked.together(ROOT, 2, *command, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    said = "".join(done.stderr for done in both)
+    assert [done.returncode for done in both] == [0, 0], said
+    return said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_two_processes_follow_the_loss_of_one_that_accumulates(tmp_path: Path, level: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     work = ["train-rm", "data/labels", "--model", "tiny", "--level", level, "--limit", "80", "--steps", "6"]
     work += ["--batch-size", "8", "--lr", "1e-3", "--device", "cpu", "--patience", "9", "--eval-every", "3"]
-    subprocess.run([PROGRAM, *work, "--microbatch", "4", "--out", str(one), "--quiet"], cwd=ROOT, check=True)
-    done = torchrun(PROGRAM, *work, "--out", str(two))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("reward-model/1 →") == 1, "one tells"
+    one_process(*work, "--microbatch", "4", "--out", str(one))
+    assert two_processes(*work, "--out", str(two)).count("reward-model/1 →") == 1, "one tells"
     assert len(logged(two)) == 6
     for ours, theirs in zip(logged(two), logged(one), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     weights, expected = (load_file(folder / "model.safetensors") for folder in (two, one))
     assert max((weights[k] - expected[k]).abs().max().item() for k in expected) < 1e-4
-    again = torchrun(PROGRAM, *work, "--out", str(two))
-    assert again.returncode == 0, again.stderr
+    two_processes(*work, "--out", str(two))
 
 
 @pytest.mark.slow
@@ -63,13 +74,11 @@ def test_what_the_first_process_refuses_ends_them_all(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    common = ["--model", "tiny", "--steps", "2", "--lr", "1e-3", "--device", "cpu", "--quiet"]
-    subprocess.run([PROGRAM, "train-sft", "data/sft", *common, "--out", str(folder / "policy")], cwd=ROOT, check=True)
-    label = ["diff", "data/edits", "--tokenizer", str(folder / "policy"), "--out", str(folder / "labels"), "--quiet"]
-    subprocess.run([PROGRAM, *label], cwd=ROOT, check=True)
-    train = ["train-rm", str(folder / "labels"), "--level", "token", "--out", str(folder / "rm")]
-    common[1] = str(folder / "policy")
-    subprocess.run([PROGRAM, *train, *common], cwd=ROOT, check=True)
+    common = ["--steps", "2", "--lr", "1e-3", "--device", "cpu"]
+    policy, labels = str(folder / "policy"), str(folder / "labels")
+    one_process("train-sft", "data/sft", "--model", "tiny", *common, "--out", policy)
+    one_process("diff", "data/edits", "--tokenizer", policy, "--out", labels)
+    one_process("train-rm", labels, "--level", "token", "--model", policy, *common, "--out", str(folder / "rm"))
     return folder
 
 
@@ -87,11 +96,13 @@ def test_two_processes_make_the_ppo_steps_of_one(models: Path, tmp_path: Path, v
     work += ["--batch-size", "6", "--minibatches", "2", "--microbatch", "2", "--max-new-tokens", "12", "--lr", "1e-3"]
     work += ["--value-lr", "1e-3", "--value-model", value_model, "--device", "cpu", "--save-every", "2", "--seed", "3"]
     work += ["--eval-prompts", "data/prompts", "--eval-every", "2"]
-    subprocess.run([PROGRAM, *work, "--steps", "3", "--out", str(one), "--quiet"], cwd=ROOT, check=True)
-    env = {"ACCELERATE_USE_FSDP": "true"} if sharded else {}
-    for steps in ("2", "3") if sharded else ("3",):  # the third step goes on from what the processes saved
-        done = torchrun(PROGRAM, *work, "--steps", steps, "--out", str(two), **env)
-        assert done.returncode == 0, done.stderr
+    one_process(*work, "--steps", "3", "--out", str(one))
+    if sharded:
+        for steps in ("2", "3"):  # the third step goes on from what the processes saved
+            done = torchrun(PROGRAM, *work, "--steps", steps, "--out", str(two), ACCELERATE_USE_FSDP="true")
+            assert done.returncode == 0, done.stderr
+    else:
+        two_processes(*work, "--steps", "3", "--out", str(two))
     assert len(ppo_logged(two)) == 3
     for ours, theirs in zip(ppo_logged(two), ppo_logged(one), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)

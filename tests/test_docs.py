@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.forked import stand_in
 from tokalign.cli import COMMANDS
 from tokalign.config import option_name
 
@@ -19,9 +20,12 @@ RUN = [path for path in DOCS if any(kind == "sh" for kind, _ in BLOCK.findall(pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
-def test_what_is_to_be_typed_works_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+def test_what_is_to_be_typed_works_from_top_to_bottom(
+    path: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     script = "\n".join(body for kind, body in BLOCK.findall(path.read_text(encoding="utf-8")) if kind == "sh")
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = [stand_in(tmp_path_factory.mktemp("bin")), Path(sys.executable).parent, os.environ["PATH"]]
+    programs = os.pathsep.join(map(str, own))
     env = {k: v for k, v in os.environ.items() if not k.startswith("TOKALIGN_")} | {"PATH": programs}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False

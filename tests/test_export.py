@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from tests.test_cli import run
+from tests.forked import run
 from tests.test_formats import WORDS
 from tokalign import readers, sources
 from tokalign.config import ExportConfig, ExportTo, Foreign

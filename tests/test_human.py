@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.browser import browser, complaints
-from tests.test_cli import PROGRAM, run, write_jsonl
+from tests.forked import PROGRAM, run
+from tests.test_cli import write_jsonl
 from tokalign.core import diff
 from tokalign.core.words import split
 from tokalign.editors.human.desk import ConflictError, Desk, Task, Work

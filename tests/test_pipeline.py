@@ -3,22 +3,21 @@
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = str(Path(sys.executable).parent / "tokalign")
 CONFIG = f"--config {shlex.quote(str(ROOT / 'configs' / 'playground.toml'))}"
 
 
 def run(cwd: Path, line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *shlex.split(line)], cwd=cwd, capture_output=True, text=True, check=False)
+    return forked.run(cwd, *shlex.split(line))
 
 
 def tokalign(cwd: Path, line: str) -> Any:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_cli import PROGRAM
+from tests.forked import PROGRAM
 from tokalign import readers, sources
 from tokalign.config import Foreign, Stage
 from tokalign.errors import InputError

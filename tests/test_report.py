@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.browser import browser, complaints, requests
 from tests.conftest import ROOT
-from tests.test_cli import run, write_jsonl
+from tests.forked import run
+from tests.test_cli import write_jsonl
 from tokalign.report import curves, plot
 from tokalign.report.spans import marked
 from tokalign.report.text import safe

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import unicodedata
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import forked
 from tests.conftest import ROOT
 from tests.test_terminal import on_a_terminal
 from tokalign import tables as label_tables
@@ -356,8 +355,7 @@ def test_an_unknown_id_is_an_error(shown: Any, folder: str) -> None:
 
 
 def test_an_unknown_id_ends_with_the_code_of_bad_input() -> None:
-    line = [str(Path(sys.executable).parent / "tokalign"), "show", "data/edits", "--id", "nobody"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run(ROOT, "show", "data/edits", "--id", "nobody")
     assert done.returncode == 5
     assert "nobody" in done.stderr
 

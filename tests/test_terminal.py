@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_cli import PROGRAM
+from tests.forked import PROGRAM
 
 ATTACKS = {
     "osc": "\x1b]0;pwned\x07",

@@ -13,7 +13,8 @@ import pytest
 
 from tests.fake_claude import KEY, FakeClaude
 from tests.fake_judge import judge
-from tests.test_cli import run, write_jsonl
+from tests.forked import run
+from tests.test_cli import write_jsonl
 
 N = 20
 PROMPTS = [{"id": f"p{k}", "prompt": f"Question {k}?"} for k in range(N)]
