@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from tokalign import __version__, sources
-from tokalign.config import Sampling, TrainPpoConfig
+from tokalign.config import TrainPpoConfig
+from tokalign.knobs import Sampling
 from tokalign.models import loading, payers
 from tokalign.models.networks import Networks
 from tokalign.models.ppo import Learner

@@ -363,7 +363,7 @@ def cli() -> str:
     from dataclasses import MISSING, fields
 
     from tokalign.cli import COMMANDS
-    from tokalign.config import is_required, option_name
+    from tokalign.knobs import is_required, option_name
 
     about = "Made from what `tokalign COMMAND --help` prints. Every command also takes `--config FILE.toml`."
     text = f"# Commands\n\n{about}\n"

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tokalign import config
+from tokalign.knobs import Stage
 from tokalign.playground.world import make_requests, prompt_text, respond
 from tokalign.stages import diff, edit, playground, winrate
 from tokalign.writer import writing
@@ -48,7 +49,7 @@ def write_responses(out: Path, flaw_rate: float) -> None:
         response = respond(requests, answering, flaw_rate)[0]
         row = {"id": f"sample-{i}", "sample": 0, "prompt": prompt_text(requests), "response": response}
         rows.append({**row, "finished": True, "generator": f"playground at flaw rate {flaw_rate}"})
-    with writing("responses", config.Stage(out=out), {}) as writer:
+    with writing("responses", Stage(out=out), {}) as writer:
         writer.commit({"in": 64, "out": writer.jsonl("data.jsonl", rows)})
 
 

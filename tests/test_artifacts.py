@@ -16,8 +16,9 @@ import pytest
 
 from tokalign import artifacts, errors, writer
 from tokalign.artifacts import Manifest, verify
-from tokalign.config import EditConfig, Stage
+from tokalign.config import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
+from tokalign.knobs import Stage
 from tokalign.writer import writing
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
@@ -235,7 +236,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from tokalign.writer import writing
-from tokalign.config import Stage
+from tokalign.knobs import Stage
 with writing("prompts", Stage(out=Path(sys.argv[1]), fresh=True), {}) as out:
     (out.folder / "half").write_text("half")
     print("held", flush=True)

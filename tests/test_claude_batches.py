@@ -15,8 +15,8 @@ from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
 from tokalign.claude.service import service
 from tokalign.claude.trouble import Failed
-from tokalign.config import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
+from tokalign.knobs import Paid
 
 __all__ = ["fake"]
 

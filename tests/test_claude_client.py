@@ -15,8 +15,8 @@ from tokalign.claude.client import Claude
 from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
 from tokalign.claude.trouble import Failed
-from tokalign.config import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
+from tokalign.knobs import Paid
 
 RATES = Rates(1.0, 5.0, 1.25, 2.0, 0.1)
 

@@ -16,17 +16,9 @@ from pydantic import TypeAdapter
 import tokalign
 from tests.conftest import ROOT
 from tokalign.cli import COMMANDS
-from tokalign.config import (
-    EditConfig,
-    EvalWinrateConfig,
-    Knobs,
-    PlaygroundConfig,
-    Role,
-    ShowConfig,
-    Stage,
-    option_name,
-)
+from tokalign.config import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig
 from tokalign.errors import UsageError
+from tokalign.knobs import Knobs, Role, Stage, option_name
 
 SOURCE = Path(inspect.getfile(tokalign)).parent
 KNOBS = {name: command.load_knobs() for name, command in COMMANDS.items()}

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.forked import stand_in
 from tokalign.cli import COMMANDS
-from tokalign.config import option_name
+from tokalign.knobs import option_name
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

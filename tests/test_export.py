@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 from tests.forked import run
 from tests.test_formats import WORDS
 from tokalign import readers, sources
-from tokalign.config import ExportConfig, ExportTo, Foreign
+from tokalign.config import ExportConfig, ExportTo
 from tokalign.errors import ConflictError, InputError, UsageError
+from tokalign.knobs import Foreign
 from tokalign.schemas import Preference, ResponseRow
 from tokalign.stages import export
 

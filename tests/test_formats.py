@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokalign import formats, sources
-from tokalign.config import Foreign, Format
 from tokalign.errors import InputError
+from tokalign.knobs import Foreign, Format
 from tokalign.schemas import Preference, PromptRow, ResponseRow, Sft
 
 

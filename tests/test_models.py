@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokalign.config import Sampling
 from tokalign.errors import InputError
+from tokalign.knobs import Sampling
 from tokalign.models import loading
 from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values

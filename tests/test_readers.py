@@ -17,8 +17,8 @@ import pytest
 
 from tests.forked import PROGRAM
 from tokalign import readers, sources
-from tokalign.config import Foreign, Stage
 from tokalign.errors import InputError
+from tokalign.knobs import Foreign, Stage
 from tokalign.migrations import MIGRATIONS
 from tokalign.schemas import KINDS, Edit, Kind, Preference, PromptRow, ResponseRow
 from tokalign.writer import writing

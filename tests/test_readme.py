@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tokalign import config
-from tokalign.config import is_required
+from tokalign import config, knobs
+from tokalign.knobs import is_required
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MADE = runpy.run_path(str(ROOT / "bench" / "readme.py"))
@@ -70,7 +70,7 @@ def test_every_knob_of_ppo_is_explained_with_its_default() -> None:
         options = re.findall(r"--([\w-]+)", names)
         values = defaults.replace("`", "").split(", ") if len(options) > 1 else [defaults.replace("`", "")]
         told |= dict(zip(options, values * len(options) if len(values) == 1 else values, strict=False))
-    common = {f.name for base in (config.Foreign, config.Stage, config.Compute) for f in fields(base)}
+    common = {f.name for base in (knobs.Foreign, knobs.Stage, knobs.Compute) for f in fields(base)}
     for f in fields(config.TrainPpoConfig):
         name = f.name.replace("_", "-")
         if f.name in common or is_required(f) or f.name == "report_to":

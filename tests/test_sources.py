@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tokalign import artifacts, sources
-from tokalign.config import Foreign, Format, Stage
 from tokalign.errors import InputError, KindError, UsageError
+from tokalign.knobs import Foreign, Format, Stage
 from tokalign.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
 from tokalign.writer import writing
 

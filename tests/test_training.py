@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tokalign.config import SupervisedStage
 from tokalign.errors import TokalignError
+from tokalign.knobs import SupervisedStage
 from tokalign.models.optim import Composite, make_optimizer, warmup_then_linear
 from tokalign.models.training import fit, gathered
 

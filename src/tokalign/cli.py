@@ -20,7 +20,7 @@ from tokalign import __version__, interrupt
 from tokalign.errors import TokalignError, UsageError
 
 if TYPE_CHECKING:
-    from tokalign.config import Knobs
+    from tokalign.knobs import Knobs
 
 
 UNRESOLVED = 3
@@ -119,7 +119,7 @@ app = typer.Typer(
 
 
 def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
-    from tokalign.config import is_required
+    from tokalign.knobs import is_required
 
     hints = get_type_hints(knobs)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Any
 
 from tokalign.artifacts import write_whole
-from tokalign.config import ReportTo
 from tokalign.errors import UsageError
+from tokalign.knobs import ReportTo
 
 
 class MetricsLog:

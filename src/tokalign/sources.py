@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from tokalign import artifacts, formats, readers
-from tokalign.config import Foreign
 from tokalign.errors import InputError, KindError
 from tokalign.formats import LAYOUTS, Skip
+from tokalign.knobs import Foreign
 from tokalign.migrations import migrate
 from tokalign.readers import Placed
 from tokalign.schemas import KINDS, Edit, Row

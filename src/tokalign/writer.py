@@ -32,8 +32,8 @@ from tokalign.artifacts import (
     verify,
     write_whole,
 )
-from tokalign.config import Stage
 from tokalign.errors import ConflictError, InputError, LockedError, UsageError
+from tokalign.knobs import Stage
 from tokalign.rowfile import PROGRESS, RowFile
 from tokalign.schemas import KINDS
 

@@ -18,8 +18,8 @@ from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.limits import Pace, Purse
 from tokalign.claude.prices import Rates
 from tokalign.claude.trouble import Again, Failed, after_status, may_have_passed, nap, never_left, patience
-from tokalign.config import Paid
 from tokalign.errors import ServiceError
+from tokalign.knobs import Paid
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,8 +16,8 @@ from tokalign.claude.client import Claude, Request, tokens_at_most
 from tokalign.claude.journal import Journal, key_of
 from tokalign.claude.prices import BATCH, Estimate
 from tokalign.claude.trouble import Again, Failed, nap, patience
-from tokalign.config import Paid
 from tokalign.errors import ServiceError
+from tokalign.knobs import Paid
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

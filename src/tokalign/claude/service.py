@@ -10,7 +10,7 @@ from tokalign.claude import prices
 from tokalign.claude.batches import Batched, Batches
 from tokalign.claude.client import Claude, R, T
 from tokalign.claude.journal import Journal
-from tokalign.config import Paid
+from tokalign.knobs import Paid
 
 
 @asynccontextmanager

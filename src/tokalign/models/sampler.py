@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from tokalign.config import Sampling
+from tokalign.knobs import Sampling
 from tokalign.models.batch import by_length
 from tokalign.models.cache import growing_cache
 from tokalign.models.tokenization import Codec

@@ -14,8 +14,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
 from tokalign.artifacts import write_whole
-from tokalign.config import SupervisedStage
 from tokalign.errors import InputError, TokalignError, UsageError
+from tokalign.knobs import SupervisedStage
 from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models.distributed import first_says, leads, world
 from tokalign.models.loading import recompute_activations

@@ -9,7 +9,8 @@ from typing import Any
 
 from tokalign.artifacts import Manifest
 from tokalign.claude.prices import Estimate
-from tokalign.config import EvalWinrateConfig, Stage
+from tokalign.config import EvalWinrateConfig
+from tokalign.knobs import Stage
 from tokalign.report.text import safe
 
 NEXT = {
