@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tokalign.errors import TokalignError
 from tokalign.knobs import SupervisedStage
-from tokalign.models.optim import Composite, make_optimizer, warmup_then_linear
+from tokalign.models.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
 from tokalign.models.training import fit, gathered
 
 
@@ -93,6 +94,38 @@ def test_muon_takes_only_inner_matrices(policy: Any) -> None:
     assert not by_muon & by_adam
     assert id(policy.get_input_embeddings().weight) in by_adam
     assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
+
+
+def test_our_muon_steps_as_pytorchs() -> None:
+    """Up to the bfloat16 of PyTorch's; a matrix without a gradient is left alone by both."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8), (24, 8), (8, 24), (8, 8), (5, 5)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    settings: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1}
+    ours, theirs = ([torch.nn.Parameter(w.clone()) for w in start] for _ in range(2))
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        gradients = [torch.randn(shape, generator=generator) for shape in shapes[:-1]]
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for p, gradient in zip(params, gradients, strict=False):
+                p.grad = gradient.clone()
+            optimizer.step()
+    for w, a, b in zip(start, ours, theirs, strict=True):
+        assert (a - b).abs().max() < 0.02 * max(1.0, (b - w).abs().max().item())
+    assert torch.equal(ours[-1], start[-1])
+    assert [s.keys() for s in optimizers[0].state.values()] == [s.keys() for s in optimizers[1].state.values()]
+
+
+def test_orthogonal_is_the_iteration_in_double_precision() -> None:
+    settings = {"ns_coefficients": (3.4445, -4.775, 2.0315), "ns_steps": 5, "eps": 1e-7}
+    matrices = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    for given, found in zip(matrices, orthogonal(matrices, settings), strict=True):
+        u, sizes, v = np.linalg.svd(given.double().numpy(), full_matrices=False)
+        sizes = sizes / np.sqrt((sizes**2).sum())
+        for _ in range(5):
+            sizes = 3.4445 * sizes - 4.775 * sizes**3 + 2.0315 * sizes**5
+        assert np.abs(u @ np.diag(sizes) @ v - found.numpy()).max() < 1e-4
+        assert sizes.min() > 0.3 and sizes.max() < 1.5
 
 
 def test_composite_state_survives_saving(policy: Any) -> None:

@@ -1,10 +1,66 @@
 """Optimisers and schedules."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon for matrices in the memory of a CPU.
+
+    PyTorch orthogonalises in bfloat16, one matrix after the other; a processor without such arithmetic takes tens of
+    times as long for it (``bench/muon_speed.py``). Here it is float32, all matrices of one shape together. State
+    and settings are PyTorch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for (rows, columns), params in alike.items():
+                updates = orthogonal(torch.stack([self._momentum(p, group) for p in params]), group)
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+        return loss
+
+    def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        assert p.grad is not None
+        buffer: Tensor = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+        buffer.lerp_(p.grad, 1 - group["momentum"])
+        return p.grad.lerp(buffer, group["momentum"])
+
+
+def orthogonal(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """Singular values brought near 1 by the quintic Newton-Schulz iteration.
+
+    Args:
+        matrices: (N, rows, columns).
+        group: ``ns_coefficients``, ``ns_steps`` and ``eps``, as in ``torch.optim.Muon``.
+
+    Returns:
+        (N, rows, columns).
+    """
+    a, b, c = group["ns_coefficients"]
+    tall = matrices.size(1) > matrices.size(2)
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Composite(torch.optim.Optimizer):
@@ -57,8 +113,9 @@ def make_optimizer(
     }
     matrices = [p for p in params if p.ndim == 2 and id(p) not in outer]
     rest = [p for p in params if p.ndim != 2 or id(p) in outer]
+    plain = all(p.device.type == "cpu" and type(p) is nn.Parameter and type(p.data) is Tensor for p in matrices)
     return Composite(
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
+        (Muon if plain else torch.optim.Muon)(matrices, lr=muon_lr, weight_decay=weight_decay),
         torch.optim.AdamW(rest, **adam),  # type: ignore[arg-type]
     )
 

@@ -1,0 +1,49 @@
+"""A step of our Muon beside PyTorch's, on the playground's model and the CPU. Writes docs/results/muon_speed.json.
+
+python bench/muon_speed.py [--steps 20]
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from lab import RESULTS
+from tokalign import __version__
+from tokalign.models.optim import Muon
+
+
+def main() -> None:
+    """Take turns, and compare medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    shapes = [(128, 128)] * 4 + [(384, 128)] * 2 + [(128, 384)]  # a layer of the tiny model
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes * 2]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    ways = {"ours": Muon(params), "torch": torch.optim.Muon(params)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for step in range(args.steps + 2):
+        for name, optimizer in ways.items():
+            began = time.perf_counter()
+            optimizer.step()  # type: ignore[no-untyped-call]
+            if step > 1:
+                seconds[name].append(time.perf_counter() - began)
+    median = {name: statistics.median(found) for name, found in seconds.items()}
+    result = {
+        "command": "python bench/muon_speed.py",
+        "tokalign": __version__,
+        "milliseconds": {name: round(1000 * value, 2) for name, value in median.items()},
+        "of_torch": round(median["torch"] / median["ours"], 2),
+    }
+    (RESULTS / "muon_speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
