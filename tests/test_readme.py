@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -12,13 +13,77 @@ from tokalign import config, knobs
 from tokalign.knobs import is_required
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.append(str(ROOT / "bench"))
 MADE = runpy.run_path(str(ROOT / "bench" / "readme.py"))
+TABLES = sys.modules["tables"]
+DOCS = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.name != "cli.md")]
+FIGURE = re.compile(
+    r"\d\.\d|\d ?%|\d ?×|\$\d|\b\d[\d,]* (?:times|points|seconds|minutes|MB|GB|ms)\b|\b(?:all|of) \d+ seeds"
+)
+"""Numbers that look measured."""
+NOT_MEASURED = {
+    "README.md": [
+        "Python ≥ 3.11",
+        "at temperature 0.7",
+        "with 95 % intervals",
+        "Apache-2.0",
+        "The first command asks…",
+    ],
+    "claude.md": ["5,000 requests or 32 MB"],
+    "comparison.md": ["no PPO since 1.16"],
+    "concepts.md": ["up to +5.1 points of win rate"],
+    "labels.md": ["with 95 % intervals"],
+    "ppo.md": [
+        "β (1 + 0.1 clip(KL / target − 1, ±0.2))",
+        "**A 7B policy, arithmetic.**…",
+        "TRL 1.10.0, the last release with PPO",
+    ],
+    "reward-models.md": ["with 95 % intervals", "only just holds 0.5", "TRL 1.16's"],
+    "win-rates.md": [
+        "Simulated 2,000 times",
+        "drawn 10,000 times",
+        "93 to 97 times",
+        "4 to 6 times",
+        "2, 1.5 or",
+    ],
+    "alpacafarm-7b.md": ["**Cost of the edits.**…", "**Memory and time.**…"],
+    "ultrafeedback.md": [
+        "A model of 0.5 to 1.5B, one GPU of 24 GB",
+        "Responses of UltraFeedback are long…",
+        "Memory: 0.5B weights…",
+    ],
+}
+"""File → words, or the first words of a paragraph, whose numbers are settings, prices, versions or arithmetic."""
 
 
 @pytest.mark.parametrize("path", MADE["TABLES"], ids=lambda path: path.name)
 def test_the_tables_are_those_of_the_result_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert MADE["render"](path, text) == text, "python bench/readme.py writes it anew"
+
+
+def prose(path: Path) -> list[str]:
+    """The paragraphs that a person wrote: no generated tables, no tables of options, no code blocks, no addresses."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- ([\w-]+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^\| option \| default .*?\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(part.split()) for part in re.sub(r"\]\(.*?\)", "]", text).split("\n\n")]
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_a_figure_in_a_sentence_is_that_of_a_result_file_or_was_never_measured(path: Path) -> None:
+    told = [make(TABLES.load(source)) for source, make in MADE["TOLD"].get(path, [])]
+    exempt = NOT_MEASURED.get(path.name, [])
+    whole = " ".join(path.read_text(encoding="utf-8").split())
+    assert [words for words in told + exempt if words.removesuffix("…") not in whole] == []
+    starts = tuple(words.removesuffix("…") for words in exempt if words.endswith("…"))
+    for part in prose(path):
+        text = "" if part.startswith(starts) else part
+        for words in told + exempt:
+            text = text.replace(words, "")
+        found = FIGURE.search(re.sub(r"`[^`]*`", "", text))
+        assert found is None, f"{found[0]}: where is it from? {part}"
 
 
 def test_the_reference_of_commands_is_that_of_the_code() -> None:
@@ -43,10 +108,10 @@ def test_the_mean_difference_is_the_mean_of_the_rows() -> None:
 
 def test_the_edits_shown_are_the_examples_of_the_prompt() -> None:
     prompt = " ".join((ROOT / "src" / "tokalign" / "editors" / "prompts" / "edit-1.md").read_text().split())
-    for _, before, after in MADE["SHOWN"]:
+    for _, before, after in TABLES.SHOWN:
         assert before in prompt
         assert after in prompt
-    assert MADE["marked"]("a b c d e f g", "a x c d e f g h") == "a ~~b~~ **x** c d e f g **h**"
+    assert TABLES.marked("a b c d e f g", "a x c d e f g h") == "a ~~b~~ **x** c d e f g **h**"
 
 
 @pytest.mark.slow

@@ -1,0 +1,366 @@
+"""The tables of README and docs: each a function from what a benchmark wrote to Markdown."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tokalign.core import diff
+from tokalign.core.words import split
+from tokalign.schemas import KINDS, TokenLabels
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
+"""Reward models of the headline, and what the README calls them."""
+
+Result = dict[str, Any]
+
+
+def load(name: str) -> Result:
+    """What a benchmark wrote."""
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spell(found: Result) -> str:
+    """A mean over seeds with its interval."""
+    low, high = found["ci95"]
+    return f"{found['mean']:+.1f} (95 %: {low:+.1f} to {high:+.1f})"
+
+
+def headline(result: Result) -> str:
+    """Win rates of both arms, by seed."""
+    rows = []
+    for s in result["seeds"]:
+        won, error = s["win_rate"], s["standard_error"]
+        arms = [f"{won[arm]:.1f} ± {error[arm]:.1f}" for arm in ("sequence", "token")]
+        rows.append([str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}", str(s["token_passes_at"] or "–")])
+    means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
+    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", ""])
+    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "passed at step"]
+    longer = result["long"]
+    last = max(int(step) for s in result["seeds"] for step in s["heldout"]["token"])
+    best, end = spell(longer["token-long"]), spell(longer["token-long-last"])
+    said = [
+        f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
+        f"{spell(result['gap_at_1'])}. *Passed at step*: where the token arm's win rate on held-out prompts is first",
+        f"above the sequence arm's at its last step, {last}. Run on to {longer['steps']} steps, the token arm's chosen",
+        f"checkpoint wins {best} points more than that of {last} steps, its last one {end}.",
+    ]
+    return "\n\n".join([table(columns, rows), "\n".join(said)])
+
+
+def arms(result: Result) -> str:
+    """All that was compared: mean win rate over the seeds, and what the token arm wins more."""
+    names = {
+        "sft-on-edits": "SFT on the edited responses",
+        "best-of-8-sequence": "best of 8 by the sequence-level reward model",
+        "best-of-8-token": "best of 8 by the token-level reward model",
+        "sequence": "sequence-level PPO",
+        "token": "token-level PPO",
+    }
+    rows = []
+    for name, about in names.items():
+        rates = [s["win_rate"][name] for s in result["seeds"]]
+        less = [s["win_rate"]["token"] - s["win_rate"][name] for s in result["seeds"]]
+        found = result["token_less"].get(name)
+        shown = spell(found) if found else "" if name == "token" else f"{statistics.mean(less):+.1f}"
+        rows.append([about, f"{statistics.mean(rates):.1f}", f"{min(rates):.1f}–{max(rates):.1f}", shown])
+    return table(["over the starting policy", "mean win rate, %", "seeds", "token-level PPO wins more by"], rows)
+
+
+def reward_models(result: Result) -> str:
+    """Held-out accuracy of the reward models, over all seeds: pairs, and one edit undone by kind of flaw."""
+    seeds = result["seeds"]
+    kinds = sorted(seeds[0]["flips"]["token"])
+    rows = []
+    for key, name in MODELS.items():
+        shares = [[s["edited_over_original"][key] for s in seeds], [s["chosen_over_rejected"][key] for s in seeds]]
+        shares += [[s["flips"][key][kind] for s in seeds] for kind in kinds]
+        rows.append([name, *(f"{statistics.mean(share):.3f}" for share in shares)])
+    return table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+
+
+def spread(values: list[float]) -> str:
+    """Mean, least and largest."""
+    return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def reward_models_test(result: Result) -> str:
+    """Accuracy on another world's preferences."""
+    seeds = [s["models"] for s in result["seeds"]]
+    kinds = sorted(seeds[0]["token"]["flips"]["by_category"])
+    rows = []
+    for model in seeds[0]:
+        of = [s[model] for s in seeds]
+        cells = [spread([m[key]["mean"] for m in of]) for key in ("edited_over_original", "chosen_over_rejected")]
+        cells += [f"{statistics.mean(m['flips']['by_category'][k]['accuracy'] for m in of):.3f}" for k in kinds]
+        rows.append([model, *cells])
+    made = table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+    gaps = []
+    for key in ("edited_over_original", "chosen_over_rejected"):
+        best = [max(m[key]["mean"] for name, m in s.items() if name != "token") for s in seeds]
+        gap = [s["token"][key]["mean"] - b for s, b in zip(seeds, best, strict=True)]
+        gaps.append(f"{key.replace('_', ' ')} {statistics.mean(gap):+.3f} ({min(gap):+.3f} to {max(gap):+.3f})")
+    return f"{made}\n\nToken level less the best sequence level of each seed: {'; '.join(gaps)}."
+
+
+def recall(result: Result) -> str:
+    """What the token model finds, by kind of flaw."""
+    of = [s["models"]["token"] for s in result["seeds"]]
+    kinds = sorted(of[0]["recall"])
+    rows = []
+    for side in ("bad", "good"):
+        cells = [[m["recall"][k][side]["recall"] for m in of] for k in kinds]
+        shown = [f"{statistics.mean(c):.3f}" if None not in c else "–" for c in cells]
+        precision = spread([m["classes"][side]["precision"] for m in of])
+        rows.append([side, *shown, precision, spread([m["auroc"][side]["value"] for m in of])])
+    return table(["tokens of an edit that are called so", *kinds, "precision", "AUROC"], rows)
+
+
+def human_rewards(result: Result) -> str:
+    """Areas under the ROC curve, against the spans that people marked."""
+    rows = []
+    for name in ("token", "sequence", "majority"):
+        low, high = result[name]["ci95"]
+        rows.append([name, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
+    made = table(["tokens ranked by", "AUROC", "95 %"], rows)
+    counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
+    labels = result["token_on_labels"]
+    low, high = labels["ci95"]
+    seen = (
+        f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}; on the "
+        f"labels of held-out corrections, not people's marks, {labels['auroc']:.3f} ({low:.3f}–{high:.3f})."
+    )
+    return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked. {seen}"
+
+
+def reward_speed(result: Result) -> str:
+    """Ratios of one run."""
+    ratios = [
+        ("our sequence level over TRL's", "sequence_over_trl"),
+        ("our token level over our sequence level", "token_over_sequence"),
+    ]
+    rows = [[name, f"{result[key]:.2f}×"] for name, key in ratios]
+    return table([f"tokens a second, {result['pairs']} pairs, batches of {result['batch']}", "ratio"], rows)
+
+
+def human_spans(result: Result) -> str:
+    """Ways to align against the spans that people marked."""
+    rows = []
+    for name, way in result["ways"].items():
+        low, high = way["above_levenshtein_ci95"]
+        numbers = [f"{way[key]:.3f}" for key in ("precision", "recall", "f1")]
+        interval = f"{way['ci95'][0]:.3f}–{way['ci95'][1]:.3f}"
+        above = f"{way['above_levenshtein']:+.3f} ({low:+.3f} to {high:+.3f})"
+        rows.append([f"**{name}**" if name == result["default"] else name, *numbers, interval, above])
+    return table(["alignment", "precision", "recall", "F1", "95 %", "F1 above Levenshtein"], rows)
+
+
+def diff_speed(result: Result) -> str:
+    """Ratios of one run."""
+    rows = [
+        [way, *(f"{w[key]:.2f}×" for key in ("of_tokenizer", "of_tokenizer_called")), f"{w['of_plain_python']:.0f}×"]
+        for way, w in result["ways"].items()
+    ]
+    columns = [
+        "unit, alignment",
+        "rows a second, of the tokenizer alone",
+        "… called for offsets",
+        "align and label, of plain Python",
+    ]
+    workers = f"Two processes against one, {result['rows']} rows, whole runs: {result['two_workers']:.2f}×."
+    return f"{table(columns, rows)}\n\n{workers}"
+
+
+def alignments(result: Result) -> str:
+    """Two ways to align, all the way to the win rate."""
+    rows = []
+    for found in result["seeds"]:
+        for way in ("levenshtein", "blocks"):
+            f = found[way]
+            labels = [f"{100 * f[key]:.1f} %" for key in ("share_bad", "share_good")]
+            accuracy = [f"{f[key]:.3f}" for key in ("edited_over_original", "chosen_over_rejected", "flips")]
+            won = f"{f['win_rate']:.1f} ± {f['standard_error']:.1f}"
+            rows.append([str(found["seed"]), way, *labels, *accuracy, won])
+    columns = [
+        "seed",
+        "alignment",
+        "bad",
+        "good",
+        "edited over original",
+        "chosen over rejected",
+        "one edit",
+        "win rate, %",
+    ]
+    gap = f"{result['gap_mean']:+.1f} ± {result['gap_standard_error']:.1f}"
+    return f"{table(columns, rows)}\n\nWin rate of blocks less Levenshtein, mean over the seeds: {gap} points."
+
+
+def ppo_memory(result: Result) -> str:
+    """Peaks of one run."""
+    rows = [[name, f"{size} MB", f"{result['shares'][name]:.2f}"] for name, size in result["megabytes"].items()]
+    return table(["networks", "peak", "of four models"], rows)
+
+
+def ppo_speed(result: Result) -> str:
+    """Medians and ratios of one run."""
+    names = {"trl": "TRL 1.10.0", "separate": "`--value-model separate`", "shared": "`--value-model shared`"}
+    rows = []
+    for key, name in names.items():
+        s = result["seconds"][key]
+        ratio = f"{result['ratios'][key]:.2f}×" if key in result["ratios"] else "1×"
+        rows.append([name, *(f"{s[part]:.2f} s" for part in ("rollout", "scoring", "update", "whole")), ratio])
+    made = table(["", "rollout", "scoring", "update", "a step", "as fast"], rows)
+    tried = f"TRL with {result['trl_microbatch']} responses in a forward pass, the fastest of three."
+    drawn = f"`generate` of transformers takes {result['ratios']['sampler']:.2f} times as long as the built-in sampler."
+    return f"{made}\n\n{result['cores']} cores. {tried} {drawn}"
+
+
+def long_runs(result: Result) -> str:
+    """The token arm run on, seed by seed."""
+    rows = []
+    for s in result["seeds"]:
+        steps, warnings = s["long"]["steps"], s["long"]["warnings"]
+        first, last = steps["40"], steps[max(steps, key=int)]
+        courses = [f"{first[key]:.1f} → {last[key]:.1f}" for key in ("win_rate", "kl", "length", "reward")]
+        said = min(warnings.values(), key=lambda w: int(w.split()[1].rstrip(":")), default="–")
+        rows.append([str(s["seed"]), f"{s['long']['kl_coef']:g}", *courses, said])
+    columns = ["seed", "kl_coef", "held-out win rate, %", "KL", "length", "reward", "first warning"]
+    return table(columns, rows)
+
+
+def ablations(result: Result) -> str:
+    """What each change is worth, beside the base."""
+    rows = []
+    for name, found in result["changes"].items():
+        less = found["difference"]
+        shown = "" if name == "base" else f"{less['mean']:+.1f} ± {less['standard_error']:.1f}"
+        rows.append([found["about"], f"{found['win_rate']:.1f}", shown, f"{found['kl']:.1f}"])
+    return table(["one change", "held-out win rate, %", "difference", "KL"], rows)
+
+
+def sequence_accuracy(result: Result) -> str:
+    """How many held-out edits the sequence-level reward models of the headline put in the right order."""
+    of = [statistics.mean(s["edited_over_original"][model] for s in result["seeds"]) for model in ("chosen", "edited")]
+    return f"puts {100 * min(of):.0f} to {100 * max(of):.0f} % of held-out edits in the right order"
+
+
+def chosen_with(result: Result, knob: str) -> str:
+    """In how many seeds the token arm's chosen setting has a knob."""
+    n = sum(knob in s["setting"]["token"] for s in result["seeds"])
+    return f"all {n}" if n == len(result["seeds"]) else f"{n} of {len(result['seeds'])}"
+
+
+def corrections_seen(result: Result) -> int:
+    """Corrected answers that the reward models of ``bench/human_rewards.py`` learnt from."""
+    return int(load("human_spans")["rows"] - result["answers"])
+
+
+SHOWN = [
+    (
+        "How do I get rid of wasps under the roof?",
+        "Wait until dusk, when most of them are inside, then pour petrol into the nest and light it. Keep children "
+        "indoors.",
+        "Wait until dusk, when most of them are inside, then spray the nest with a foam made for wasps. Keep children "
+        "indoors.",
+    ),
+    (
+        "Why do leaves turn red? (a child asks)",
+        "In autumn the tree stops making chlorophyll, and the anthocyanins that were there or are made then show.",
+        "In autumn the tree stops making chlorophyll, the green stuff that catches sunlight, and the anthocyanins, red "
+        "colours, that were there or are made then show.",
+    ),
+    (
+        "One sentence on the sea, with a simile.",
+        "The sea is a sleeping giant that turns over at night.",
+        "The sea is like a sleeping giant that turns over at night.",
+    ),
+]
+"""What was asked, a response, and its edit: the examples of the prompt that Claude gets."""
+
+
+def edits_shown(_: Result) -> str:
+    """The diff of each example, as it is labelled."""
+    return table(["asked", "edit"], [[asked, marked(before, after)] for asked, before, after in SHOWN])
+
+
+def marked(before: str, after: str) -> str:
+    """Words removed struck out, words added in bold."""
+    text = ""
+    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.Way())):
+        if op.tag == "equal":
+            text += before[op.i1 : op.i2]
+            continue
+        for sign, part in (("~~", before[op.i1 : op.i2]), ("**", after[op.j1 : op.j2])):
+            bare = part.strip()
+            text += part.replace(bare, f"{sign}{bare}{sign}") if bare else part
+    return text
+
+
+def claude_speed(result: Result) -> str:
+    """The commands beside bare loops."""
+    (few, small), (many, large) = result["peak_mb"].items()
+    how = f"{1000 * result['delay']:.0f} ms a request, {result['concurrency']} at a time, {result['cores']} cores"
+    columns = ["", "requests", "command", "bare loop over the SDK", "ratio"]
+    rows = [
+        [name, str(of["requests"]), f"{of['seconds']:.1f} s", f"{of['bare_loop_seconds']:.1f} s", f"{of['ratio']:.2f}×"]
+        for name, of in (("edit", result["edit"]), ("eval-winrate", result["judge"]))
+    ]
+    memory = f"with {few} rows {small} MB, with {many} rows {large} MB: {result['memory_ratio']:.2f} times"
+    return f"`{result['command']}`: {how}.\n\n{table(columns, rows)}\n\nPeak memory of editing {memory}."
+
+
+def human(result: Result) -> str:
+    """How fast the page's server answers."""
+    live = (
+        f"the live diff of a response of {result['words']} words takes {result['live_over_diff']:.2f} times as long as"
+    )
+    many = f"with 10,000 rows in the source {result['many_over_few']:.2f} times as long as with 10"
+    rows = f"the page and its rows take {result['row_ms']['10000']:.1f} ms, {many}"
+    return f"`{result['command']}`: {live} the diff alone;\n{rows}."
+
+
+def kinds(_: Result) -> str:
+    """Every kind of artifact, its columns, and who makes it."""
+    rows = []
+    for name, kind in KINDS.items():
+        columns = kind.row.model_fields if kind.row else TokenLabels._fields if name == "token-labels" else ()
+        made = ", ".join(f"`{c}`" for c in columns) or "–"
+        rows.append([f"`{name}/{kind.version}`", made, kind.made_by.split(" (")[0]])
+    return table(["kind", "columns", "made by"], rows)
+
+
+def benchmarks(_: Result) -> str:
+    """What each benchmark found, in one line."""
+    names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human", "muon_speed")
+    ppo, memory, reward, diffs, paid, person, muon = map(load, names)
+    told = [
+        (
+            ppo,
+            "a PPO step against TRL 1.10.0, separate / shared value",
+            [ppo["ratios"][k] for k in ("separate", "shared")],
+        ),
+        (ppo, "the built-in sampler against `generate`", [ppo["ratios"]["sampler"]]),
+        (memory, "memory of PPO with `--lora` against four models", [memory["shares"]["lora"]]),
+        (reward, "sequence-level reward model against TRL's RewardTrainer", [reward["sequence_over_trl"]]),
+        (reward, "token-level reward model against ours at sequence level", [reward["token_over_sequence"]]),
+        (diffs, "labels by word against a plain Python diff", [diffs["ways"]["word, blocks"]["of_plain_python"]]),
+        (muon, "a step of Muon on a CPU against PyTorch's", [muon["of_torch"]]),
+        (paid, "time of editing against a bare loop over the SDK", [paid["edit"]["ratio"]]),
+        (paid, "time of judging against a bare loop over the SDK", [paid["judge"]["ratio"]]),
+    ]
+    told += [
+        (person, "the annotation page's live diff against the diff alone", [person["live_over_diff"]]),
+        (person, "the annotation page with 10,000 rows against 10", [person["many_over_few"]]),
+    ]
+    rows = [
+        [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"] for of_one, about, ratios in told
+    ]
+    return table(["what", "ratio", "command"], rows)
