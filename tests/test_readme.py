@@ -37,6 +37,7 @@ NOT_MEASURED = {
         "β (1 + 0.1 clip(KL / target − 1, ±0.2))",
         "**A 7B policy, arithmetic.**…",
         "TRL 1.10.0, the last release with PPO",
+        "With 0.2 it is stable. With 0.1 it",
     ],
     "reward-models.md": ["with 95 % intervals", "only just holds 0.5", "TRL 1.16's"],
     "win-rates.md": [
