@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import RESULTS, ROOT, course, labels, mean_interval, ppo, reward_model, run, stats, worlds
+from lab import RESULTS, ROOT, Plan, course, labels, mean_interval, ppo, reward_model, run, stats, world
 from tokalign import __version__
 
 BASE = {"lr": 3e-4, "kl-coef": 0.2}
@@ -62,6 +62,16 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 """Reward models of their own: level, pairs, knobs."""
 
 
+def experiment(f: Path, seed: int) -> Plan:
+    """All of one seed."""
+    yield from world(f, seed)
+    yield [labels(f, seed, f"labels-{name}", *knobs) for name, knobs in LABELS.items()]
+    models = [reward_model(f, seed, name, lv, pairs, *knobs) for name, (lv, pairs, knobs) in MODELS.items()]
+    yield models + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in LABELS]
+    base = [part for key, value in BASE.items() for part in (f"--{key}", f"{value:g}")]
+    yield [ppo(f, seed, f / "ablations" / name, c.model, c.granularity, *base, *c.knobs) for name, c in CHANGES.items()]
+
+
 def main() -> None:
     """Run what is not done yet, print and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,23 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
 
-    worlds(folders, args.jobs)
-    run((labels(f, s, f"labels-{n}", *knobs) for s, f in folders.items() for n, knobs in LABELS.items()), args.jobs)
-    run(
-        [
-            *(reward_model(f, s, n, lv, p, *knobs) for s, f in folders.items() for n, (lv, p, knobs) in MODELS.items()),
-            *(reward_model(f, s, n, "token", "chosen", on=f"labels-{n}") for s, f in folders.items() for n in LABELS),
-        ],
-        args.jobs,
-    )
-    base = [part for key, value in BASE.items() for part in (f"--{key}", f"{value:g}")]
-    work = (
-        ppo(f, s, f / "ablations" / name, c.model, c.granularity, *base, *c.knobs)
-        for name, c in CHANGES.items()
-        for s, f in folders.items()
-    )
-    run(work, args.jobs)
-
+    run((experiment(f, seed) for seed, f in folders.items()), args.jobs)
     rates = {name: [last(f / "ablations" / name) for f in folders.values()] for name in CHANGES}
     result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__, "seeds": args.seeds}
     result["changes"] = {}

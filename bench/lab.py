@@ -6,8 +6,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ REWARD_MODELS = {"token": ("token", "chosen"), "chosen": ("sequence", "chosen"),
 """Name → level, pairs."""
 
 Command = list[str]
+Plan = Iterator[list[Command]]
+"""The experiment of one seed, wave by wave: commands of a wave in any order, the next wave when all are done."""
 
 
 def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
@@ -28,22 +30,45 @@ def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
     return [str(part) for part in (program, command, *args, *common)]
 
 
-def run(commands: Iterable[Command], jobs: int = 2) -> None:
-    """Run commands, ``jobs`` at a time, one thread each; stop at the first that fails; what is done stays."""
+def run(plans: Iterable[Plan], jobs: int) -> list[Command]:
+    """Carry out all plans, ``jobs`` commands at a time, one thread each; stop at the first that fails.
+
+    What is done stays, and is not done again. Returns the commands.
+    """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    running: dict[Future[int], tuple[Plan, Command]] = {}
+    left: dict[Plan, int] = {}
+    all_done: list[Command] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for done in pool.map(lambda c: subprocess.run(c, cwd=ROOT, env=env, check=False), list(commands)):
-            if done.returncode:
-                raise SystemExit(f"failed ({done.returncode}): {' '.join(done.args)}")
+
+        def go_on(plan: Plan) -> None:
+            wave = next(plan, [])
+            left[plan] = len(wave)
+            for command in wave:
+                running[pool.submit(subprocess.call, command, cwd=ROOT, env=env)] = plan, command
+
+        for plan in plans:
+            go_on(plan)
+        while running:
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                plan, command = running.pop(done)
+                if done.result():
+                    pool.shutdown(cancel_futures=True)
+                    raise SystemExit(f"failed ({done.result()}): {' '.join(command)}")
+                all_done.append(command)
+                left[plan] -= 1
+                if not left[plan]:
+                    go_on(plan)
+    return all_done
 
 
-def worlds(folders: dict[int, Path], jobs: int, models: Iterable[str] = REWARD_MODELS) -> None:
-    """For each seed its own world, starting policy, labels and reward models."""
-    run((tokalign(f, s, "playground") for s, f in folders.items()), jobs)
-    run((tokalign(f / "sft-policy", s, "train-sft", f / "sft", "--model", "tiny") for s, f in folders.items()), jobs)
-    run((tokalign(f / "edits", s, "edit", f / "preferences") for s, f in folders.items()), jobs)
-    run((labels(f, s, "labels") for s, f in folders.items()), jobs)
-    run((reward_model(f, s, name, *REWARD_MODELS[name]) for s, f in folders.items() for name in models), jobs)
+def world(f: Path, seed: int) -> Plan:
+    """A world with its starting policy, edits, labels and reward models."""
+    yield [tokalign(f, seed, "playground")]
+    sft = tokalign(f / "sft-policy", seed, "train-sft", f / "sft", "--model", "tiny")
+    yield [sft, tokalign(f / "edits", seed, "edit", f / "preferences")]
+    yield [labels(f, seed, "labels")]
+    yield [reward_model(f, seed, name, *of) for name, of in REWARD_MODELS.items()]
 
 
 def labels(f: Path, seed: int, name: str, *knobs: object) -> Command:
@@ -62,6 +87,13 @@ def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *knobs: obj
     sources = ["--policy", f / "sft-policy", "--reward-model", f / f"rm-{model}", "--granularity", granularity]
     plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the knobs say otherwise
     return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *knobs)
+
+
+def core_minutes(commands: Iterable[Command]) -> float:
+    """Minutes that commands took when they were first run, each on one core."""
+    manifests = [Path(command[command.index("--out") + 1]) / "manifest.json" for command in commands]
+    seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in manifests if path.is_file()]
+    return float(round(sum(seconds) / 60, 1))
 
 
 def stats(folder: Path) -> dict[str, Any]:

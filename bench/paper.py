@@ -14,10 +14,25 @@ docs/results/paper.json.
 import argparse
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from lab import RESULTS, REWARD_MODELS, ROOT, Command, course, mean_interval, ppo, run, stats, tokalign, worlds
+from lab import (
+    RESULTS,
+    REWARD_MODELS,
+    ROOT,
+    Command,
+    Plan,
+    core_minutes,
+    course,
+    mean_interval,
+    ppo,
+    run,
+    stats,
+    tokalign,
+    world,
+)
 from tokalign import __version__
 
 GRID: list[dict[str, float | str]] = [
@@ -93,6 +108,36 @@ def best_of(f: Path, seed: int, arm: str, name: str) -> Command:
     return tokalign(f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *knobs)
 
 
+def chosen(f: Path) -> dict[str, str]:
+    """The run of each arm that won most on held-out prompts."""
+    return {"sequence": best(f, ("chosen", "edited")), "token": best(f, ("token",))}
+
+
+def experiment(f: Path, seed: int) -> Plan:
+    """All of one seed."""
+    yield from world(f, seed)
+    yield [
+        *(ppo_command(f, seed, *r) for r in ppo_runs(f).values()),
+        *(sft_on_edits(f, seed, steps) for steps in SFT_STEPS),
+    ]
+    arms = chosen(f)
+    yield [
+        carry_on(f, seed, arms["token"]),
+        heldout(f, seed),
+        *(best_of(f, seed, arm, name) for arm, name in arms.items()),
+    ]
+    candidates = {arm: f / "ppo" / name for arm, name in arms.items()}
+    candidates |= {"token-long": f / "long", "token-long-last": f / "long" / "checkpoints" / "last"}
+    candidates |= {"sft-on-edits": f / f"sft-edits-{best_sft(f)}"}
+    candidates |= {f"best-of-{BEST_OF}-{arm}": f / f"best-of-{BEST_OF}-{arm}" for arm in arms}
+    named = [part for arm, path in candidates.items() for part in ("--candidate", f"{arm}={path}")]
+    verdict = ["--prompts", f / "test", "--reference", f / "sft-policy", *named]
+    yield [
+        tokalign(f / "winrates", seed, "eval-winrate", *verdict),
+        tokalign(f / "winrates-at-1", seed, "eval-winrate", *verdict, "--temperature", 1),
+    ]
+
+
 def main() -> None:
     """Run everything that is not done yet, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,33 +146,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
-
-    worlds(folders, args.jobs)
-    run((ppo_command(f, s, *r) for s, f in folders.items() for r in ppo_runs(f).values()), args.jobs)
-    chosen = {s: {"sequence": best(f, ("chosen", "edited")), "token": best(f, ("token",))} for s, f in folders.items()}
-    run((carry_on(f, s, chosen[s]["token"]) for s, f in folders.items()), args.jobs)
-
-    run((sft_on_edits(f, s, steps) for s, f in folders.items() for steps in SFT_STEPS), args.jobs)
-    run((heldout(f, s) for s, f in folders.items()), args.jobs)
-    run((best_of(f, s, arm, chosen[s][arm]) for s, f in folders.items() for arm in chosen[s]), args.jobs)
-
-    def candidates(f: Path, seed: int) -> list[str]:
-        arms = {arm: f / "ppo" / name for arm, name in chosen[seed].items()}
-        arms |= {"token-long": f / "long", "token-long-last": f / "long" / "checkpoints" / "last"}
-        arms |= {"sft-on-edits": f / f"sft-edits-{best_sft(f)}"}
-        arms |= {f"best-of-{BEST_OF}-{arm}": f / f"best-of-{BEST_OF}-{arm}" for arm in chosen[seed]}
-        return [part for arm, path in arms.items() for part in ("--candidate", f"{arm}={path}")]
-
-    verdicts = (
-        tokalign(
-            f / out, s, "eval-winrate", "--prompts", f / "test", "--reference", f / "sft-policy", *knobs,
-            *candidates(f, s),
-        )
-        for out, knobs in (("winrates", []), ("winrates-at-1", ["--temperature", "1"]))
-        for s, f in folders.items()
-    )  # fmt: skip
-    run(verdicts, args.jobs)
-    report(folders, chosen)
+    began = time.monotonic()
+    done = run((experiment(f, seed) for seed, f in folders.items()), args.jobs)
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")
+    report(folders, core_minutes(done))
 
 
 def long_run(folder: Path) -> dict[str, Any]:
@@ -144,24 +166,25 @@ def minutes(folder: Path) -> float:
     return float(round(sum(row[part] for row in rows for part in parts) / 60, 3))
 
 
-def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
+def report(folders: dict[int, Path], minutes_of_a_core: float) -> None:
     """Collect the seeds, print them, and write the result file."""
     seeds: list[dict[str, Any]] = []
     for seed, folder in folders.items():
+        arms = chosen(folder)
         verdict, at_1 = stats(folder / "winrates"), stats(folder / "winrates-at-1")
         models = {name: stats(folder / f"rm-{name}") for name in REWARD_MODELS}
-        courses = {arm: course(folder / "ppo" / name) for arm, name in chosen[seed].items()}
+        courses = {arm: course(folder / "ppo" / name) for arm, name in arms.items()}
         last = courses["sequence"][max(courses["sequence"])]
         seeds.append(
             {
                 "seed": seed,
-                "setting": chosen[seed],
+                "setting": arms,
                 "win_rate": {arm: round(c["win_rate"], 2) for arm, c in verdict["candidates"].items()},
                 "standard_error": {arm: round(c["standard_error"], 2) for arm, c in verdict["candidates"].items()},
                 "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
                 "heldout": {arm: {str(k): round(v, 2) for k, v in c.items()} for arm, c in courses.items()},
                 "long": long_run(folder / "long"),
-                "minutes": {arm: minutes(folder / "ppo" / name) for arm, name in chosen[seed].items()},
+                "minutes": {arm: minutes(folder / "ppo" / name) for arm, name in arms.items()},
                 "token_passes_at": next((step for step, rate in courses["token"].items() if rate > last), None),
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},
@@ -185,6 +208,7 @@ def report(folders: dict[int, Path], chosen: dict[int, dict[str, str]]) -> None:
     result = {
         "command": "python bench/paper.py",
         "tokalign": __version__,
+        "core_minutes": minutes_of_a_core,
         "grid": GRID,
         "gap": mean_interval(gaps),
         "gap_at_1": mean_interval(gaps_at_1),
