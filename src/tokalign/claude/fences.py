@@ -24,8 +24,8 @@ def turns(prompt: Prompt) -> list[tuple[str, str]]:
     return [(t["role"] if t["role"] in _ROLES else "other", t["content"]) for t in prompt]
 
 
-def fence(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Texts with their names, fenced; and the mark. Equal parts are fenced equally, so that a request keeps its hash.
+def fence(parts: Sequence[tuple[str, str]]) -> str:
+    """Texts with their names, fenced. Equal parts are fenced equally, so that a request keeps its hash.
 
     Args:
         parts: names (of our own) and texts (of anyone's).
@@ -34,4 +34,4 @@ def fence(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
     mark = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
     while any(mark in text for text in texts):
         mark = hashlib.sha256(mark.encode()).hexdigest()[:12]
-    return "\n\n".join(f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in parts), mark
+    return "\n\n".join(f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in parts)

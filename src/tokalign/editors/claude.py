@@ -61,7 +61,7 @@ class ClaudeEditor:
     def request(self, row: Preference) -> Request:
         """What is asked for a row."""
         guidance = [("preferred", row.chosen)] if self.knobs.show_chosen else []
-        data, _ = fence([*turns(row.prompt), *guidance, ("response", row.rejected)])
+        data = fence([*turns(row.prompt), *guidance, ("response", row.rejected)])
         return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
 
     @staticmethod

@@ -81,7 +81,7 @@ class ClaudeJudge:
         """What is asked: what never changes first, so that it can be cached."""
         texts = [shown.pair.reference, shown.pair.response]
         first, second = texts if shown.order == ORDERS[0] else reversed(texts)
-        data, _ = fence([*turns(shown.pair.prompt), ("first", first), ("second", second)])
+        data = fence([*turns(shown.pair.prompt), ("first", first), ("second", second)])
         return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
 
     def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[Answer]) -> Judgement:
