@@ -51,7 +51,7 @@ class Page:
         assert found is not None
         self.text = f"0 {text}"
         self._connection = HTTPConnection(found[1])
-        self._headers = {"cookie": f"tokalign={found[2]}", "origin": f"http://{found[1]}"}
+        self._headers = {"cookie": f"tokalign-{found[1].split(':')[1]}={found[2]}", "origin": f"http://{found[1]}"}
 
     def ask(self, method: str, path: str, body: Any = None) -> bytes:
         """One request."""

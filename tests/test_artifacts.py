@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tokalign import artifacts, errors, writer
-from tokalign.artifacts import Manifest, verify
+from tokalign.artifacts import ANNOTATIONS, JOURNAL, Manifest, verify
 from tokalign.config import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
 from tokalign.knobs import Stage
@@ -202,10 +202,11 @@ def test_a_kill_while_the_plan_is_written_leaves_a_folder_that_can_be_used(tmp_p
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
 
 
-def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
-    thesis = tmp_path / "out" / "thesis.tex"
-    thesis.parent.mkdir()
-    thesis.write_text("years of work")
+@pytest.mark.parametrize("name", ["notes.txt", JOURNAL, ANNOTATIONS])  # also one that a run of ours could have
+def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    for theirs in ("thesis.tex", name):
+        (tmp_path / "out" / theirs).write_text("years of work")
     before = contents(tmp_path / "out")
     for fresh in (False, True):
         with pytest.raises(ConflictError, match="not empty"):

@@ -105,6 +105,7 @@ DEMONSTRATIONS: list[tuple[Format, dict[str, Any], tuple[Any, str]]] = [
     ("trl", {"messages": [*TALK, said("assistant", "Good.")]}, (TALK, "Good.")),
     ("alpaca-farm", {"instruction": "Q?", "input": "x", "output": "Good."}, ("Q?\n\nx", "Good.")),
     ("alpaca-eval", {"instruction": "Q?", "output": "Good.", "generator": "m"}, ("Q?", "Good.")),
+    ("alpaca-eval", {"instruction": "Q?", "input": "I", "output": "Good.", "generator": "m"}, ("Q?\n\nI", "Good.")),
 ]
 
 

@@ -22,6 +22,7 @@ from tests.test_cli import write_jsonl
 from tokalign.core import diff
 from tokalign.core.words import split
 from tokalign.editors.human.desk import ConflictError, Desk, Task, Work
+from tokalign.editors.human.lines import as_in
 from tokalign.errors import InputError
 
 __all__ = ["browser"]
@@ -33,7 +34,7 @@ def test_what_is_handed_in_is_there_after_a_kill_and_what_was_begun_too(tmp_path
     path = tmp_path / "a.jsonl"
     desk = Desk(TASKS, path, "ann")
     desk.save(0, 0, "edited", Work("good 0", ["style"], "why"))
-    desk.keep(1, "tab", Work("goo"))
+    assert desk.keep(1, "tab", 0, Work("goo"))
     with path.open("ab") as f:  # killed in the middle of a line; nothing is closed
         f.write(b'{"event": "decided", "key"')
     with Desk(TASKS, path, "bob") as again:
@@ -51,7 +52,10 @@ def test_two_at_work_get_different_rows_and_a_row_that_was_decided_meanwhile_is_
     with Desk(TASKS, tmp_path / "a.jsonl", "ann") as desk:
         assert (desk.next("one"), desk.next("two"), desk.next("one")) == (0, 1, 0)
         assert not desk.claim(1, "one")
-        desk.save(1, 0, "edited", Work("good"))
+        desk.skip(1, "one")  # of a tab that does not have it
+        assert not desk.claim(1, "one")
+        first = desk.save(1, 0, "edited", Work("good"))
+        assert desk.save(1, 0, "edited", Work("good")) == first, "the answer was lost: the same, handed in again"
         with pytest.raises(ConflictError):
             desk.save(1, 0, "edited", Work("other"))
         assert desk.decision(1).work.text == "good"  # type: ignore[union-attr]
@@ -68,6 +72,98 @@ def test_what_is_skipped_comes_last(tmp_path: Path) -> None:
             else:
                 desk.save(row, 0, "unchanged", Work("x"))
         assert seen == [0, 1, 2, 3, 1]
+
+
+def test_rows_that_are_skipped_go_round_in_their_order(tmp_path: Path) -> None:
+    with Desk(TASKS, tmp_path / "a.jsonl", "") as desk:
+        seen = []
+        for _ in range(2 * len(TASKS)):
+            row = desk.next("one")
+            assert row is not None
+            seen.append(row)
+            desk.skip(row, "one")
+        assert seen == [0, 1, 2, 3] * 2
+
+
+def test_a_page_that_is_loaded_anew_gets_the_row_it_had(tmp_path: Path) -> None:
+    with Desk(TASKS, tmp_path / "a.jsonl", "") as desk:
+        desk.save(0, 0, "edited", Work("good"))
+        assert desk.next("one") == 1
+        assert desk.claim(0, "one")  # back to what was decided
+        assert desk.keep(0, "one", 1, Work("better"), leaving=True)
+        assert desk.next("one") == 0
+        assert desk.draft(0) == Work("better")
+
+
+def test_a_page_that_is_left_holds_its_row_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Desk(TASKS, tmp_path / "a.jsonl", "") as desk:
+        assert desk.next("one") == 0
+        assert desk.keep(0, "one", 0, Work("goo"), leaving=True)
+        assert not desk.claim(0, "two")
+        now += 11
+        assert desk.claim(0, "two")
+        now += 170  # someone who is still here says so now and then
+        assert desk.keep(0, "two", 0, Work("goo"))
+        now += 170
+        assert not desk.claim(0, "one")
+
+
+def test_a_stale_page_overwrites_nothing(tmp_path: Path) -> None:
+    with Desk(TASKS, tmp_path / "a.jsonl", "") as desk:
+        assert (desk.next("one"), desk.next("two")) == (0, 1)
+        assert not desk.keep(1, "one", 0, Work("mine"))
+        desk.save(1, 0, "edited", Work("good"))
+        assert not desk.keep(1, "one", 0, Work("mine")), "it was decided meanwhile"
+        assert desk.draft(1) is None
+        assert desk.keep(1, "one", 1, Work("better"))
+
+
+def test_rows_that_show_the_same_lie_before_one_at_a_time_and_are_decided_together(tmp_path: Path) -> None:
+    alike = [TASKS[0], TASKS[0]._replace(id="twin"), TASKS[0]._replace(chosen="another")]
+    with Desk(alike, tmp_path / "a.jsonl", "") as desk:
+        assert (desk.next("one"), desk.next("two")) == (0, 2)
+        desk.save(0, 0, "edited", Work("good"))
+        assert [desk.decision(k) is not None for k in range(3)] == [True, True, False]
+        assert desk.done == 2
+
+
+def test_what_was_not_changed_is_not_written(tmp_path: Path) -> None:
+    with Desk(TASKS, tmp_path / "a.jsonl", "") as desk:
+        desk.keep(0, "one", 0, TASKS[0].start)
+        desk.keep(0, "one", 0, Work("goo"))
+        desk.keep(0, "one", 0, Work("goo"))
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_last_line_without_its_end_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Desk(TASKS, path, "") as desk:
+        desk.save(0, 0, "edited", Work("good"))
+    path.write_text(path.read_text().rstrip("\n"))  # by an editor that leaves it off
+    for row in (1, 2):
+        with Desk(TASKS, path, "") as desk:
+            assert desk.done == row
+            desk.save(row, 0, "edited", Work("good"))
+
+
+ENDS = st.lists(st.sampled_from(["a", "b", " ", "\r\n", "\n", "\r", "\u2028"]), max_size=14).map("".join)
+
+
+@given(ENDS, ENDS)
+def test_ends_of_lines_come_back_from_a_text_field(original: str, typed: str) -> None:
+    def in_a_field(text: str) -> str:
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    assert as_in(original, in_a_field(original)) == original
+    assert in_a_field(as_in(original, in_a_field(typed))) == in_a_field(typed)
+    if "\r" not in original:
+        assert as_in(original, in_a_field(typed)) == in_a_field(typed)
+
+
+def test_new_lines_end_as_most_do() -> None:
+    assert as_in("a\r\nb\r\nc\n", "a\nnew\nb\nc\n") == "a\r\nnew\r\nb\r\nc\n"
 
 
 def test_work_is_found_again_by_what_was_shown_and_laid_on_nothing_else(tmp_path: Path) -> None:
@@ -101,7 +197,7 @@ def test_no_two_hold_one_row_and_nothing_handed_in_is_lost(
             elif act == "s":
                 desk.skip(row, who)
             elif act == "k":
-                desk.keep(row, who, Work(f"{who}{row}"))
+                desk.keep(row, who, saved.get(row, 0), Work(f"{who}{row}"))
             else:
                 desk.save(row, saved.get(row, 0), "edited", Work("x"))
                 saved[row] = saved.get(row, 0) + 1
@@ -174,7 +270,11 @@ def test_strangers_get_nothing(tmp_path: Path, start: Callable[..., Command]) ->
     status, _, headers = ask(command, "GET", "/open?" + command.address.split("?")[1])
     assert status == 303
     cookie = headers["set-cookie"].split(";")[0]
-    assert {"httponly", "samesite=strict"} <= {p.strip().lower() for p in headers["set-cookie"].split(";")}
+    assert cookie.startswith(f"tokalign-{command.host.split(':')[1]}="), "browsers send it to every port"
+    assert ask(command, "GET", "/", cookie=cookie.partition("=")[0] + "=caf\xe9")[0] == 403
+    assert ask(command, "GET", "/open?key=caf%C3%A9")[0] == 403
+    assert ask(command, "GET", f"/api/row?client=x&at={'9' * 5000}", cookie=cookie)[0] == 404
+    assert {"httponly", "samesite=lax"} <= {p.strip().lower() for p in headers["set-cookie"].split(";")}
     status, page, headers = ask(command, "GET", "/", cookie=cookie)
     assert status == 200
     assert "default-src 'none'" in headers["content-security-policy"]
@@ -363,6 +463,57 @@ def test_ten_rows_by_keyboard_with_a_reload_a_kill_and_two_tabs(
 
 @pytest.mark.browser
 @pytest.mark.slow
+def test_slips_of_the_hand_cost_nothing(tmp_path: Path, start: Callable[..., Command], browser: Any) -> None:
+    given_rows = rows(4)
+    write_jsonl(tmp_path / "rows.jsonl", *given_rows)
+    command = start()
+    browser.get(command.address)
+    at_row(browser, 0)
+    event = "new KeyboardEvent('keydown', {key: 'n', code: 'KeyN', altKey: true, repeat: true, cancelable: true})"
+    assert browser.execute_script(f"return !document.dispatchEvent({event})"), "held down: swallowed"
+    press(browser, "x", "Alt+S")  # at once, before any pause
+    at_row(browser, 1)
+    press(browser, "Alt+N")
+    at_row(browser, 2)
+    browser.refresh()
+    at_row(browser, 2)
+    press(browser, "Alt+B")  # what was shown before is not known any more: the row before
+    at_row(browser, 1)
+    assert "nothing to fix" in shown(browser, "state")
+    press(browser, "Alt+B")
+    at_row(browser, 0)
+    assert text(browser) == "x" + given_rows[0]["rejected"], "what was typed just before Skip is there"
+    press(browser, "Alt+R")
+    until(lambda: text(browser) == given_rows[0]["rejected"])
+    press(browser, "Alt+R")
+    until(lambda: text(browser).startswith("x"))
+    browser.refresh()
+    at_row(browser, 0)  # the row that was before us, though another is next
+    assert "row 1 of 4" in shown(browser, "saved")
+
+    (tmp_path / "other").mkdir()  # another run in the same browser leaves this one's session alone
+    write_jsonl(tmp_path / "other" / "rows.jsonl", *rows(1))
+    other = Command(tmp_path / "other")
+    try:
+        first = browser.current_window_handle
+        browser.switch_to.new_window("tab")
+        browser.get(other.address)
+        at_row(browser, 0)
+        browser.close()
+        browser.switch_to.window(first)
+    finally:
+        other.kill()
+    press(browser, "Alt+N")
+    at_row(browser, 2)
+
+    browser.delete_all_cookies()  # a session that is over is told, and nothing is taken away
+    press(browser, "Alt+S")
+    until(lambda: "403" in shown(browser, "trouble"))
+    assert text(browser) == given_rows[2]["rejected"]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_and_can_be_read(
@@ -392,24 +543,75 @@ def test_the_page_fits_and_can_be_read(
     assert complaints(browser) == []
 
 
+def way_in(command: Command) -> dict[str, str]:
+    """What the page sends with each request."""
+    _, _, headers = ask(command, "GET", "/open?" + command.address.split("?")[1])
+    return {"cookie": headers["set-cookie"].split(";")[0], "origin": f"http://{command.host}"}
+
+
+def finished(command: Command, cwd: Path, known: dict[str, str]) -> list[dict[str, Any]]:
+    """Say that all is done; the edits."""
+    assert ask(command, "POST", "/api/finish", {}, **known)[0] == 200
+    assert command.wait() == 0
+    return [json.loads(line) for line in (cwd / "edits" / "data.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.slow
 def test_edits_of_a_model_are_reviewed_and_both_are_kept(tmp_path: Path, start: Callable[..., Command]) -> None:
-    made = {"id": "a", "prompt": "Q?", "original": "a bad word", "edited": "a fine word", "categories": ["style"]}
-    write_jsonl(tmp_path / "made.jsonl", made)
+    made = {"prompt": "Q?", "original": "a bad word", "edited": "a fine word", "categories": ["term", "style"]}
+    write_jsonl(tmp_path / "made.jsonl", {"id": "a", **made}, {"id": "b", **made, "prompt": "P?"})
     assert run(tmp_path, "edit", "made.jsonl", "--editor", "recorded", "--out", "machine").returncode == 0
     command = start(source="machine")
-    _, _, headers = ask(command, "GET", "/open?" + command.address.split("?")[1])
-    known = {"cookie": headers["set-cookie"].split(";")[0], "origin": f"http://{command.host}"}
+    known = way_in(command)
     row = json.loads(ask(command, "GET", "/api/row?client=x", cookie=known["cookie"])[1])["row"]
-    assert (row["original"], row["work"]["text"], row["work"]["categories"]) == ("a bad word", "a fine word", ["style"])
-    save = {"at": 0, "text": "a good word", "verdict": "edited", "version": 0, "categories": [], "rationale": ""}
-    assert ask(command, "POST", "/api/save", save, **known)[0] == 200
-    assert ask(command, "POST", "/api/finish", {"at": 0}, **known)[0] == 200
-    assert command.wait() == 0
-    (kept,) = [json.loads(line) for line in (tmp_path / "edits" / "data.jsonl").read_text().splitlines()]
+    assert (row["original"], row["work"]["text"], row["note"]) == ("a bad word", "a fine word", "recorded: edited")
+    assert row["start"] == row["work"] == {"text": "a fine word", "categories": ["term", "style"], "rationale": ""}
+    save = {"at": 0, "text": "a good word", "verdict": "edited", "version": 0, "rationale": "one\ntwo"}
+    assert ask(command, "POST", "/api/save", {**save, "categories": ["safety", "term"]}, **known)[0] == 200
+    fine = {**save, "at": 1, "verdict": "unchanged", "categories": ["style"]}
+    assert ask(command, "POST", "/api/save", fine, **known)[0] == 200
+    again = json.loads(ask(command, "GET", "/api/row?client=x&at=1", cookie=known["cookie"])[1])["row"]
+    assert again["work"]["text"] == "a good word", "what was written is there if it is taken back"
+    kept, left = finished(command, tmp_path, known)
     assert (kept["original"], kept["proposed"], kept["edited"]) == ("a bad word", "a fine word", "a good word")
+    assert (kept["categories"], kept["rationale"]) == (["safety", "term"], "one\ntwo")
+    assert (left["status"], left["edited"], left["categories"]) == ("unchanged", "a bad word", [])
     manifest = json.loads((tmp_path / "edits" / "manifest.json").read_text())
     assert manifest["inputs"][0]["path"] == "../machine"
+
+
+@pytest.mark.slow
+def test_a_browsers_line_feeds_are_no_edit(tmp_path: Path, start: Callable[..., Command]) -> None:
+    text = "one bad line\r\nand another\r\n"
+    write_jsonl(tmp_path / "rows.jsonl", {"id": "a", "prompt": "Q?", "chosen": "c", "rejected": text})
+    command = start()
+    known, typed = way_in(command), text.replace("\r", "")
+    save = {"at": 0, "verdict": "edited", "version": 0}
+    assert ask(command, "POST", "/api/save", {**save, "text": typed}, **known)[0] == 422
+    _, said, _ = ask(command, "POST", "/api/diff", {"at": 0, "text": typed}, **known)
+    assert [part[0] for part in json.loads(said)["parts"]] == ["equal"]
+    assert ask(command, "POST", "/api/save", {**save, "text": typed.replace("bad", "good")}, **known)[0] == 200
+    assert finished(command, tmp_path, known)[0]["edited"] == text.replace("bad", "good")
+
+
+@pytest.mark.slow
+def test_a_row_decided_anew_after_a_kill_in_the_last_write_is_the_one_that_is_written(
+    tmp_path: Path, start: Callable[..., Command]
+) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", *rows(1))
+    command = start()
+    known = way_in(command)
+    save = {"at": 0, "verdict": "edited", "version": 0, "text": "first"}
+    assert ask(command, "POST", "/api/save", save, **known)[0] == 200
+    command.kill()
+    edits = tmp_path / "edits"  # as if killed with the row written and counted
+    (edits / ".00000.data.jsonl.part").write_text("{}\n")
+    state = {"file": "data.jsonl", "full": [], "bytes": 3, "taken": 1, "written": 1, "tally": {}}
+    (edits / "progress.json").write_text(json.dumps(state))
+    command = start()
+    known = way_in(command)
+    assert ask(command, "POST", "/api/save", {**save, "version": 1, "text": "second"}, **known)[0] == 200
+    assert [row["edited"] for row in finished(command, tmp_path, known)] == ["second"]
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ def _alpaca_farm(raw: Raw) -> dict[str, Any] | Skip:
 
 
 def _alpaca_eval(raw: Raw) -> dict[str, Any] | Skip:
-    """A model's outputs: ``instruction, output, generator``."""
-    return {"prompt": raw["instruction"], "response": raw["output"], "generator": str(raw.get("generator", ""))}
+    """A model's outputs: ``instruction, output, generator``; AlpacaFarm's evaluation set has an ``input`` besides."""
+    return {"prompt": _alpaca_prompt(raw), "response": raw["output"], "generator": str(raw.get("generator", ""))}
 
 
 def _trl(raw: Raw) -> dict[str, Any] | Skip:

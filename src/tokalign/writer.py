@@ -225,10 +225,8 @@ def _begin(writer: Writer) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
-    if not names & {MANIFEST, PLAN, ASIDE, JOURNAL, ANNOTATIONS} and names - {
-        LOCK,
-        f".{PLAN}.tmp",
-    }:  # the latter by a kill at the start
+    by_us = {LOCK, f".{PLAN}.tmp", JOURNAL, ANNOTATIONS}  # by a kill at the start, or of a run that was refused
+    if not names & {MANIFEST, PLAN, ASIDE} and names - by_us:
         raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
 
 
@@ -279,7 +277,8 @@ def _restore(folder: Path) -> None:
 
 
 def _empty(folder: Path, but: tuple[str, ...]) -> None:
-    for path in folder.iterdir():
+    """Remove what a run left; the plan last, without which the rest would look like someone else's."""
+    for path in sorted(folder.iterdir(), key=lambda p: p.name == PLAN):
         if path.name in but:
             continue
         if path.is_dir() and not path.is_symlink():

@@ -11,7 +11,7 @@ from tokalign.config import EditConfig
 from tokalign.editors import Editor, gate
 from tokalign.errors import UsageError
 from tokalign.progress import Progress
-from tokalign.rowfile import RowFile, group
+from tokalign.rowfile import PROGRESS, RowFile, group
 from tokalign.schemas import Edit, Preference, RecordedEdit
 from tokalign.writer import writing
 
@@ -50,11 +50,13 @@ def run(config: EditConfig) -> Manifest | Any:
         if out.finished is not None:
             return out.finished
         usage: dict[str, Any] = {}
+        if config.editor == "human":  # decisions may have changed since a run was killed as it wrote them down
+            (out.folder / PROGRESS).unlink(missing_ok=True)
         with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
             if config.editor == "claude":
                 usage = asyncio.run(_paid(rows, config, file, bar))
             elif config.editor == "human":
-                for part in file.left(work.edits(rows, config, bar.say), CHUNK):
+                for part in file.left(work.edits(rows, config, lambda n: bar.advance(n - bar.done)), CHUNK):
                     _keep(part, file)
             else:
                 editor = _editor(config)

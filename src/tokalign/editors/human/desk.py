@@ -7,7 +7,7 @@ hash of what is shown of it, so that work is found again whatever its id, and is
 import json
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from tokalign import appendlog
-from tokalign.artifacts import hash_json
+from tokalign.artifacts import hash_json, sync
 from tokalign.schemas import Prompt
 
-CLAIM = 900.0
+CLAIM = 180.0
 """Seconds without a sign of life after which a row that lies before someone may be given to another."""
+LEAVING = 10.0
+"""Seconds for which a row waits for a page that is left: it may only be loaded anew."""
 Verdict = Literal["edited", "unchanged", "failed"]
 
 
@@ -36,11 +38,18 @@ class Task(NamedTuple):
     chosen: str | None
     categories: tuple[str, ...] = ()
     rationale: str = ""
+    note: str = ""
+    """Who proposes, and what came of it."""
 
     @property
     def key(self) -> str:
-        """What decisions are kept under."""
-        return hash_json([self.prompt, self.original, self.proposed])[:24]
+        """What decisions are kept under: all that is shown."""
+        return hash_json([self.prompt, self.original, self.proposed, self.chosen])[:24]
+
+    @property
+    def start(self) -> "Work":
+        """Where the editing starts."""
+        return Work(self.proposed, list(self.categories), self.rationale)
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,17 @@ class Desk:
         self._keys = [task.key for task in tasks]
         self._alike = Counter(self._keys)
         """How many rows show the very same: they are decided together."""
-        self._claims: dict[int, tuple[str, float]] = {}
-        self._skipped: dict[str, set[int]] = {}
+        self._claims: dict[str, tuple[str, float, int]] = {}
+        """Key → who has it, since when, and as which row."""
+        self._skipped: dict[str, dict[int, None]] = {}
+        """Of each at work, in the order of skipping."""
         self._first = 0
         """All rows before this one are decided."""
-        self._saves: list[float] = []
+        self._saves: deque[float] = deque(maxlen=20)
+        new = not path.exists()
         self._file = path.open("a+b")
+        if new:
+            sync(path.parent)
         appendlog.replay(self._file, path, self._take, "mend it, or move it away: it holds a person's work")
 
     def _take(self, entry: dict[str, Any], _: int) -> None:
@@ -119,7 +133,7 @@ class Desk:
     @property
     def rate(self) -> float:
         """Rows an hour, over the last ones of this session; 0 while there are too few to tell."""
-        last = self._saves[-20:]
+        last = self._saves
         return 3600 * (len(last) - 1) / max(last[-1] - last[0], 1e-9) if len(last) > 2 else 0.0
 
     def decision(self, row: int) -> Decision | None:
@@ -130,38 +144,72 @@ class Desk:
         """What was left on a row without being handed in."""
         return self.drafts.get(self._keys[row])
 
+    def version(self, row: int) -> int:
+        """How often a row was decided."""
+        decision = self.decision(row)
+        return decision.version if decision else 0
+
     def claim(self, row: int, client: str) -> bool:
-        """Take a row; False: it lies before someone else."""
-        holder, since = self._claims.get(row, ("", 0.0))
-        if holder not in ("", client) and time.monotonic() - since < CLAIM:
+        """Take a row; False: it, or one that shows the very same, lies before someone else."""
+        key, now = self._keys[row], time.monotonic()
+        holder, since, _ = self._claims.get(key, ("", 0.0, 0))
+        if holder not in ("", client) and now - since < CLAIM:
             return False
-        self._claims = {r: c for r, c in self._claims.items() if c[0] != client}
-        self._claims[row] = (client, time.monotonic())
+        self._claims = {k: c for k, c in self._claims.items() if c[0] != client}
+        self._claims[key] = (client, now, row)
         return True
 
+    def _release(self, row: int, client: str) -> None:
+        if self._claims.get(self._keys[row], ("",))[0] == client:
+            del self._claims[self._keys[row]]
+
     def next(self, client: str) -> int | None:
-        """A row that is not decided and lies before nobody else, those that were skipped last; None: there is none."""
+        """The row that lies before someone already, else one that is not decided and lies before nobody else.
+
+        Those that were skipped come last, in their order. None: there is none.
+        """
+        held = next((row for holder, _, row in self._claims.values() if holder == client), None)
+        if held is not None and self.claim(held, client):
+            return held
         while self._first < len(self.tasks) and self._keys[self._first] in self.decisions:
             self._first += 1
-        skipped = self._skipped.get(client, set())
+        skipped = self._skipped.get(client, {})
         fresh = (r for r in range(self._first, len(self.tasks)) if r not in skipped)
-        for row in chain(fresh, sorted(skipped)):
+        for row in chain(fresh, list(skipped)):
             if self._keys[row] not in self.decisions and self.claim(row, client):
-                skipped.discard(row)
+                skipped.pop(row, None)
                 return row
         return None
 
     def skip(self, row: int, client: str) -> None:
-        """Leave a row for later."""
-        self._skipped.setdefault(client, set()).add(row)
-        self._claims.pop(row, None)
+        """Leave a row for later, after all that was skipped before."""
+        skipped = self._skipped.setdefault(client, {})
+        skipped.pop(row, None)
+        skipped[row] = None
+        self._release(row, client)
 
-    def keep(self, row: int, client: str, work: Work) -> None:
-        """Keep what is being written; it is not handed in."""
-        self.claim(row, client)
-        if self.drafts.get(self._keys[row]) != work:
-            self.drafts[self._keys[row]] = work
-            self._write({"event": "draft", "key": self._keys[row], "work": asdict(work)}, durably=False)
+    def keep(self, row: int, client: str, version: int, work: Work, leaving: bool = False) -> bool:
+        """Keep what is being written; it is not handed in.
+
+        Args:
+            row: which.
+            client: who writes.
+            version: of the decision that they saw.
+            work: what stands there now.
+            leaving: the page is being left.
+
+        Returns:
+            False, and nothing is kept, where the row lies before someone else or was decided meanwhile.
+        """
+        key, decision = self._keys[row], self.decision(row)
+        if version != self.version(row) or not self.claim(row, client):
+            return False
+        if leaving:
+            self._claims[key] = (client, time.monotonic() - CLAIM + LEAVING, row)
+        if work != (self.drafts.get(key) or (decision.work if decision else self.tasks[row].start)):
+            self.drafts[key] = work
+            self._write({"event": "draft", "key": key, "work": asdict(work)}, durably=False)
+        return True
 
     def save(self, row: int, version: int, verdict: Verdict, work: Work) -> Decision:
         """Hand work in: when this returns it is on disk.
@@ -176,13 +224,15 @@ class Desk:
             ConflictError: another decision was taken meanwhile.
         """
         key, before = self._keys[row], self.decision(row)
-        if (before.version if before else 0) != version:
+        if before and before.version == version + 1 and (before.verdict, before.work) == (verdict, work):
+            return before  # handed in again, because the answer was lost
+        if self.version(row) != version:
             raise ConflictError
         decision = Decision(verdict, work, self.annotator, version + 1)
         entry = {"event": "decided", "key": key, "verdict": verdict, "work": asdict(work)}
         self._write({**entry, "annotator": self.annotator, "version": decision.version}, durably=True)
         self._decided(key, decision)
-        self._claims.pop(row, None)
+        self._claims.pop(key, None)
         self._saves.append(time.monotonic())
         return decision
 

@@ -1,15 +1,12 @@
-"""The page's server: loopback only, one secret a session, answers for nobody else.
-
-The secret comes in the address that is printed and opened; it becomes a cookie that scripts cannot read. Every request
-must name this host, and what changes anything must come from the page itself.
-"""
+"""The page's server: loopback only; who is let through is for :mod:`tokalign.editors.human.guard` to say."""
 
 import json
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
@@ -20,67 +17,28 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokalign import interrupt
 from tokalign.core import diff
 from tokalign.core.words import split
 from tokalign.editors.answers import CATEGORIES
 from tokalign.editors.human.desk import ConflictError, Desk, Work
+from tokalign.editors.human.guard import BYTES, HEADERS, Guard, cookie_of, equal
+from tokalign.editors.human.lines import as_in
 from tokalign.errors import UsageError
 
-COOKIE = "tokalign"
-BYTES = 2_000_000
-"""Of a request at most."""
-_POLICY = "; ".join(
-    (
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src data:",
-        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-    )
-)  # fmt: skip
-_HEADERS = {
-    "content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-    "cache-control": "no-store", "cross-origin-opener-policy": "same-origin",
-}  # fmt: skip
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 _VERDICTS = ("edited", "unchanged", "failed")
 
 
-class Guard:
-    """Lets through what comes from this session's page, and nothing else."""
-
-    def __init__(self, app: ASGIApp, secret: str, host: str) -> None:
-        self.app, self.secret, self.host = app, secret, host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, then pass on."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        request = Request(scope)
-        problem = self._problem(request)
-        answer: ASGIApp = Response(problem[1], problem[0], _HEADERS) if problem else self.app
-        await answer(scope, receive, send)
-
-    def _problem(self, request: Request) -> tuple[int, str] | None:
-        if request.headers.get("host") != self.host:
-            return 421, "not the host of this page"
-        origin = request.headers.get("origin")
-        if origin not in (None, f"http://{self.host}") or (request.method == "POST" and origin is None):
-            return 403, "not from this page"
-        if int(request.headers.get("content-length") or 0) > BYTES or "transfer-encoding" in request.headers:
-            return 413, "too large"
-        if request.url.path == "/open":
-            return None
-        if not secrets.compare_digest(request.cookies.get(COOKIE, ""), self.secret):
-            return 403, "open the address that the command printed"
-        return None
-
-
 class Pages:
-    """The routes. ``finish`` is called when the person says that all is done."""
+    """The routes. ``saved`` is called after each decision, ``finish`` when the person says that all is done."""
 
-    def __init__(self, desk: Desk, secret: str, min_similarity: float, finish: Callable[[], None]) -> None:
-        self.desk, self.secret, self.min_similarity, self._finish = desk, secret, min_similarity, finish
+    def __init__(
+        self, desk: Desk, secret: str, min_similarity: float, saved: Callable[[], None], finish: Callable[[], None]
+    ) -> None:
+        self.desk, self.secret, self.min_similarity = desk, secret, min_similarity
+        self._saved, self._finish = saved, finish
 
     def routes(self) -> list[Route]:
         """Where each is."""
@@ -98,29 +56,30 @@ class Pages:
 
     async def open(self, request: Request) -> Response:
         """Turn the secret of the address into a cookie."""
-        if not secrets.compare_digest(request.query_params.get("key", ""), self.secret):
-            return Response("open the address that the command printed", 403, _HEADERS)
-        answer = RedirectResponse("/", 303, _HEADERS)
-        answer.set_cookie(COOKIE, self.secret, httponly=True, samesite="strict", path="/")
+        if not equal(request.query_params.get("key", ""), self.secret):
+            return Response("open the address that the command printed", 403, HEADERS)
+        answer = RedirectResponse("/", 303, HEADERS)
+        # Lax, not strict: a click on the address in a page of another site (a terminal in a browser) is a way in too.
+        answer.set_cookie(cookie_of(request.headers["host"]), self.secret, httponly=True, samesite="lax", path="/")
         return answer
 
     async def page(self, request: Request) -> Response:
         """The page."""
-        return Response(_read("page.html"), 200, _HEADERS, "text/html")
+        return Response(_read("page.html"), 200, HEADERS, "text/html")
 
     async def asset(self, request: Request) -> Response:
         """What the page is made of."""
         name = request.path_params["name"]
         if name not in _ASSETS:
-            return Response("not here", 404, _HEADERS)
-        return Response(_read(name), 200, _HEADERS, _ASSETS[name])
+            return Response("not here", 404, HEADERS)
+        return Response(_read(name), 200, HEADERS, _ASSETS[name])
 
     async def row(self, request: Request) -> Response:
         """A row: the next open one, or the one at ``at``; and how far the work is."""
         client, at = request.query_params.get("client", ""), request.query_params.get("at")
         if at is None:
             number = self.desk.next(client)
-        elif at.isdecimal() and int(at) < len(self.desk.tasks):
+        elif at.isdecimal() and len(at) < 10 and int(at) < len(self.desk.tasks):
             number = int(at)
             if not self.desk.claim(number, client):
                 return _say({"busy": True, **self._progress()}, 409)
@@ -129,17 +88,18 @@ class Pages:
         if number is None:
             return _say({"row": None, **self._progress()})
         task, draft, decision = self.desk.tasks[number], self.desk.draft(number), self.desk.decision(number)
-        work = draft or (decision.work if decision else Work(task.proposed, list(task.categories), task.rationale))
+        work = draft or (decision.work if decision else task.start)
         shown = {
             "at": number,
             "id": task.id,
             "prompt": task.prompt if isinstance(task.prompt, list) else [{"role": "user", "content": task.prompt}],
             "original": task.original,
-            "proposed": task.proposed,
             "chosen": task.chosen,
+            "note": task.note,
+            "start": asdict(task.start),
             "work": asdict(work),
             "verdict": decision.verdict if decision else None,
-            "version": decision.version if decision else 0,
+            "version": self.desk.version(number),
         }
         return _say({"row": shown, **self._progress()})
 
@@ -159,6 +119,7 @@ class Pages:
         if number is None or not isinstance(text, str):
             return _say({"error": "a row and a text"}, 400)
         original = self.desk.tasks[number].original
+        text = as_in(original, text)
         kept = diff.compare_words(split([original]), split([text]), diff.Way())
         parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
         similarity = diff.similarity(original, text)
@@ -167,27 +128,27 @@ class Pages:
     async def draft(self, request: Request) -> Response:
         """Keep what is being written."""
         said, number = await self._said(request)
-        work = _work(said)
-        if number is None or work is None:
-            return _say({"error": "a row and a text"}, 400)
-        self.desk.keep(number, str(said.get("client", "")), work)
-        return _say({})
+        work, version = self._work(said, number), said.get("version")
+        if number is None or work is None or not isinstance(version, int):
+            return _say({"error": "a row, a version and a text"}, 400)
+        client, leaving = str(said.get("client", "")), said.get("leaving") is True
+        kept = self.desk.keep(number, client, version, work, leaving)
+        return _say({}) if kept else _say({"conflict": True}, 409)
 
     async def save(self, request: Request) -> Response:
         """Hand work in. The answer comes when it is on disk."""
         said, number = await self._said(request)
-        work, verdict, version = _work(said), said.get("verdict"), said.get("version")
+        work, verdict, version = self._work(said, number), said.get("verdict"), said.get("version")
         if number is None or work is None or verdict not in _VERDICTS or not isinstance(version, int):
             return _say({"error": "a row, a verdict, a version and a text"}, 400)
         task = self.desk.tasks[number]
         if verdict == "edited" and (not work.text.strip() or work.text == task.original):
             return _say({"error": "the text is empty, or as it was"}, 422)
-        if verdict == "unchanged":
-            work = Work(task.original, [], work.rationale)
         try:
             decision = self.desk.save(number, version, verdict, work)
         except ConflictError:
             return _say({"conflict": True, **self._progress()}, 409)
+        self._saved()
         return _say({"version": decision.version, **self._progress()})
 
     async def skip(self, request: Request) -> Response:
@@ -198,7 +159,7 @@ class Pages:
         self.desk.skip(number, str(said.get("client", "")))
         return _say({})
 
-    async def finish(self, request: Request) -> Response:
+    async def finish(self, _: Request) -> Response:
         """All is done: the artifact can be written."""
         left = len(self.desk.tasks) - self.desk.done
         if left:
@@ -221,22 +182,24 @@ class Pages:
         there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.desk.tasks)
         return (said, number) if there else ({}, None)
 
-
-def _work(said: dict[str, Any]) -> Work | None:
-    text, categories, rationale = said.get("text"), said.get("categories", []), said.get("rationale", "")
-    if not isinstance(text, str) or not isinstance(rationale, str) or not isinstance(categories, list):
-        return None
-    if any(c not in CATEGORIES for c in categories):
-        return None
-    try:
-        (text + rationale).encode()
-    except UnicodeEncodeError:  # half a character
-        return None
-    return Work(text, [c for c in CATEGORIES[:-1] if c in categories], rationale)
+    def _work(self, said: dict[str, Any], number: int | None) -> Work | None:
+        """The work that the page sent; None where it is none."""
+        text, categories, rationale = said.get("text"), said.get("categories", []), said.get("rationale", "")
+        if number is None or not isinstance(text, str) or not isinstance(rationale, str):
+            return None
+        task = self.desk.tasks[number]
+        known = list(dict.fromkeys([*CATEGORIES[:-1], *task.categories]))
+        if not isinstance(categories, list) or any(c not in known for c in categories):
+            return None
+        try:
+            (text + rationale).encode()
+        except UnicodeEncodeError:  # half a character
+            return None
+        return Work(as_in(task.original, text), [c for c in known if c in categories], rationale)
 
 
 def _say(what: dict[str, Any], status: int = 200) -> Response:
-    return JSONResponse(what, status, _HEADERS)
+    return JSONResponse(what, status, HEADERS)
 
 
 def _read(name: str) -> bytes:
@@ -256,7 +219,9 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self.finished or interrupt.asked()
 
 
-def serve(desk: Desk, port: int, min_similarity: float, say: Callable[[str], None], show: bool) -> None:
+def serve(
+    desk: Desk, port: int, min_similarity: float, say: Callable[[str], None], saved: Callable[[], None], show: bool
+) -> None:
     """Serve the page until the person says that all is done.
 
     Args:
@@ -264,6 +229,7 @@ def serve(desk: Desk, port: int, min_similarity: float, say: Callable[[str], Non
         port: 0 takes any that is free.
         min_similarity: what keeps less of the words is warned of.
         say: tells the user where the page is.
+        saved: called after each decision.
         show: whether to open it in a browser.
 
     Raises:
@@ -285,12 +251,20 @@ def serve(desk: Desk, port: int, min_similarity: float, say: Callable[[str], Non
         def finish() -> None:
             server.finished = True
 
-        pages = Pages(desk, secret, min_similarity, finish)
+        pages = Pages(desk, secret, min_similarity, saved, finish)
         app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=secret, host=host)])
         server = _Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
         address = f"http://{host}/open?key={secret}"
         say(f"the page is at {address}  (Ctrl-C ends; everything handed in is kept)")
         if show:
-            webbrowser.open(address)
+            threading.Thread(target=_open, args=(address,), daemon=True).start()
         server.run(sockets=[listener])
     interrupt.check()
+
+
+def _open(address: str) -> None:
+    """Show the page, unless the only browser is one of the terminal, which is in use."""
+    with suppress(webbrowser.Error):
+        found = webbrowser.get()
+        if type(found) is not webbrowser.GenericBrowser:
+            found.open(address)

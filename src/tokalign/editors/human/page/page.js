@@ -2,12 +2,19 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const client = sessionStorage.client || (sessionStorage.client = crypto.randomUUID());
+const boxes = () => [...$("chips").querySelectorAll("input")];
+const mac = /Mac|iPhone|iPad/.test(navigator.platform);
+const held = mac ? "Ctrl+Option" : "Alt"; // Option alone writes letters there
+let client = sessionStorage.client || (sessionStorage.client = crypto.randomUUID());
 let row = null; // what is shown
+let total = 0;
 let trail = []; // rows that were shown before it
 let shownText = null; // the text that the diff shows
+let kept = ""; // the work that the command has, as JSON
+let before = null; // what stood there before "Start over"
 let busy = false;
-let timer = 0;
+let waitDiff = 0;
+let waitDraft = 0;
 
 async function call(path, said) {
   const options = said && { method: "POST", body: JSON.stringify({ client, ...said }) };
@@ -15,10 +22,15 @@ async function call(path, said) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Error("The command does not answer. What was saved is safe; start it again and reload this page.");
+    throw new Error(
+      "The command does not answer. What was saved is safe. Copy what you just wrote, start the command again and open the address it prints.",
+    );
   }
-  const found = await answer.json().catch(() => ({}));
-  return { status: answer.status, ...found };
+  if (![200, 409, 422].includes(answer.status))
+    throw new Error(
+      `The command did not take this (${answer.status}). Copy what you just wrote, and open the address that the command printed.`,
+    );
+  return { status: answer.status, ...(await answer.json()) };
 }
 
 function trouble(text) {
@@ -26,21 +38,29 @@ function trouble(text) {
   $("trouble").hidden = !text;
 }
 
+function say(text) {
+  $("saved").textContent = text;
+}
+
 function progress(p) {
   if (p.total === undefined) return;
+  total = p.total;
   $("bar").max = p.total;
   $("bar").value = p.done;
   $("count").textContent = `${p.done} of ${p.total}`;
   $("rate").textContent = p.rate ? `${p.rate} an hour` : "";
   $("who").textContent = p.annotator;
-  if (!$("chips").querySelector("input"))
+  if (!boxes().length)
     p.categories.forEach((name, k) => {
       const label = document.createElement("label");
       label.className = "chip";
       const box = document.createElement("input");
       box.type = "checkbox";
       box.value = name;
-      box.addEventListener("change", changed);
+      box.addEventListener("change", () => {
+        changed();
+        say(`${name} ${box.checked ? "on" : "off"}`);
+      });
       const key = document.createElement("kbd");
       key.textContent = k + 1;
       label.append(box, name, key);
@@ -53,20 +73,25 @@ function only(id) {
 }
 
 function work() {
-  const categories = [...$("chips").querySelectorAll("input:checked")].map((box) => box.value);
-  return { at: row.at, text: $("text").value, categories, rationale: $("why").value };
+  const named = boxes().map((box) => box.value);
+  const others = row.work.categories.filter((name) => !named.includes(name)); // of another editor: kept
+  const categories = [...boxes().filter((box) => box.checked).map((box) => box.value), ...others];
+  return { at: row.at, version: row.version, text: $("text").value, categories, rationale: $("why").value };
 }
 
 async function load(at) {
+  clearTimeout(waitDiff);
+  clearTimeout(waitDraft);
   const where = at === undefined ? "" : `&at=${at}`;
   const found = await call(`/api/row?client=${encodeURIComponent(client)}${where}`);
   progress(found);
   if (found.busy) return trouble("Someone else has this row before them.");
   if (!found.row) {
-    row = null;
     const left = found.total - found.done;
     $("left").textContent = left ? `${left} more lie before someone else.` : `${found.done} rows are decided.`;
     $("finish").disabled = left > 0;
+    if (!$("end").hidden) return;
+    row = null;
     only("end");
     return $("end").querySelector("h1").focus();
   }
@@ -86,32 +111,44 @@ async function load(at) {
   $("chosen").textContent = row.chosen || "";
   $("guide").hidden = !row.chosen;
   const told = { edited: "saved", unchanged: "nothing to fix", failed: "cannot be fixed" };
-  $("state").textContent = row.verdict ? `decided: ${told[row.verdict]}` : "";
+  $("state").textContent = [row.note && `from ${row.note}`, row.verdict && `decided: ${told[row.verdict]}`]
+    .filter(Boolean)
+    .join(" · ");
+  $("save").textContent = row.note ? "Accept this edit" : "Save";
+  $("unchanged").textContent = row.note ? "Original was fine" : "Nothing to fix";
+  before = null;
+  $("diff").replaceChildren();
+  $("keeps").textContent = "";
   fill(row.work);
+  kept = JSON.stringify(work());
   only("work");
   scrollTo(0, 0);
   $("text").focus({ preventScroll: true });
   $("text").setSelectionRange(0, 0);
+  say(`${$("saved").textContent.startsWith("saved") ? $("saved").textContent + ", now" : ""} row ${row.at + 1} of ${total}`.trim());
+  guarded(compare)();
 }
 
 function fill(found) {
   $("text").value = found.text;
   $("why").value = found.rationale;
-  for (const box of $("chips").querySelectorAll("input")) box.checked = found.categories.includes(box.value);
+  for (const box of boxes()) box.checked = found.categories.includes(box.value);
   shownText = null;
-  compare();
 }
 
+const unix = (text) => text.replace(/\r\n?/g, "\n"); // as text fields have it
+
 async function compare() {
+  if (!row) return;
   const { at, text } = work();
   if (text === shownText) return;
-  shownText = text;
   const found = await call("/api/diff", { at, text });
   if (!row || row.at !== at || $("text").value !== text || !found.parts) return; // it has gone on
+  shownText = text;
   const pieces = [];
-  for (const [tag, before, after] of found.parts) {
-    if (tag === "equal") pieces.push(before);
-    for (const [name, part] of tag === "equal" ? [] : [["del", before], ["ins", after]])
+  for (const [tag, removed, added] of found.parts) {
+    if (tag === "equal") pieces.push(removed);
+    for (const [name, part] of tag === "equal" ? [] : [["del", removed], ["ins", added]])
       if (part) {
         const piece = document.createElement(name);
         piece.textContent = part;
@@ -119,84 +156,120 @@ async function compare() {
       }
   }
   $("diff").replaceChildren(...pieces);
-  const kept = `keeps ${Math.round(100 * found.similarity)} % of the words`;
-  const same = text === row.original;
-  $("keeps").textContent = same ? "as it was" : found.large ? `${kept}: that is a rewrite; can less be changed?` : kept;
+  const share = `keeps ${Math.round(100 * found.similarity)} % of the words`;
+  const same = text === unix(row.original);
+  $("keeps").textContent = same ? "as it was" : found.large ? `${share}: that is a rewrite; can less be changed?` : share;
   $("keeps").className = found.large && !same ? "large" : "soft";
 }
 
+// What is being written goes to the command, which keeps it; sent unchanged, it says that someone is still here.
+async function draft(leaving = false) {
+  clearTimeout(waitDraft);
+  if (!row) return;
+  const now = work();
+  const text = JSON.stringify(now);
+  if (leaving) {
+    const body = JSON.stringify({ client, leaving, ...now });
+    return fetch("/api/draft", { method: "POST", keepalive: body.length < 60000, body }).catch(() => {});
+  }
+  const found = await call("/api/draft", now);
+  if (found.conflict && text !== kept)
+    throw new Error("Someone else has this row, or decided it: what you write here is not kept. Copy it, then Skip.");
+  if (!found.conflict && text !== kept) trouble("");
+  kept = text;
+}
+
 function changed() {
-  clearTimeout(timer);
-  const at = row && row.at;
-  timer = setTimeout(
-    guarded(async () => {
-      if (!row || row.at !== at) return;
-      await compare();
-      await call("/api/draft", work());
-    }),
-    150,
-  );
+  say("");
+  clearTimeout(waitDiff);
+  clearTimeout(waitDraft);
+  waitDiff = setTimeout(guarded(compare), 150);
+  waitDraft = setTimeout(guarded(draft), 600);
 }
 
 function guarded(act) {
-  return async (...given) => {
+  return async () => {
     try {
-      await act(...given);
+      await act();
     } catch (error) {
       trouble(error.message);
     }
   };
 }
 
-const decide = (verdict) =>
-  guarded(async () => {
-    if (!row || busy) return;
+// One at a time; nothing is typed into a row that is about to go.
+function exclusive(act) {
+  return async () => {
+    if (busy) return;
     busy = true;
-    clearTimeout(timer);
-    try {
-      const found = await call("/api/save", { ...work(), verdict, version: row.version });
-      progress(found);
-      if (found.conflict) return trouble("Someone else decided this row meanwhile; Skip goes on, Back shows theirs.");
-      if (found.status === 422) return trouble("The text is as it was, or empty: say Nothing to fix, or Cannot fix.");
-      if (found.status !== 200) return trouble(found.error || `It was not saved (${found.status}).`);
-      trouble("");
-      $("saved").textContent = `saved ${row.id}`;
+    $("text").readOnly = $("why").readOnly = true;
+    await guarded(act)();
+    $("text").readOnly = $("why").readOnly = false;
+    busy = false;
+  };
+}
+
+const decide = (verdict) =>
+  exclusive(async () => {
+    if (!row) return;
+    clearTimeout(waitDraft);
+    const found = await call("/api/save", { ...work(), verdict });
+    progress(found);
+    if (found.conflict) {
       trail.push(row.at);
-      await load();
-    } finally {
-      busy = false;
+      throw new Error("Someone else decided this row meanwhile. Copy what you wrote if you need it; Back shows theirs, Skip goes on.");
     }
+    if (found.status === 422) throw new Error("The text is as it was, or empty: say Nothing to fix, or Cannot fix.");
+    trouble("");
+    say(`saved ${row.id}`);
+    trail.push(row.at);
+    await load();
   });
 
 const actions = {
   save: decide("edited"),
   unchanged: decide("unchanged"),
   failed: decide("failed"),
-  skip: guarded(async () => {
+  skip: exclusive(async () => {
     if (!row) return;
     trouble("");
+    await draft();
     trail.push(row.at);
+    say("");
     await call("/api/skip", { at: row.at });
     await load();
   }),
-  back: guarded(async () => {
+  back: exclusive(async () => {
+    const at = trail.length ? trail.pop() : (row ? row.at : total) - 1;
+    if (at < 0) return;
     trouble("");
-    if (trail.length) await load(trail.pop());
+    await draft();
+    say("");
+    await load(at);
   }),
-  reset: guarded(async () => {
-    if (!row) return;
-    fill({ text: row.proposed, categories: [], rationale: "" });
+  reset: () => {
+    if (!row || busy) return;
+    const now = work();
+    const start = { ...row.start, text: unix(row.start.text) };
+    if (before && now.text === start.text) {
+      fill(before); // a second time brings it back
+      before = null;
+    } else {
+      before = now;
+      fill(start);
+    }
     changed();
-  }),
+  },
   hide: () => {
     const hidden = !$("chosen").hidden;
     $("chosen").hidden = hidden;
     $("hide").textContent = hidden ? "show" : "hide";
     $("hide").setAttribute("aria-expanded", String(!hidden));
+    say(`preferred response ${hidden ? "hidden" : "shown"}`);
   },
-  finish: guarded(async () => {
-    const found = await call("/api/finish", { at: 0 });
-    if (found.status !== 200) return trouble(found.error);
+  finish: exclusive(async () => {
+    const found = await call("/api/finish", {});
+    if (found.error) throw new Error(found.error);
     only("over");
     $("over").querySelector("h1").focus();
   }),
@@ -204,26 +277,41 @@ const actions = {
 actions.again = actions.back;
 
 const keys = { n: "unchanged", c: "failed", s: "skip", b: "back", r: "reset", p: "hide" };
+function meant(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.altKey)
+    return row ? actions.save : !$("end").hidden && !$("finish").disabled ? actions.finish : null;
+  if (!event.altKey || event.ctrlKey !== mac || event.metaKey) return null;
+  const digit = /^Digit([1-9])$/.exec(event.code);
+  if (digit) return row && boxes()[digit[1] - 1] ? () => boxes()[digit[1] - 1].click() : null;
+  const letter = /^[a-z]$/i.test(event.key) ? event.key : (/^Key([A-Z])$/.exec(event.code) || ["", ""])[1];
+  return actions[keys[letter.toLowerCase()]] || null;
+}
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-    event.preventDefault();
-    if (row) actions.save();
-    else if (!$("finish").disabled && !$("end").hidden) actions.finish();
-  } else if (event.altKey && !event.ctrlKey && !event.metaKey) {
-    const digit = /^Digit([1-9])$/.exec(event.code);
-    const name = keys[(/^Key([A-Z])$/.exec(event.code) || ["", ""])[1].toLowerCase()];
-    const box = digit && row && $("chips").querySelectorAll("input")[digit[1] - 1];
-    if (box) box.click();
-    else if (name) actions[name]();
-    else return;
-    event.preventDefault();
-  }
+  if (event.key === "Escape") trouble("");
+  const act = meant(event);
+  if (!act) return;
+  event.preventDefault();
+  if (!event.repeat) act(); // a key that is held down decides one row, not many
 });
-addEventListener("pagehide", () => {
-  // Leaving in the middle of a word: what was written goes along.
-  if (row) fetch("/api/draft", { method: "POST", keepalive: true, body: JSON.stringify({ client, ...work() }) });
-});
+
+addEventListener("pagehide", () => draft(true));
+setInterval(
+  guarded(async () => {
+    if (busy) return;
+    if (row) await draft();
+    else if (!$("end").hidden && $("finish").disabled) await load();
+  }),
+  20000,
+);
 for (const name of Object.keys(actions)) $(name).addEventListener("click", actions[name]);
+for (const [key, name] of Object.entries(keys)) $(name).title = `${held}+${key.toUpperCase()}`;
+$("keys").textContent = $("keys").textContent.replaceAll("Alt", held);
 $("text").addEventListener("input", changed);
 $("why").addEventListener("input", changed);
-guarded(() => load())();
+
+// A tab that was duplicated has the name of the other: it takes one of its own.
+navigator.locks.request(client, { ifAvailable: true }, async (lock) => {
+  if (!lock) client = sessionStorage.client = crypto.randomUUID();
+  exclusive(() => load())();
+  if (lock) await new Promise(() => {});
+});
