@@ -1,7 +1,7 @@
 """A whole step of PPO against TRL's PPOTrainer, and the built-in sampler against ``generate``: time, same work.
 
 Same policy, reward model (one score a response), prompts, batch, epochs, minibatches and longest response; both sides
-sample at temperature 1. TRL 1.10.0 was the last release with PPO: it is needed on the path, without what it needs
+sample at temperature 1. TRL 1.10.0 still has PPO (1.13 does not): it is needed on the path, without what it needs
 beside transformers.
 
     pip install --no-deps --target trl trl==1.10.0

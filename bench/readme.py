@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
@@ -27,11 +27,8 @@ DOCS = ROOT / "docs"
 README, PICTURE, CLI_DOC = ROOT / "README.md", DOCS / "labels.svg", DOCS / "cli.md"
 
 TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
-    README: {
-        "headline": ("paper", tables.headline),
-        "arms": ("paper", tables.arms),
-        "reward-models": ("paper", tables.reward_models),
-    },
+    README: {"headline": ("paper", tables.headline)},
+    DOCS / "results.md": {"arms": ("paper", tables.arms), "reward-models": ("paper", tables.reward_models)},
     DOCS / "labels.md": {
         "human-spans": ("human_spans", tables.human_spans),
         "alignments": ("alignments", tables.alignments),
@@ -62,14 +59,14 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
     DOCS / "concepts.md": [
         ("paper", tables.sequence_accuracy),
         ("paper", lambda r: f"on held-out prompts in {tables.chosen_with(r, 'normalise')} seeds"),
-        ("human_rewards", lambda r: f"with the {tables.corrections_seen(r)} answers that there are"),
+        ("human_rewards", lambda r: f"with the {tables.corrections_seen(r)} answers it was trained on"),
     ],
     DOCS / "ppo.md": [("paper", lambda r: f"in {tables.chosen_with(r, 'normalise')} seeds of `make paper`")],
     DOCS / "labels.md": [
         (
             "human_spans",
             lambda r: (
-                f"from Levenshtein to `blocks` is {100 * r['ways'][r['default']]['above_levenshtein']:+.0f} points"
+                f"from Levenshtein to `blocks` is {100 * r['ways'][r['default']]['above_levenshtein']:+.1f} points"
             ),
         ),
     ],
@@ -80,6 +77,24 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
 """File → figures that stand in sentences: the result they are of, and the words that must be there."""
 
 
+ABOUT_COMMANDS = """\
+Made from what `tokalign COMMAND --help` prints. Every command also takes `--config FILE.toml`.
+An option that is on or off is turned off by `--no-…`. A value comes from the flag, else `TOKALIGN_<COMMAND>_<OPTION>`,
+else `TOKALIGN_<OPTION>`, else the command's table in the file, else the default.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | something unforeseen, a full disk among it |
+| 2 | options that are wrong, or do not go together; another run's folder |
+| 3 | finished, with rows that failed; the same command tries them again |
+| 4 | the cap on the cost is reached; a higher one goes on |
+| 5 | bad input: the place, the field, the value and a remedy are printed |
+| 6 | another process writes this folder |
+| 7 | the service says no: key, credit, limits, an unknown model |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command goes on |"""
+
+
 def cli() -> str:
     """Every command with its options, from what ``--help`` is made of."""
     from dataclasses import MISSING, fields
@@ -87,8 +102,7 @@ def cli() -> str:
     from tokalign.cli import COMMANDS
     from tokalign.knobs import is_required, option_name
 
-    about = "Made from what `tokalign COMMAND --help` prints. Every command also takes `--config FILE.toml`."
-    text = f"# Commands\n\n{about}\n"
+    text = f"# Commands\n\n{ABOUT_COMMANDS}\n"
     for name, command in COMMANDS.items():
         knobs = command.load_knobs()
         text += f"\n## tokalign {name}\n\n{command.about}\n\n"
@@ -97,16 +111,18 @@ def cli() -> str:
             default: Any = "required" if is_required(f) else f.default
             if f.default_factory is not MISSING:
                 default = f.default_factory()
-            shown = (
-                ""
-                if default in (None, [], "")
-                else ("off", "on")[default]
-                if isinstance(default, bool)
-                else str(default)
-            )
-            rows.append([f"`{option_name(f)}`", shown, f.metadata["about"].replace("|", "\\|")])
+            if isinstance(default, bool):
+                default = ("off", "on")[default]
+            shown = "" if default in (None, [], "") else str(default)
+            rows.append([f"`{option_name(f)}`{choices(f.type)}", shown, f.metadata["about"].replace("|", "\\|")])
         text += table(["option", "default", ""], rows) + "\n"
     return text
+
+
+def choices(kind: Any) -> str:
+    """What an option may be, where that is a list."""
+    parts = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    return " " + " ".join(f"`{value}`" for value in get_args(parts[0])) if parts else ""
 
 
 def render(path: Path, text: str) -> str:

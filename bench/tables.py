@@ -45,13 +45,15 @@ def headline(result: Result) -> str:
     rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", ""])
     columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "passed at step"]
     longer = result["long"]
-    last = max(int(step) for s in result["seeds"] for step in s["heldout"]["token"])
+    looks = sorted({int(step) for s in result["seeds"] for step in s["heldout"]["token"]})
+    last = looks[-1]
     best, end = spell(longer["token-long"]), spell(longer["token-long-last"])
     said = [
         f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
         f"{spell(result['gap_at_1'])}. *Passed at step*: where the token arm's win rate on held-out prompts is first",
-        f"above the sequence arm's at its last step, {last}. Run on to {longer['steps']} steps, the token arm's chosen",
-        f"checkpoint wins {best} points more than that of {last} steps, its last one {end}.",
+        f"above the sequence arm's at its last step, {last} (the first look is after {looks[0]}). Run on to",
+        f"{longer['steps']} steps, the token arm's chosen checkpoint wins {best} points more than that of",
+        f"{last} steps, its last one {end}.",
     ]
     return "\n\n".join([table(columns, rows), "\n".join(said)])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tokalign import config, knobs
+from tokalign import config, errors, knobs
+from tokalign.cli import UNRESOLVED
 from tokalign.knobs import is_required
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,38 +23,23 @@ FIGURE = re.compile(
 )
 """Numbers that look measured."""
 NOT_MEASURED = {
-    "README.md": [
-        "Python ≥ 3.11",
-        "at temperature 0.7",
-        "with 95 % intervals",
-        "Apache-2.0",
-        "The first command asks…",
-    ],
+    "README.md": ["Python ≥ 3.11", "PYTHON=python3.12", "at temperature 0.7", "Apache-2.0", "one GPU of 24 GB"],
+    "alpacafarm-7b.md": ["(Qwen2.5)", "**Cost of the edits.**…", "**Memory and time.**…"],
     "claude.md": ["5,000 requests or 32 MB"],
-    "comparison.md": ["no PPO since 1.16"],
+    "comparison.md": ["process rewards until 1.13", "PPO until 1.12"],
     "concepts.md": ["up to +5.1 points of win rate"],
     "labels.md": ["with 95 % intervals"],
     "ppo.md": [
-        "β (1 + 0.1 clip(KL / target − 1, ±0.2))",
-        "**A 7B policy, arithmetic.**…",
-        "TRL 1.10.0, the last release with PPO",
-        "With 0.2 it is stable. With 0.1 it",
+        "β (1 + 0.1 clip(KL / target − 1, ±0.2))", "**A 7B policy, arithmetic.**…",
+        "TRL 1.10.0 (PPO was removed in 1.13)", "With 0.2 it is stable. With 0.1 it",
     ],
-    "reward-models.md": ["with 95 % intervals", "only just holds 0.5", "TRL 1.16's"],
-    "win-rates.md": [
-        "Simulated 2,000 times",
-        "drawn 10,000 times",
-        "93 to 97 times",
-        "4 to 6 times",
-        "2, 1.5 or",
-    ],
-    "alpacafarm-7b.md": ["**Cost of the edits.**…", "**Memory and time.**…"],
+    "results.md": ["with 95 % intervals"],
+    "reward-models.md": ["with 95 % intervals", "still includes 0.5", "TRL 1.16's"],
     "ultrafeedback.md": [
-        "A model of 0.5 to 1.5B, one GPU of 24 GB",
-        "Responses of UltraFeedback are long…",
-        "Memory: 0.5B weights…",
+        "A model of 0.5 to 1.5B, one GPU of 24 GB", "Responses of UltraFeedback are long…", "Memory: 0.5B weights…",
     ],
-}
+    "win-rates.md": ["Simulated 2,000 times", "93 to 97 times", "4 to 6 times", "2, 1.5 or"],
+}  # fmt: skip
 """File → words, or the first words of a paragraph, whose numbers are settings, prices, versions or arithmetic."""
 
 
@@ -85,6 +71,15 @@ def test_a_figure_in_a_sentence_is_that_of_a_result_file_or_was_never_measured(p
             text = text.replace(words, "")
         found = FIGURE.search(re.sub(r"`[^`]*`", "", text))
         assert found is None, f"{found[0]}: where is it from? {part}"
+
+
+def test_every_exit_code_is_explained() -> None:
+    def all_of(kind: type[errors.TokalignError]) -> set[int]:
+        own = {kind.exit_code} if kind is not errors.StoppedError else {130, 143}
+        return own.union(*map(all_of, kind.__subclasses__()))
+
+    told = re.findall(r"^\| ([\d, ]+) \|", MADE["ABOUT_COMMANDS"], re.MULTILINE)
+    assert {int(code) for codes in told for code in codes.split(",")} == all_of(errors.TokalignError) | {0, UNRESOLVED}
 
 
 def test_the_reference_of_commands_is_that_of_the_code() -> None:

@@ -233,9 +233,14 @@ class EvalWinrateConfig(Paid, Sampling, Compute, Foreign, Stage):
 class ExportConfig(Foreign, Stage):
     """Knobs of ``tokalign export``."""
 
-    source: str = knob(..., "edits, preferences or responses: an artifact or a file", role="input", positional=True)
+    source: str = knob(
+        ...,
+        "edits, preferences or responses: an artifact, or a file of edits or responses",
+        role="input",
+        positional=True,
+    )
     to: ExportTo = knob(..., "layout: trl (DPO), trl-sft, hh-rlhf or csv for pairs, alpaca-eval for responses")
-    out: Path = knob(..., "file to write: .jsonl, .json or .parquet", role="out")
+    out: Path = knob(..., "file to write: .jsonl, .json or .parquet; with csv any name", role="out")
     fresh: bool = knob(False, "replace a file that is there", role="run")
 
 
