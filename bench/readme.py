@@ -56,6 +56,7 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
 """File → name of a table → the result it is of, and what makes it."""
 
 TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
+    README: [("paper", lambda r: f"**SFT on the same edits wins {tables.sft_over_ppo(r)}**")],
     DOCS / "concepts.md": [
         ("paper", tables.sequence_accuracy),
         ("paper", lambda r: f"on held-out prompts in {tables.chosen_with(r, 'normalise')} seeds"),

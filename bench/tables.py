@@ -254,6 +254,16 @@ def sequence_accuracy(result: Result) -> str:
     return f"puts {100 * min(of):.0f} to {100 * max(of):.0f} % of held-out edits in the right order"
 
 
+def sft_over_ppo(result: Result) -> str:
+    """How SFT on the edits stands to both PPO arms."""
+    rates = {
+        arm: statistics.mean(s["win_rate"][arm] for s in result["seeds"])
+        for arm in ("sft-on-edits", "token", "sequence")
+    }
+    first = rates["sft-on-edits"]
+    return "more than either" if first == max(rates.values()) else "less" if first == min(rates.values()) else "between"
+
+
 def chosen_with(result: Result, knob: str) -> str:
     """In how many seeds the token arm's chosen setting has a knob."""
     n = sum(knob in s["setting"]["token"] for s in result["seeds"])

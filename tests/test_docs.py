@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.forked import stand_in
+from tests.forked import run, stand_in
 from tokalign.cli import COMMANDS
 from tokalign.knobs import option_name
 
@@ -31,6 +32,31 @@ def test_what_is_to_be_typed_works_from_top_to_bottom(
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+def test_what_a_command_says_to_run_next_works_when_it_is_pasted(tmp_path: Path) -> None:
+    """From a world on, every line that is printed, with names of ours in place of those in capitals."""
+    ours = {"MODEL": "policy", "POLICY": "policy", "PROMPTS": "'my world/prompts'", "TEST": "'my world/test'"}
+    small = {"STEPS": "2", "BATCH_SIZE": "4", "MAX_NEW_TOKENS": "8", "VOCAB": "500"}
+    env = {f"TOKALIGN_{name}": value for name, value in small.items()}
+    waiting = [
+        "tokalign playground --out 'my world' --preferences 60 --sft 60 --prompts 12 --heldout 4 --test 4",
+        "tokalign train-sft 'my world/sft' --model tiny --out policy",
+    ]
+    done: list[str] = []
+    while waiting:
+        line = waiting.pop(0)
+        if "--reward-model RM" in line and not (tmp_path / "rm").exists():
+            waiting.append(line)  # it comes before what it needs
+            continue
+        words = shlex.split(re.sub(r"\b[A-Z]+\b", lambda m: ours.get(m[0], m[0].lower()), line))
+        ran = run(tmp_path, *words[1:], **env)
+        assert ran.returncode == 0, f"{line}\n{ran.stderr}"
+        done.append(line)
+        waiting += re.findall(r"^  next: (.*)$", ran.stderr, re.MULTILINE)
+    assert len(done) < 30
+    assert {line.split()[1] for line in done} == set(COMMANDS) - {"export", "report"}
 
 
 def test_there_is_something_to_type() -> None:

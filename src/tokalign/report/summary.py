@@ -1,6 +1,7 @@
 """What a command says when it ends: what it wrote, where, and what to run next."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -60,7 +61,8 @@ def written(config: Stage, result: Any) -> None:
         kind = "policy by PPO" if "best_step" in manifest.stats and manifest.kind == "policy" else manifest.kind
         for line in NEXT.get(kind, []):
             level = manifest.stats.get("level", "token")
-            print("  next: " + line.format(path=safe(str(config.out / name)), level=level), file=sys.stderr)
+            path = shlex.quote(safe(str(config.out / name)))
+            print("  next: " + line.format(path=path, level=level), file=sys.stderr)
 
 
 def _file(config: Stage, exported: Any) -> None:
