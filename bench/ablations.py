@@ -4,7 +4,7 @@ Worlds, policies and reward models are those of ``bench/paper.py`` and are made 
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
 nothing. Writes docs/results/ablations.json.
 
-    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2]
+    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2] [--changes base …]
 """
 
 import argparse
@@ -62,14 +62,19 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 """Reward models of their own: level, pairs, knobs."""
 
 
-def experiment(f: Path, seed: int) -> Plan:
+def experiment(f: Path, seed: int, changes: list[str]) -> Plan:
     """All of one seed."""
     yield from world(f, seed)
     yield [labels(f, seed, f"labels-{name}", *knobs) for name, knobs in LABELS.items()]
     models = [reward_model(f, seed, name, lv, pairs, *knobs) for name, (lv, pairs, knobs) in MODELS.items()]
     yield models + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in LABELS]
     base = [part for key, value in BASE.items() for part in (f"--{key}", f"{value:g}")]
-    yield [ppo(f, seed, f / "ablations" / name, c.model, c.granularity, *base, *c.knobs) for name, c in CHANGES.items()]
+    once = ["--eval-every", "40"]  # what is compared is the end
+    chosen = {name: CHANGES[name] for name in changes}
+    yield [
+        ppo(f, seed, f / "ablations" / name, c.model, c.granularity, *base, *once, *c.knobs)
+        for name, c in chosen.items()
+    ]
 
 
 def main() -> None:
@@ -78,14 +83,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
 
-    run((experiment(f, seed) for seed, f in folders.items()), args.jobs)
-    rates = {name: [last(f / "ablations" / name) for f in folders.values()] for name in CHANGES}
+    run((experiment(f, seed, args.changes) for seed, f in folders.items()), args.jobs)
+    rates = {name: [last(f / "ablations" / name) for f in folders.values()] for name in args.changes}
     result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__, "seeds": args.seeds}
     result["changes"] = {}
-    for name, change in CHANGES.items():
+    for name in args.changes:
+        change = CHANGES[name]
         found = {"about": change.about, "win_rate": mean_interval(rates[name])["mean"], "by_seed": rates[name]}
         against = mean_interval([a - b for a, b in zip(rates[name], rates["base"], strict=True)])
         found["kl"] = round(sum(stats(f / "ablations" / name)["last"]["kl"] for f in folders.values()) / args.seeds, 2)
