@@ -92,15 +92,25 @@ def test_what_is_paid_for_becomes_likelier(policy: Any, codec: Codec, tmp_path: 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_however_networks_lie_in_memory_they_learn(policy: Any, codec: Codec, tmp_path: Path, layout: str) -> None:
     more = {"lr": 2e-2, "value_lr": 1e-2, "lora_rank": 8} if "lora" in layout else {}
+    torch.manual_seed(0)  # of the adapters' first weights
     subject = learner(policy, codec, tmp_path, gradient_checkpointing=True, **LAYOUTS[layout], **more)
+    batch = Batch.of([(p, [5, 6, 7]) for p in codec.prompts(PROMPTS)], codec.pad_id)
+
+    def value() -> float:
+        with torch.no_grad():
+            nets = subject.networks
+            found = nets.read(batch).values if nets.shared else nets.values(batch)
+        assert found is not None
+        return float(found.mean())
+
+    assert value() == 0
     with subject.networks.reference() as reference:
         before = share_paid(reference, codec)
     assert before == pytest.approx(share_paid(policy, codec), abs=1e-6)
-    first = subject.step(asked(codec, 8))
-    for _ in range(11):
-        last = subject.step(asked(codec, 8))
+    for _ in range(12):
+        subject.step(asked(codec, 8))
     assert share_paid(subject.networks.policy, codec) > 2 * before
-    assert last["explained_variance"] > first["explained_variance"], "the value model learns too"
+    assert value() > 0.2, "the value model learns that more is paid than at first"
     with subject.networks.reference() as reference:
         assert share_paid(reference, codec) == pytest.approx(before, abs=1e-6), "the reference stays"
 
