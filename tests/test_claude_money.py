@@ -105,10 +105,10 @@ def test_wherever_a_journal_is_cut_nothing_before_is_lost(
                 getattr(journal, event)(key, "why")
     whole = path.read_bytes()
     path.write_bytes(whole[: cut % (len(whole) + 1)])
-    *kept, rest = path.read_bytes().split(b"\n")
+    *lines, rest = path.read_bytes().split(b"\n")
     if rest.endswith(b"}") and whole[len(path.read_bytes()) :][:1] == b"\n":  # only its end is missing: it counts
-        kept.append(rest)
-    kept = [json.loads(line) for line in kept]
+        lines.append(rest)
+    kept = [json.loads(line) for line in lines]
     with Journal(path) as journal:
         answered = {e["key"]: e["answer"] for e in kept if e["event"] == "answered"}
         assert {key: journal.recall(key).message for key in answered} == answered
