@@ -2,9 +2,9 @@
 
 Worlds, policies and reward models are those of ``bench/paper.py`` and are made here if they are not there. What is
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
-nothing. Writes docs/results/ablations.json.
+nothing. Writes docs/results/ablations.json after each seed, and runs what is not in there; --again runs it all.
 
-    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2] [--changes base …]
+    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
 
 import argparse
@@ -12,8 +12,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import RESULTS, ROOT, Plan, course, labels, mean_interval, ppo, reward_model, run, stats, world
+from lab import RESULTS, ROOT, Plan, course, labels, ppo, reward_model, run, stats, world
+from tables import ablations
 from tokalign import __version__
+
+RESULT = RESULTS / "ablations.json"
 
 BASE = {"lr": 3e-4, "kl-coef": 0.2}
 
@@ -62,19 +65,40 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 """Reward models of their own: level, pairs, knobs."""
 
 
-def experiment(f: Path, seed: int, changes: list[str]) -> Plan:
-    """All of one seed."""
-    yield from world(f, seed)
-    yield [labels(f, seed, f"labels-{name}", *knobs) for name, knobs in LABELS.items()]
-    models = [reward_model(f, seed, name, lv, pairs, *knobs) for name, (lv, pairs, knobs) in MODELS.items()]
-    yield models + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in LABELS]
+def experiment(f: Path, seed: int, changes: list[str], result: dict[str, Any]) -> Plan:
+    """All of one seed that is to be run, and the base beside it."""
+    wanted = dict.fromkeys(["base", *changes])
+    models = {CHANGES[name].model for name in wanted}
+    yield from world(f, seed, models)
+    made = [name for name in LABELS if name in models]
+    yield [labels(f, seed, f"labels-{name}", *LABELS[name]) for name in made]
+    own = [reward_model(f, seed, n, lv, pairs, *knobs) for n, (lv, pairs, knobs) in MODELS.items() if n in models]
+    yield own + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in made]
     base = [part for key, value in BASE.items() for part in (f"--{key}", f"{value:g}")]
     once = ["--eval-every", "40"]  # what is compared is the end
-    chosen = {name: CHANGES[name] for name in changes}
+    chosen = {name: CHANGES[name] for name in wanted}
     yield [
         ppo(f, seed, f / "ablations" / name, c.model, c.granularity, *base, *once, *c.knobs)
         for name, c in chosen.items()
     ]
+    for name in changes:
+        out = f / "ablations" / name
+        found = {
+            "win_rate": last(out),
+            "base": last(f / "ablations" / "base"),
+            "kl": round(stats(out)["last"]["kl"], 2),
+        }
+        result["changes"].setdefault(name, {})[str(seed)] = found
+    keep(result)
+
+
+def keep(result: dict[str, Any]) -> None:
+    """Write the result file, changes in the order in which they are declared here."""
+    found = {
+        name: {"about": CHANGES[name].about, **seeds} for name in CHANGES if (seeds := result["changes"].get(name))
+    }
+    text = json.dumps({**result, "changes": found}, indent=1, ensure_ascii=False)
+    RESULT.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -84,21 +108,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
+    parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
-
-    run((experiment(f, seed, args.changes) for seed, f in folders.items()), args.jobs)
-    rates = {name: [last(f / "ablations" / name) for f in folders.values()] for name in args.changes}
-    result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__, "seeds": args.seeds}
-    result["changes"] = {}
-    for name in args.changes:
-        change = CHANGES[name]
-        found = {"about": change.about, "win_rate": mean_interval(rates[name])["mean"], "by_seed": rates[name]}
-        against = mean_interval([a - b for a, b in zip(rates[name], rates["base"], strict=True)])
-        found["kl"] = round(sum(stats(f / "ablations" / name)["last"]["kl"] for f in folders.values()) / args.seeds, 2)
-        result["changes"][name] = {**found, "difference": against}
-        print(f"{change.about:<50} {found['win_rate']:6.1f}  {against['mean']:+5.1f} ± {against['standard_error']}")
-    (RESULTS / "ablations.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__, "changes": {}}
+    if RESULT.exists() and not args.again:
+        result["changes"] = json.loads(RESULT.read_text(encoding="utf-8"))["changes"]
+    plans = []
+    for seed in range(args.seeds):
+        todo = [name for name in args.changes if str(seed) not in result["changes"].get(name, {})]
+        if todo:
+            plans.append(experiment(args.runs / f"seed-{seed}", seed, todo, result))
+    run(plans, args.jobs)
+    print(ablations(json.loads(RESULT.read_text(encoding="utf-8"))))
 
 
 def last(folder: Path) -> float:

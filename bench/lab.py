@@ -42,7 +42,7 @@ def run(plans: Iterable[Plan], jobs: int) -> list[Command]:
     with ThreadPoolExecutor(jobs) as pool:
 
         def go_on(plan: Plan) -> None:
-            wave = next(plan, [])
+            wave = next((wave for wave in plan if wave), [])
             left[plan] = len(wave)
             for command in wave:
                 running[pool.submit(subprocess.call, command, cwd=ROOT, env=env)] = plan, command
@@ -62,13 +62,13 @@ def run(plans: Iterable[Plan], jobs: int) -> list[Command]:
     return all_done
 
 
-def world(f: Path, seed: int) -> Plan:
-    """A world with its starting policy, edits, labels and reward models."""
+def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
+    """A world with its starting policy, edits, labels and those of ``REWARD_MODELS`` that are among ``models``."""
     yield [tokalign(f, seed, "playground")]
     sft = tokalign(f / "sft-policy", seed, "train-sft", f / "sft", "--model", "tiny")
     yield [sft, tokalign(f / "edits", seed, "edit", f / "preferences")]
     yield [labels(f, seed, "labels")]
-    yield [reward_model(f, seed, name, *of) for name, of in REWARD_MODELS.items()]
+    yield [reward_model(f, seed, name, *of) for name, of in REWARD_MODELS.items() if name in models]
 
 
 def labels(f: Path, seed: int, name: str, *knobs: object) -> Command:

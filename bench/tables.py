@@ -1,6 +1,7 @@
 """The tables of README and docs: each a function from what a benchmark wrote to Markdown."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -239,13 +240,16 @@ def long_runs(result: Result) -> str:
 
 
 def ablations(result: Result) -> str:
-    """What each change is worth, beside the base."""
+    """What each change is worth: beside the base of the same seed, means over the seeds with standard errors."""
     rows = []
     for name, found in result["changes"].items():
-        less = found["difference"]
-        shown = "" if name == "base" else f"{less['mean']:+.1f} ± {less['standard_error']:.1f}"
-        rows.append([found["about"], f"{found['win_rate']:.1f}", shown, f"{found['kl']:.1f}"])
-    return table(["one change", "held-out win rate, %", "difference", "KL"], rows)
+        seeds = [of for key, of in found.items() if key != "about"]
+        less = [of["win_rate"] - of["base"] for of in seeds]
+        error = statistics.stdev(less) / len(less) ** 0.5 if len(less) > 1 else math.nan
+        shown = "" if name == "base" else f"{statistics.mean(less):+.1f} ± {error:.1f}"
+        rate, kl = (statistics.mean(of[key] for of in seeds) for key in ("win_rate", "kl"))
+        rows.append([found["about"], str(len(seeds)), f"{rate:.1f}", shown, f"{kl:.1f}"])
+    return table(["one change", "seeds", "held-out win rate, %", "difference", "KL"], rows)
 
 
 def sequence_accuracy(result: Result) -> str:
