@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -27,8 +28,18 @@ from pathlib import Path
 PROGRAM = str(Path(sys.executable).parent / "tokalign")
 LIMIT = 600.0
 """Seconds that a command may take."""
-ALSO = ("torch.optim", "transformers.models.qwen2.modeling_qwen2", "transformers.models.auto.modeling_auto")
-"""What stages load only once they know that they need it."""
+ALSO = ("anthropic", "sklearn.metrics", "scipy.stats", "transformers.models.llama.modeling_llama")
+"""What is loaded by functions, when it comes to that."""
+
+
+def load_everything() -> None:
+    """Import what any command may: all our modules, and what they load late."""
+    import tokalign
+
+    for module in pkgutil.walk_packages(tokalign.__path__, "tokalign."):
+        importlib.import_module(module.name)
+    for name in ALSO:
+        importlib.import_module(name)
 
 
 def run(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -86,11 +97,10 @@ def ask(path: str, args: list[str], cwd: str, env: Mapping[str, str], streams: l
 
 def serve(path: str) -> None:
     """Answer until standard input ends."""
-    from tokalign.cli import COMMANDS, main
+    from tokalign.cli import main
 
     sys.path.pop(0)  # this folder
-    for name in (*(command.module for command in COMMANDS.values()), *ALSO):
-        importlib.import_module(name)
+    load_everything()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:

@@ -18,15 +18,15 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.fake_editor import serving
+from tests.forked import load_everything
 from tokalign import rowfile
 from tokalign.artifacts import JOURNAL
 from tokalign.claude import batches, trouble
 from tokalign.claude.journal import Journal
-from tokalign.editors import claude
-from tokalign.stages import diff, edit, generate, ppo, reward, score, sft, winrate
+from tokalign.stages import diff, edit, generate, score, winrate
 
 SETTINGS = "--batch-size 4 --save-every 1"
 PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
@@ -113,6 +113,7 @@ def finish(command: str, folder: Path) -> float:
 
 def prepare(folder: Path) -> None:
     """The inputs of all stages."""
+    load_everything()  # so that a fork need not
     for command in PREPARE:
         finish(command, folder)
     (folder / "prices.toml").write_text(PRICES)
@@ -191,10 +192,6 @@ def has_state(out: Path) -> bool:
         or any(out.glob(JOURNAL))
         or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
     )
-
-
-IMPORTED: list[Any] = [sft, reward, ppo, claude]
-"""Imported here so that a fork need not."""
 
 
 def main() -> None:
