@@ -81,7 +81,7 @@ unit: install
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
 
 test: lint
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 2 --dist worksteal --durations 25
 
 # Pages in a real browser: Chromium and its driver must be there. `make test` skips these, aloud, where they are not.
 test-browser: install
