@@ -4,7 +4,7 @@ Worlds, policies and reward models are those of ``bench/paper.py`` and are made 
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
 nothing. Writes docs/results/ablations.json after each seed, and runs what is not in there; --again runs it all.
 
-    python bench/ablations.py [--seeds 3] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
+    python bench/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
 
 import argparse
@@ -104,7 +104,7 @@ def keep(result: dict[str, Any]) -> None:
 def main() -> None:
     """Run what is not done yet, print and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
@@ -114,7 +114,7 @@ def main() -> None:
     if RESULT.exists() and not args.again:
         result["changes"] = json.loads(RESULT.read_text(encoding="utf-8"))["changes"]
     plans = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         todo = [name for name in args.changes if str(seed) not in result["changes"].get(name, {})]
         if todo:
             plans.append(experiment(args.runs / f"seed-{seed}", seed, todo, result))

@@ -43,6 +43,7 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
     DOCS / "ppo.md": {
         "ppo-memory": ("ppo_memory", tables.ppo_memory),
         "ppo-speed": ("ppo_speed", tables.ppo_speed),
+        "ablations": ("ablations", tables.ablations),
         "long-runs": ("paper", tables.long_runs),
     },
     DOCS / "claude.md": {

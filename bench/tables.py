@@ -1,7 +1,6 @@
 """The tables of README and docs: each a function from what a benchmark wrote to Markdown."""
 
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -245,8 +244,8 @@ def ablations(result: Result) -> str:
     for name, found in result["changes"].items():
         seeds = [of for key, of in found.items() if key != "about"]
         less = [of["win_rate"] - of["base"] for of in seeds]
-        error = statistics.stdev(less) / len(less) ** 0.5 if len(less) > 1 else math.nan
-        shown = "" if name == "base" else f"{statistics.mean(less):+.1f} ± {error:.1f}"
+        error = f" ± {statistics.stdev(less) / len(less) ** 0.5:.1f}" if len(less) > 1 else ""
+        shown = "" if name == "base" else f"{statistics.mean(less):+.1f}{error}"
         rate, kl = (statistics.mean(of[key] for of in seeds) for key in ("win_rate", "kl"))
         rows.append([found["about"], str(len(seeds)), f"{rate:.1f}", shown, f"{kl:.1f}"])
     return table(["one change", "seeds", "held-out win rate, %", "difference", "KL"], rows)
