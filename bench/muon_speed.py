@@ -1,6 +1,8 @@
-"""A step of our Muon beside PyTorch's, on the playground's model and the CPU. Writes docs/results/muon_speed.json.
+"""A step of our Muon beside PyTorch's, for the matrices of the playground's model on the CPU.
 
-python bench/muon_speed.py [--steps 20]
+The two take turns; medians are compared. Writes docs/results/muon_speed.json.
+
+    python bench/muon_speed.py [--steps 20]
 """
 
 import argparse

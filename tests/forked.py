@@ -13,6 +13,7 @@ import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,7 @@ def serve(path: str) -> None:
             if attend(connection):
                 end(main)
             os._exit(0)
+    shutil.rmtree(Path(path).parent)
 
 
 def end(main: Callable[[], None]) -> None:

@@ -14,6 +14,8 @@ def as_in(original: str, text: str) -> str:
     theirs, ours = _lines(original), _lines(text)
     ends = [end for _, end in theirs if end]
     usual = max(sorted(set(ends)), key=ends.count)
+    if set(ends) == {usual}:
+        return text.replace("\n", usual)
     found = [usual if end else "" for _, end in ours]
     matcher = SequenceMatcher(None, [line for line, _ in theirs], [line for line, _ in ours], autojunk=False)
     for i, j, n in matcher.get_matching_blocks():
