@@ -136,6 +136,15 @@ def test_the_manifest_alone_goes_to_stdout(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_rules_on_texts_they_do_not_know_say_so(tmp_path: Path) -> None:
+    pair = {"prompt": "Who are you?", "chosen": "A friend.", "rejected": "Nobody."}
+    write_jsonl(tmp_path / "pairs.jsonl", {"id": "a", **pair})
+    said = run(tmp_path, "edit", "pairs.jsonl", "--out", "edits").stderr
+    assert "choose --editor claude or human" in said
+    known = run(ROOT, "edit", "data/preferences", "--limit", "20", "--out", str(tmp_path / "known")).stderr
+    assert "choose --editor" not in known
+
+
 LISTEN = (
     "import os, signal, sys; [signal.signal(s, signal.SIG_DFL) for s in (2, 15)]; os.execv(sys.argv[1], sys.argv[1:])"
 )

@@ -128,6 +128,8 @@ def _edits(m: Manifest) -> list[str]:
     lines = [", ".join(f"{n} {name}" for name, n in s["status"].items())]
     if s["similarity_mean"] is not None:
         lines[0] += f"; words kept on average {s['similarity_mean']:.0%}"
+    if m.config.get("editor") == "rules" and s["status"] and not s["status"].get("edited"):
+        lines.append("nothing was edited: the rules know the playground's texts only; choose --editor claude or human")
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
     for about, name in (("flaws named", "categories"), ("noted", "reasons")):
