@@ -71,9 +71,9 @@ def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
     yield [reward_model(f, seed, name, *of) for name, of in REWARD_MODELS.items() if name in models]
 
 
-def labels(f: Path, seed: int, name: str, *knobs: object) -> Command:
+def labels(f: Path, seed: int, name: str, *knobs: object, of: str = "edits") -> Command:
     """Labels of a world."""
-    return tokalign(f / name, seed, "diff", f / "edits", "--tokenizer", f / "sft-policy", *knobs)
+    return tokalign(f / name, seed, "diff", f / of, "--tokenizer", f / "sft-policy", *knobs)
 
 
 def reward_model(f: Path, seed: int, name: str, level: str, pairs: str, *knobs: object, on: str = "labels") -> Command:

@@ -33,7 +33,7 @@ TableFormat = Literal["terminal", "markdown", "csv", "latex"]
 class PlaygroundConfig(Stage):
     """Knobs of ``tokalign playground``."""
 
-    preferences: int = knob(1500, "preference pairs", low=1)
+    preferences: int = knob(4000, "preference pairs", low=1)
     sft: int = knob(6000, "prompts with a response, to train the starting policy", low=1)
     prompts: int = knob(2560, "prompts to train PPO on", low=1)
     heldout: int = knob(256, "prompts to choose checkpoints and tune on", low=1)
