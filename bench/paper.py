@@ -1,12 +1,11 @@
 """Token-level against sequence-level PPO over several seeds, both tuned over one grid. Resumable.
 
-Each seed has its own world, policy and reward models. Both arms run the same steps on the same prompts; the
-setting of each arm (and, for the sequence arm, the pairs its reward model learns from) is the one that wins
-most on ``heldout``, and only that one is reported on ``test``: at the playground's temperature for evaluation,
-and at 1, the temperature of training. The token arm then goes on to three times the steps. Beside them stand the
-best of 8 responses of the starting policy, picked by either reward model, and SFT on the edited responses, its steps
-chosen on ``heldout`` too. Writes
-docs/results/paper.json.
+Each seed has its own world, policy and reward models. Both arms run the same steps on the same prompts and are
+tuned by four runs; the setting of each arm (and, for the sequence arm, the pairs its reward model learns from) is
+the one that wins most on ``heldout``, and only that one is reported on ``test``: at the playground's temperature for
+evaluation, and at 1, the temperature of training. The token arm then goes on to three times the steps. Beside them
+stand the best of 8 responses of the starting policy, picked by either reward model, and SFT on the edited responses,
+its steps chosen on ``heldout`` too. Writes docs/results/paper.json.
 
     python bench/paper.py [--seeds 5] [--runs runs/paper] [--jobs 2]
 """
@@ -16,7 +15,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab import (
     RESULTS,
@@ -41,7 +40,10 @@ GRID: list[dict[str, float | str]] = [
     {"lr": 3e-4, "kl-coef": 0.2, "value-lr": 3e-3},
     {"lr": 3e-4, "kl-coef": 0.2, "normalise": "span"},
 ]
-"""Tried by both arms; the last says nothing to a sequence-level reward model, and is left out there."""
+"""Tried by both arms, four runs each: the last says nothing to a sequence-level reward model, and is left out there; in
+its place stands the first with the other pairs."""
+ARMS = {"sequence": ("chosen", "edited"), "token": ("token",)}
+"""Name → the reward models it may choose from, by the first setting."""
 LONG = 120
 """Steps of the long run."""
 SFT_STEPS = (100, 300)
@@ -49,38 +51,48 @@ SFT_STEPS = (100, 300)
 BEST_OF = 8
 
 
-def ppo_runs(folder: Path) -> dict[str, tuple[Path, str, dict[str, float | str]]]:
-    """Name → output, reward model and setting of every PPO run of one seed."""
-    found = {}
-    for model in REWARD_MODELS:
-        for setting in GRID:
-            if "normalise" in setting and REWARD_MODELS[model][0] == "sequence":
-                continue
-            name = "-".join([model, *(f"{k}{v}" for k, v in setting.items())])
-            found[name] = (folder / "ppo" / name, model, setting)
-    return found
+class Trial(NamedTuple):
+    """One PPO run: the reward model it is paid by, and its setting."""
+
+    model: str
+    setting: dict[str, float | str]
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.model, *(f"{k}{v}" for k, v in self.setting.items())])
+
+    def command(self, f: Path, seed: int, out: Path, *knobs: object) -> Command:
+        chosen = [part for k, v in self.setting.items() for part in (f"--{k}", v)]
+        return ppo(f, seed, out, self.model, REWARD_MODELS[self.model][0], *chosen, *knobs)
 
 
-def ppo_command(
-    folder: Path, seed: int, out: Path, model: str, setting: dict[str, float | str], *knobs: object
-) -> Command:
-    """The command of one PPO run."""
-    chosen = [part for k, v in setting.items() for part in (f"--{k}", v)]
-    return ppo(folder, seed, out, model, REWARD_MODELS[model][0], *chosen, *knobs)
+def openers(arm: str) -> list[Trial]:
+    """The first setting with each reward model of an arm."""
+    return [Trial(model, GRID[0]) for model in ARMS[arm]]
 
 
-def best(folder: Path, models: tuple[str, ...]) -> str:
-    """The run, among those that use one of ``models``, that won most on held-out prompts."""
-    names = [name for name, (_, model, _) in ppo_runs(folder).items() if model in models]
-    return max(names, key=lambda name: float(stats(folder / "ppo" / name)["best_win_rate"]))
+def others(f: Path, arm: str) -> list[Trial]:
+    """The other settings, with the reward model that won more."""
+    model = best(f, openers(arm)).model
+    return [Trial(model, setting) for setting in GRID[1:] if arm == "token" or "normalise" not in setting]
 
 
-def carry_on(folder: Path, seed: int, name: str) -> Command:
+def best(f: Path, trials: list[Trial]) -> Trial:
+    """The one that won most on held-out prompts."""
+    return max(trials, key=lambda trial: float(stats(f / "ppo" / trial.name)["best_win_rate"]))
+
+
+def chosen(f: Path) -> dict[str, Trial]:
+    """The best of each arm."""
+    return {arm: best(f, openers(arm) + others(f, arm)) for arm in ARMS}
+
+
+def carry_on(f: Path, seed: int, trial: Trial) -> Command:
     """The command that carries a copy of a finished run on to ``LONG`` steps."""
-    run_folder, model, setting = ppo_runs(folder)[name]
-    if not (folder / "long").exists():
-        shutil.copytree(run_folder, folder / "long")
-    return ppo_command(folder, seed, folder / "long", model, setting, "--steps", LONG)
+    if not (f / "long").exists():
+        shutil.rmtree(f / "copy", ignore_errors=True)
+        shutil.copytree(f / "ppo" / trial.name, f / "copy").rename(f / "long")  # whole, or not there
+    return trial.command(f, seed, f / "long", "--steps", LONG)
 
 
 def sft_on_edits(f: Path, seed: int, steps: int) -> Command:
@@ -102,31 +114,29 @@ def best_sft(f: Path) -> str:
     return max(rates, key=lambda name: rates[name]["win_rate"])
 
 
-def best_of(f: Path, seed: int, arm: str, name: str) -> Command:
+def best_of(f: Path, seed: int, arm: str, model: str) -> Command:
     """The best of several responses of the starting policy, by the reward model of an arm."""
-    knobs = ["--n", BEST_OF, "--reward-model", f / f"rm-{ppo_runs(f)[name][1]}", "--temperature", 0.7]
+    knobs = ["--n", BEST_OF, "--reward-model", f / f"rm-{model}", "--temperature", 0.7]
     return tokalign(f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *knobs)
-
-
-def chosen(f: Path) -> dict[str, str]:
-    """The run of each arm that won most on held-out prompts."""
-    return {"sequence": best(f, ("chosen", "edited")), "token": best(f, ("token",))}
 
 
 def experiment(f: Path, seed: int) -> Plan:
     """All of one seed."""
     yield from world(f, seed)
+    opened = [trial for arm in ARMS for trial in openers(arm)]
+    yield [trial.command(f, seed, f / "ppo" / trial.name) for trial in opened]
+    rest = [trial for arm in ARMS for trial in others(f, arm)]
     yield [
-        *(ppo_command(f, seed, *r) for r in ppo_runs(f).values()),
+        *(trial.command(f, seed, f / "ppo" / trial.name) for trial in rest),
         *(sft_on_edits(f, seed, steps) for steps in SFT_STEPS),
     ]
     arms = chosen(f)
     yield [
         carry_on(f, seed, arms["token"]),
         heldout(f, seed),
-        *(best_of(f, seed, arm, name) for arm, name in arms.items()),
+        *(best_of(f, seed, arm, trial.model) for arm, trial in arms.items()),
     ]
-    candidates = {arm: f / "ppo" / name for arm, name in arms.items()}
+    candidates = {arm: f / "ppo" / trial.name for arm, trial in arms.items()}
     candidates |= {"token-long": f / "long", "token-long-last": f / "long" / "checkpoints" / "last"}
     candidates |= {"sft-on-edits": f / f"sft-edits-{best_sft(f)}"}
     candidates |= {f"best-of-{BEST_OF}-{arm}": f / f"best-of-{BEST_OF}-{arm}" for arm in arms}
@@ -173,18 +183,18 @@ def report(folders: dict[int, Path], minutes_of_a_core: float) -> None:
         arms = chosen(folder)
         verdict, at_1 = stats(folder / "winrates"), stats(folder / "winrates-at-1")
         models = {name: stats(folder / f"rm-{name}") for name in REWARD_MODELS}
-        courses = {arm: course(folder / "ppo" / name) for arm, name in arms.items()}
+        courses = {arm: course(folder / "ppo" / trial.name) for arm, trial in arms.items()}
         last = courses["sequence"][max(courses["sequence"])]
         seeds.append(
             {
                 "seed": seed,
-                "setting": arms,
+                "setting": {arm: trial.name for arm, trial in arms.items()},
                 "win_rate": {arm: round(c["win_rate"], 2) for arm, c in verdict["candidates"].items()},
                 "standard_error": {arm: round(c["standard_error"], 2) for arm, c in verdict["candidates"].items()},
                 "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
                 "heldout": {arm: {str(k): round(v, 2) for k, v in c.items()} for arm, c in courses.items()},
                 "long": long_run(folder / "long"),
-                "minutes": {arm: minutes(folder / "ppo" / name) for arm, name in arms.items()},
+                "minutes": {arm: minutes(folder / "ppo" / trial.name) for arm, trial in arms.items()},
                 "token_passes_at": next((step for step, rate in courses["token"].items() if rate > last), None),
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},
