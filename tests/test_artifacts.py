@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from tokalign import artifacts, errors, writer
+from tokalign import artifacts, errors
 from tokalign.artifacts import ANNOTATIONS, JOURNAL, Manifest, verify
 from tokalign.config import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
+from tokalign.folder import LOCK
 from tokalign.knobs import Stage
 from tokalign.writer import writing
 
@@ -46,7 +48,7 @@ def make(folder: Path, kind: str = "prompts", content: str = "one", **knobs: Any
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     """What lies there: bytes and time of change. The lock is not content: it says who held it last."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != writer.LOCK]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != LOCK]
     return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 
@@ -161,6 +163,20 @@ def test_an_interrupted_run_leaves_no_manifest_and_no_half_file_and_can_be_run_a
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
 
 
+def test_the_time_of_a_cut_run_counts_until_it_last_wrote_something(tmp_path: Path) -> None:
+    inputs = source(tmp_path / "rows.jsonl")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), writing("prompts", config(tmp_path), inputs) as out:
+            out.jsonl("data.jsonl", ROWS)
+            raise KeyboardInterrupt
+        plan = tmp_path / "out" / artifacts.PLAN
+        began = json.loads(plan.read_text())["began"] - 1000
+        plan.write_text(json.dumps({**json.loads(plan.read_text()), "began": began}))
+        for path, at in ((tmp_path / "out" / "data.jsonl", began + 60), (plan, began)):
+            os.utime(path, (at, at))
+    assert 120 <= make(tmp_path).seconds < 180, "a minute each, and not the time between"
+
+
 def test_what_was_being_put_aside_when_a_rewrite_was_killed_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +212,7 @@ def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None
 
 def test_a_kill_while_the_plan_is_written_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for name in (writer.LOCK, f".{artifacts.PLAN}.tmp"):
+    for name in (LOCK, f".{artifacts.PLAN}.tmp"):
         (tmp_path / "out" / name).write_text("{")
     assert verify(tmp_path / "out", make(tmp_path).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]

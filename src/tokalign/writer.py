@@ -4,7 +4,6 @@ Making the same thing again does nothing when it is finished and goes on when it
 over it is refused without ``--fresh`` (see :func:`writing`).
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -32,16 +31,12 @@ from tokalign.artifacts import (
     verify,
     write_whole,
 )
-from tokalign.errors import ConflictError, InputError, LockedError, UsageError
+from tokalign.errors import ConflictError, InputError, UsageError
+from tokalign.folder import ASIDE, OURS, STAYS, empty, locked, planned, put_aside, refuse_foreign, restore, spent
 from tokalign.knobs import Stage
 from tokalign.rowfile import PROGRESS, RowFile
 from tokalign.schemas import KINDS
 
-LOCK, ASIDE = ".lock", ".replaced"
-_OURS = (LOCK, PLAN, PROGRESS, ASIDE, JOURNAL, ANNOTATIONS)
-"""Names in a folder that are of the run and not of its result."""
-_STAYS = (LOCK, ASIDE, JOURNAL, ANNOTATIONS)
-"""What is there before a run and after it: what was paid, and what a person did, is not thrown away."""
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch", "transformers")
 
 
@@ -60,6 +55,8 @@ class Writer:
         """Whether something of this very run is there already."""
         self.again = False
         """Whether it is all there, but with rows that failed and are tried again; it stays until they are."""
+        self.spent = 0.0
+        """Seconds that earlier, cut runs took."""
         self._start = time.perf_counter()
         self._rows: RowFile | None = None
 
@@ -104,7 +101,7 @@ class Writer:
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = path.relative_to(self.folder).as_posix()
             if (
-                name.split("/")[0] in (MANIFEST, *_OURS)
+                name.split("/")[0] in (MANIFEST, *OURS)
                 or _of_a_run(path.relative_to(self.folder))
                 or _inside_nested(path, self.folder)
             ):
@@ -127,7 +124,7 @@ class Writer:
             stats=dict(stats or {}),
             usage=dict(usage or {}),
             libraries={n: metadata.version(n) for n in _LIBRARIES if n in sys.modules},
-            seconds=round(time.perf_counter() - self._start, 3),
+            seconds=round(self.spent + time.perf_counter() - self._start, 3),
         )
         write_whole(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
         for name in (PROGRESS, PLAN):
@@ -162,10 +159,10 @@ def writing(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as e:
         raise ConflictError(f"{folder} is a file, not a folder", remedy="choose another --out") from e
-    _refuse_foreign(folder)  # before the lock, which leaves a file
-    with _locked(folder), interrupt.patiently():
+    refuse_foreign(folder)  # before the lock, which leaves a file
+    with locked(folder), interrupt.patiently():
         if (folder / ASIDE).is_dir() and not is_artifact(folder) and not (folder / PLAN).is_file():
-            _restore(folder)  # killed while it was put aside
+            restore(folder)  # killed while it was put aside
         writer = Writer(folder, kind, config, inputs)
         if not config.fresh:
             _compare(writer)
@@ -176,9 +173,9 @@ def writing(
         except (InputError, UsageError):  # what was asked for cannot be: leave things as they were
             kept = writer.resumed or any(folder.glob("checkpoints/checkpoint-*"))
             if writer.finished is None and not kept and not is_artifact(folder):
-                _empty(folder, but=_STAYS)
+                empty(folder, but=STAYS)
                 if (folder / ASIDE).is_dir():
-                    _restore(folder)
+                    restore(folder)
                 elif made and not any((folder / name).exists() for name in (JOURNAL, ANNOTATIONS)):
                     shutil.rmtree(folder)
             raise
@@ -188,7 +185,7 @@ def _compare(writer: Writer) -> None:
     """Find out what is there of this run: all of it, a part, or nothing."""
     folder = writer.folder
     there = Manifest.read(folder) if is_artifact(folder) else None
-    before = there.fingerprint(writer.knobs) if there else _planned(folder)
+    before = there.fingerprint(writer.knobs) if there else planned(folder)
     if before is None:
         return
     # A knob that an older version did not have is taken as its default, which does what was done without it.
@@ -212,31 +209,17 @@ def _begin(writer: Writer) -> None:
     """Make the folder ready for a run that is not finished."""
     folder = writer.folder
     if writer.resumed:
+        writer.spent = spent(folder)
         for path in folder.glob(".*.tmp"):
             path.unlink()
     elif is_artifact(folder):
-        _put_aside(folder)
+        put_aside(folder)
     else:
-        _empty(folder, but=_STAYS)
-    write_whole(folder / PLAN, json.dumps({"fingerprint": writer.fingerprint}))
+        empty(folder, but=STAYS)
+    plan = {"fingerprint": writer.fingerprint, "began": time.time(), "spent": writer.spent}
+    write_whole(folder / PLAN, json.dumps(plan))
     if not writer.again:
         (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
-
-
-def _refuse_foreign(folder: Path) -> None:
-    names = {p.name for p in folder.iterdir()}
-    by_us = {LOCK, f".{PLAN}.tmp", JOURNAL, ANNOTATIONS}  # by a kill at the start, or of a run that was refused
-    if not names & {MANIFEST, PLAN, ASIDE} and names - by_us:
-        raise ConflictError(f"{folder} is not empty and not an artifact of tokalign", remedy="choose another --out")
-
-
-def _planned(folder: Path) -> dict[str, Any] | None:
-    """The fingerprint of the unfinished run there; None where there is none."""
-    try:
-        plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return plan
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], more: Iterable[str]) -> list[str]:
@@ -257,51 +240,9 @@ def _short(digest: str | None) -> str:
     return "none" if digest is None else digest if ":" in digest else digest[:12]
 
 
-def _put_aside(folder: Path) -> None:
-    """Move a finished artifact out of the way, the manifest first: a half-moved one is never taken for whole."""
-    aside = folder / ASIDE
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    (folder / MANIFEST).rename(aside / MANIFEST)
-    for path in folder.iterdir():
-        if path.name not in _STAYS:
-            path.rename(aside / path.name)
-
-
-def _restore(folder: Path) -> None:
-    """Undo :func:`_put_aside`, the manifest last."""
-    aside = folder / ASIDE
-    for path in sorted(aside.iterdir(), key=lambda p: p.name == MANIFEST):
-        path.rename(folder / path.name)
-    aside.rmdir()
-
-
-def _empty(folder: Path, but: tuple[str, ...]) -> None:
-    """Remove what a run left; the plan last, without which the rest would look like someone else's."""
-    for path in sorted(folder.iterdir(), key=lambda p: p.name == PLAN):
-        if path.name in but:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("a+", encoding="utf-8") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            f.seek(0)
-            raise LockedError(
-                f"{folder} is being written by process {f.read().strip() or '?'}",
-                remedy="wait for it to end, or choose another --out",
-            ) from e
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
-        yield
+def _relative(path: str, folder: Path) -> str:
+    """Paths that exist are kept relative to the artifact, so that a tree of artifacts can be moved."""
+    return os.path.relpath(path, folder) if Path(path).exists() else path
 
 
 def _of_a_run(path: Path) -> bool:
@@ -313,8 +254,3 @@ def _of_a_run(path: Path) -> bool:
 def _inside_nested(path: Path, folder: Path) -> bool:
     """Whether a file belongs to an artifact inside this one, which vouches for it itself."""
     return any(is_artifact(p) for p in path.parents if folder in p.parents)
-
-
-def _relative(path: str, folder: Path) -> str:
-    """Paths that exist are kept relative to the artifact, so that a tree of artifacts can be moved."""
-    return os.path.relpath(path, folder) if Path(path).exists() else path
