@@ -101,9 +101,9 @@ def test_a_run_stops_when_the_win_rate_no_longer_rises_and_keeps_the_best(there:
 
 def test_what_looks_like_hacking_is_said_aloud(there: Path) -> None:
     (there / "long.py").write_text("def long(prompts, responses, offsets):\n    return [len(o) for o in offsets]\n")
-    knobs = "--kl-coef 0 --missing-eos-penalty 0 --length-guard 0 --max-new-tokens 60 --lr 1e-2 --batch-size 16"
+    knobs = "--kl-coef 0 --missing-eos-penalty 0 --length-guard 0 --max-new-tokens 40 --lr 2e-2 --batch-size 16"
     work = f"train-ppo prompts --policy policy --reward-model long:long --granularity sequence --value-lr 1e-2 {knobs}"
-    done = run(there, f"{work} --steps 25 --out hacked")
+    done = run(there, f"{work} --steps 12 --out hacked")
     assert done.returncode == 0, done.stderr
     warned = stats(there / "hacked")["warnings"]
     assert warned
