@@ -17,8 +17,8 @@ from tests.browser import browser, complaints, requests
 from tests.conftest import ROOT
 from tests.forked import run
 from tests.test_cli import write_jsonl
-from tokalign.report import curves, plot
-from tokalign.report.spans import marked
+from tokalign.report import collect, curves, lineage, plot
+from tokalign.report.spans import clipped, marked, rewarded
 from tokalign.report.text import safe
 
 __all__ = ["browser"]
@@ -54,7 +54,7 @@ def policy(folder: Path, seed: str) -> None:
         for k in range(1, 41)
     ]
     write_jsonl(folder / "metrics.jsonl", *steps)
-    sample = {"id": "s", "sample": 0, "prompt": "Q?", "response": f"{HOSTILE} end", "tokens": [], "p_bad": []}
+    sample = {"id": "s", "sample": 0, "prompt": "Q?", "response": f"{HOSTILE} end", "tokens": [], "p_bad": None}
     sample |= {"offsets": [[0, 10], [10, 20]], "reward": [-1.0, 0.5], "score_mean": -0.25, "score_sum": -0.5}
     write_jsonl(folder / "samples" / "step-00040.jsonl", sample)
     manifest = json.loads((folder.parent / "edits" / "manifest.json").read_text())
@@ -239,3 +239,89 @@ def test_folders_without_artifacts_and_manifests_of_others_are_told_apart(made: 
 def test_numbers_that_are_none_are_not_drawn() -> None:
     log = [{"step": k, "minutes": k, "reward": r} for k, r in enumerate([1.0, float("inf"), float("nan"), 2.0])]
     assert curves.series("a", [log], "reward", "step").y == [1.0, 2.0]
+
+
+def manifest_of(path: Path, **changes: Any) -> None:
+    """A manifest like that of the committed edits, with changes."""
+    whole = json.loads((ROOT / "data" / "edits" / "manifest.json").read_text())
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "manifest.json").write_text(json.dumps({**whole, "files": [], "inputs": [], **changes}))
+
+
+def test_rewards_of_every_token_are_shown_where_they_were_paid(made: Path) -> None:
+    text = page(made)
+    assert "-0.250 a token" in text
+    assert re.search(r'<mark class="b4">', text[text.index("last samples") :])
+    row = {"response": "a b", "offsets": [[0, 1], [1, 3], [3, 3]], "reward": [0.0, 0.0, 40.0], "p_bad": None}
+    assert [s.mark for s in rewarded(row)] == [""], "one score, at the end, is that of the whole"
+    assert [s.mark for s in rewarded({**row, "reward": [-20.0, 40.0, 1.0]})] == ["b2", "g4"], (
+        "by the most that was paid"
+    )
+
+
+def test_artifacts_named_themselves_keep_their_names(made: Path) -> None:
+    found = collect.artifacts_below([made / "one" / "a", made / "one" / "winrates", made / "one" / "a"], [])
+    assert [f.name for f in found][:2] == ["a", "winrates"]
+    assert len({f.folder for f in found}) == len(found), "once, however often it is named"
+
+
+def test_where_a_folder_lies_hides_nothing_but_checkpoints_below_it_are_not_shown(tmp_path: Path) -> None:
+    work = tmp_path / "checkpoints" / "work"
+    for name in ("a", "b/checkpoints/best-3"):
+        manifest_of(work / name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "linked").symlink_to(work / "a")
+    (work / "loop").symlink_to(work)
+    assert [f.name for f in collect.artifacts_below([work], [])] == ["a"]
+    assert [f.name for f in collect.artifacts_below([tmp_path / "elsewhere"], [])] == ["linked"]
+    assert "a " in run(tmp_path, "show", "checkpoints/work").stdout
+
+
+def test_a_seed_that_ended_early_takes_no_curve_away() -> None:
+    long = [{"step": k, "minutes": k, "win_rate": float(k)} for k in (10, 20, 30)]
+    line = curves.series("a", [long, [{"step": 7, "minutes": 7, "win_rate": 9.0}], long[:1]], "win_rate", "step")
+    assert (line.x, line.y) == ([7, 10, 20, 30], [9.0, 10.0, 20.0, 30.0])
+
+
+def test_a_log_whose_last_line_is_half_written_is_read_up_to_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 2.0}\n{"step": 2, "rew')
+    assert [row["step"] for row in curves.read(tmp_path)] == [1]
+
+
+def test_what_most_reward_models_scored_is_what_is_compared(tmp_path: Path) -> None:
+    def scored(name: str, ids: str) -> None:
+        manifest_of(tmp_path / name, kind="token-rewards", version=1)
+        row = {"sample": 0, "prompt": "Q", "offsets": [[0, 1]], "reward": [1.0], "score_mean": 1.0, "score_sum": 1.0}
+        rows = [{**row, "id": k, "response": k, "p_bad": [0.0]} for k in ids]
+        write_jsonl(tmp_path / name / "data.jsonl", *rows)
+
+    for name, ids in (("a", "xyz"), ("b", "pqrst"), ("c", "rst"), ("d", "tsp")):
+        scored(name, ids)
+    groups = collect.rated(collect.artifacts_below([tmp_path], []), 5)
+    assert [[(r.id, r.by) for r in group] for group in groups] == [[(k, by) for by in "bcd"] for k in "st"]
+    assert len(collect.rated(collect.artifacts_below([tmp_path / "b", tmp_path / "c"], []), 2)) == 2
+
+
+def test_many_rounds_of_training_are_drawn_at_once(tmp_path: Path) -> None:
+    """Each round's policy is made from the last one and from what that wrote: paths double with every round."""
+    for k in range(1, 60):
+        last = [{"name": "policy", "path": f"../p{k - 1}", "sha256": ""}] if k > 1 else []
+        manifest_of(tmp_path / f"r{k}", kind="responses", version=1, inputs=last)
+        inputs = [*last, {"name": "data", "path": f"../r{k}/data.jsonl", "sha256": ""}]
+        manifest_of(tmp_path / f"p{k}", kind="policy", version=1, inputs=inputs)
+    found = collect.artifacts_below([tmp_path], [])
+    assert lineage.edges(found)["p7"] == ["p6", "r7"], "also by a file in an artifact"
+    assert lineage.draw(found).count('class="node"') == 118
+
+
+def test_long_texts_are_shown_from_before_their_first_mark() -> None:
+    text = "x" * 9000 + "bad" + "y" * 9000
+    spans = clipped(text, [[0, 9000], [9000, 9003], [9003, 18003]], [0, -1, 0])
+    assert spans[0].text == "[… 8000 characters …] "
+    assert [(s.text, s.mark) for s in spans if s.mark] == [("bad", "b4")]
+    assert spans[-1].text.endswith("[… 6003 characters …]")
+
+
+def test_counts_have_no_ticks_between_and_tiny_numbers_have_them() -> None:
+    assert plot.ticks(1, 2, least=1) == [1, 2]
+    assert len(set(plot.ticks(0, 4e-14))) == len(plot.ticks(0, 4e-14)) < 12

@@ -21,6 +21,7 @@ from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import show
 from tokalign.report.rows import heat, marked
+from tokalign.report.show import _sorted
 from tokalign.report.summary import bars
 from tokalign.report.text import safe
 
@@ -136,6 +137,20 @@ def test_the_ground_is_the_deeper_the_larger_the_reward() -> None:
     assert sum(colours[0]) < sum(colours[1]), "deeper"
     assert colours[0][0] > colours[0][2], "orange"
     assert colours[2][2] > colours[2][0], "blue"
+
+
+def test_the_ground_lies_on_the_token_and_not_on_a_mark_that_looks_like_it() -> None:
+    text, offsets = "x - y [ z {", [[0, 1], [1, 3], [3, 5], [5, 7], [7, 9], [9, 11]]
+    made = heat(text, offsets, [-1.0, 0.3, 0.0, 0.3, 0.0, 0.3])
+    grounds = [(s.start, made.plain[s.start : s.end]) for s in made.spans if "on" in str(s.style).split()]
+    assert made.plain == "[-x-] - y [ z {"
+    assert grounds == [(2, "x"), (6, "-"), (10, "["), (14, "{")]
+
+
+def test_what_has_no_number_is_sorted_last(tmp_path: Path) -> None:
+    rows: list[Any] = [(row, dict) for row in ({"id": "a", "n": None}, {"id": "b", "n": 2}, {"id": "c", "n": 1})]
+    for by, expected in (("n", "cba"), ("-n", "bca")):
+        assert "".join(row["id"] for row, _ in _sorted(rows, tmp_path, by, 9)) == expected
 
 
 TOKEN_MODEL = {

@@ -1,6 +1,7 @@
 """Finding artifacts below folders, and what of them a page shows."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from itertools import islice
@@ -9,13 +10,13 @@ from typing import Any, NamedTuple
 
 from tokalign.artifacts import MANIFEST, Manifest
 from tokalign.errors import InputError
-from tokalign.report.spans import Span, marked
+from tokalign.report.spans import MOST, Span, clipped, is_whole, rewarded
 from tokalign.report.text import safe
 from tokalign.schemas import KINDS
 
 
 class Found(NamedTuple):
-    """An artifact: its path below the folder that was named, and where it lies."""
+    """An artifact: its path below the folder that was named, or that folder's own name, and where it lies."""
 
     name: str
     folder: Path
@@ -44,23 +45,36 @@ class Rated(NamedTuple):
 
 
 def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]:
-    """All artifacts, nested ones too, but for checkpoints.
+    """All artifacts, each once, nested ones too, but for checkpoints. Links are followed.
 
     Raises:
         InputError: there are none.
     """
-    found: list[Found] = []
+    found: dict[Path, Found] = {}
     for folder in folders:
-        below = [
-            path for path in sorted(folder.glob(f"**/{MANIFEST}")) if "checkpoints" not in path.parts and _ours(path)
-        ]
+        below = sorted(_folders(folder))
         if not below:
             raise InputError("no artifact here or below", where=str(folder), remedy="name folders of runs")
-        found += [Found(p.parent.relative_to(folder).as_posix(), p.parent, Manifest.read(p.parent)) for p in below]
-    kept = [f for f in found if not only or any(fnmatch(f.name, glob) for glob in only)]
+        for p in below:
+            name = p.relative_to(folder).as_posix() if p != folder else folder.resolve().name
+            found.setdefault(p.resolve(), Found(name, p, Manifest.read(p)))
+    kept = [f for f in found.values() if not only or any(fnmatch(f.name, glob) for glob in only)]
     if not kept:
         raise InputError(f"no artifact matches {only}", where=", ".join(map(str, folders)), field="only")
     return kept
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Folders that hold an artifact."""
+    seen = set()
+    for here, below, files in os.walk(folder, followlinks=True):
+        below[:] = [name for name in below if name != "checkpoints"]
+        if (place := os.path.realpath(here)) in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        if MANIFEST in files and _ours(Path(here, MANIFEST)):
+            yield Path(here)
 
 
 def _ours(path: Path) -> bool:
@@ -96,7 +110,7 @@ def labelled(found: Sequence[Found], most: int) -> list[Example]:
             if whole["original"] == whole["edited"]:
                 continue
             before, after = (
-                marked(whole[s], whole[f"{s}_offsets"], whole[f"{s}_labels"]) for s in ("original", "edited")
+                clipped(whole[s], whole[f"{s}_offsets"], whole[f"{s}_labels"]) for s in ("original", "edited")
             )
             about = safe(f"{flaws}; keeps {whole['similarity']:.0%} of the words")
             example = Example(safe(whole["id"]), flat(whole["prompt"]), before, after, about)
@@ -111,44 +125,49 @@ def labelled(found: Sequence[Found], most: int) -> list[Example]:
 
 
 def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
-    """The same responses as different reward models see them, token-level ones last."""
+    """The same responses as different reward models see them, token-level ones last.
+
+    Where reward models scored different responses, those that most of them scored; of an edit, the original.
+    """
     scored = [f for f in found if f.manifest.kind == "token-rewards"]
-    rows = {f.name: {(r["id"], r["sample"]): r for r in islice(_rows(f.folder), 200)} for f in scored}
-    first = next(iter(rows.values()), {})
-    shared = [
-        key
-        for key, row in first.items()
-        if all(key in of and of[key]["response"] == row["response"] for of in rows.values())
+    rows = {f.name: {(r["id"], r["response"]): r for r in islice(_rows(f.folder), 200)} for f in scored}
+    alike = [[name for name, of in rows.items() if of.keys() & one.keys()] for one in rows.values()]
+    names = max(alike, key=len, default=[])
+    if not names:
+        return []
+    by_id: dict[Any, tuple[Any, str]] = {}
+    for key in rows[names[0]]:
+        if all(key in rows[name] for name in names):
+            by_id.setdefault(key[0], key)
+    shared = list(by_id.values())
+    groups = [
+        [(_rated(name, rows[name][key]), is_whole(rows[name][key])) for name in names]
+        for key in shared[:: max(1, len(shared) // max(1, most))][:most]
     ]
-    groups = []
-    for key in shared[: 2 * most : 2] if len(shared) > most else shared:
-        group = [_rated(name, of[key]) for name, of in rows.items()]
-        groups.append(sorted(group, key=lambda r: bool(r.spans and any(s.mark for s in r.spans))))
-    return groups[:most]
+    return [[r for r, _ in sorted(group, key=lambda of: not of[1])] for group in groups]
 
 
-def samples(found: Sequence[Found], most: int) -> dict[str, list[Rated]]:
-    """What policies wrote at the end of their training, with the rewards that they were paid."""
+def samples(found: Sequence[Found], names: Sequence[str], most: int) -> dict[str, list[Rated]]:
+    """What the policies of these names wrote at the end of their training, with the rewards that they were paid."""
     shown = {}
     for f in found:
         files = sorted((f.folder / "samples").glob("*.jsonl"))
-        if files and f.name not in shown:
-            shown[f.name] = [_rated(files[-1].stem, row) for row in islice(_lines(files[-1]), most)]
+        if files and f.name in names and safe(f.name) not in shown:
+            shown[safe(f.name)] = [_rated(files[-1].stem, row) for row in islice(_lines(files[-1]), most)]
     return shown
 
 
 def _rated(name: str, row: dict[str, Any]) -> Rated:
-    whole = row["p_bad"] is None if "p_bad" in row else False
-    spans = [Span(safe(row["response"]), "")] if whole else marked(row["response"], row["offsets"], row["reward"])
-    score = f"{row['score_sum']:+.2f} for the whole" if whole else f"{row['score_mean']:+.3f} a token"
-    return Rated(safe(row["id"]), flat(row["prompt"]), spans, score, safe(name))
+    score = f"{row['score_sum']:+.2f} for the whole" if is_whole(row) else f"{row['score_mean']:+.3f} a token"
+    return Rated(safe(row["id"]), flat(row["prompt"]), rewarded(row), score, safe(name))
 
 
 def flat(prompt: Any) -> str:
-    """A prompt as text."""
-    if isinstance(prompt, str):
-        return safe(prompt)
-    return safe("\n".join(t["content"] if len(prompt) == 1 else f"{t['role']}: {t['content']}" for t in prompt))
+    """A prompt as text, its middle left out if it is long."""
+    if not isinstance(prompt, str):
+        prompt = "\n".join(t["content"] if len(prompt) == 1 else f"{t['role']}: {t['content']}" for t in prompt)
+    half, left = MOST // 2, len(prompt) - MOST
+    return safe(prompt if left <= 0 else f"{prompt[:half]}\n[… {left} characters …]\n{prompt[-half:]}")
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:

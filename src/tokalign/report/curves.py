@@ -24,7 +24,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
     spent = accumulate(sum(row.get(k, 0.0) for k in _TIMES) for row in rows)
     return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, spent, strict=True)]
 
@@ -34,7 +35,7 @@ def _is_number(value: Any) -> bool:
 
 
 def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by: str) -> Series:
-    """One line of several runs: the mean at each step that all have, and from the least to the most of them.
+    """One line of several runs: at each step the mean of those that have it, and from the least to the most of them.
 
     Args:
         name: whose line it is.
@@ -44,9 +45,10 @@ def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by:
     """
     columns = [{row["step"]: row for row in run if _is_number(row.get(metric))} for run in runs]
     columns = [c for c in columns if c]
-    steps = sorted(set.intersection(*(set(c) for c in columns))) if columns else []
-    values = [[c[step][metric] for c in columns] for step in steps]
-    x = [sum(c[step][by] for c in columns) / len(columns) for step in steps]
+    steps = sorted(set().union(*columns))
+    at = [[c[step] for c in columns if step in c] for step in steps]
+    values = [[row[metric] for row in rows] for rows in at]
+    x = [sum(row[by] for row in rows) / len(rows) for rows in at]
     y = [sum(v) / len(v) for v in values]
     band = ([min(v) for v in values], [max(v) for v in values]) if len(columns) > 1 else ((), ())
     return Series(name, x, y, *band)

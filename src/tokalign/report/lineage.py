@@ -14,9 +14,13 @@ _WIDE, _HIGH, _ACROSS, _DOWN = 158, 38, 44, 14
 def edges(found: Sequence[Found]) -> dict[str, list[str]]:
     """Name of each artifact → names of those that it was made from."""
     by_place = {f.folder.resolve(): f.name for f in found}
+
+    def source(path: Path) -> str | None:  # an artifact, or a file or a folder in one
+        return next((by_place[p] for p in (path, *path.parents) if p in by_place), None)
+
     made: dict[str, list[str]] = {}
     for f in found:
-        sources = [by_place.get((f.folder / str(i["path"])).resolve()) for i in f.manifest.inputs if "path" in i]
+        sources = [source((f.folder / str(i["path"])).resolve()) for i in f.manifest.inputs if "path" in i]
         made[f.name] = [s for s in dict.fromkeys(sources) if s is not None and s != f.name]
     return made
 
@@ -27,9 +31,10 @@ def draw(found: Sequence[Found]) -> Markup:
         return Markup("")
     made = edges(found)
     kinds = {f.name: f.manifest.kind for f in found}
+    depths: dict[str, int] = {}
     columns: dict[int, list[str]] = {}
     for name in made:
-        columns.setdefault(_depth(name, made, ()), []).append(name)
+        columns.setdefault(_depth(name, made, depths), []).append(name)
     place = {
         name: (6 + depth * (_WIDE + _ACROSS), 6 + k * (_HIGH + _DOWN))
         for depth, names in columns.items()
@@ -53,12 +58,13 @@ def draw(found: Sequence[Found]) -> Markup:
     return Markup("".join([*out, "</svg>"]))
 
 
-def _depth(name: str, made: Mapping[str, Sequence[str]], above: tuple[str, ...]) -> int:
-    if name in above:  # a loop cannot be; a file that was changed by hand can say so
-        return 0
-    return 1 + max((_depth(s, made, (*above, name)) for s in made[name]), default=-1)
+def _depth(name: str, made: Mapping[str, Sequence[str]], known: dict[str, int]) -> int:
+    if name not in known:
+        known[name] = 0  # a loop cannot be; a file that was changed by hand can say so
+        known[name] = 1 + max((_depth(s, made, known) for s in made[name]), default=-1)
+    return known[name]
 
 
 def _short(name: str, most: int = 22) -> str:
-    name = safe(Path(name).as_posix()) if name != "." else "(the folder)"
+    name = safe(name)
     return name if len(name) <= most else "…" + name[-most + 1 :]

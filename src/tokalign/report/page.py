@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import posixpath
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -66,8 +68,9 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     )
     first = [f for f in found if f.folder.is_relative_to(config.folders[0])]
     policies = collect.of_kind(found, "policy")
-    places = {f.folder for f in found}
-    outer = [f for f in found if not places & set(f.folder.parents)]  # those inside others are counted there
+    drawn = _drawn(policies)
+    contests = {f.folder for f in found if f.manifest.kind == "winrates"}
+    outer = [f for f in found if not contests & set(f.folder.parents)]  # what was made for one is counted there
     return environment.get_template("report.html.j2").render(
         title=safe(config.title),
         version=__version__,
@@ -76,11 +79,11 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
         folders=len(config.folders),
         rated=collect.rated(first, config.examples),
         examples=collect.labelled(first, config.examples),
-        samples=collect.samples(first, 2),
+        samples=collect.samples(first, drawn, 2),
         models=_models(found),
         reliability=_reliability(found),
         plots=_plots(policies),
-        legend=plot.legend([safe(name) for name in _drawn(policies)]),
+        legend=plot.legend([Series(safe(name), (), ()) for name in drawn]),
         left_out=max(0, len(_trained(policies)) - _CURVES),
         win_rates=[(safe(_called(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
         lineage=lineage.draw(first),
@@ -117,27 +120,30 @@ def _drawn(policies: dict[str, list[Found]]) -> list[str]:
 def _plots(policies: dict[str, list[Found]]) -> list[tuple[str, Markup]]:
     logs = _trained(policies)
     found = []
-    for by, axis in (("step", "step"), ("minutes", "minutes of work")):
+    for by, axis in (("step", "step"), ("minutes", "minutes of sampling, scoring and updates")):
         for metric, about in curves.METRICS.items():
             if by == "minutes" and metric != "win_rate":
                 continue
             lines = [curves.series(safe(name), logs[name], metric, by) for name in _drawn(policies)]
             if any(len(s.x) for s in lines):
-                found.append((f"{about}, by {axis}", plot.lines(lines, axis, about, f"{about}, by {axis}")))
+                title = f"{about}, by {axis}"
+                found.append((title, plot.lines(lines, axis, about, title, whole=by == "step")))
     return found
 
 
 def _models(found: Sequence[Found]) -> dict[str, Any]:
     """Held-out accuracy of reward models: the mean over seeds, as cells."""
-    groups = collect.of_kind(found, "reward-model")
-    kinds = sorted({k for fs in groups.values() for f in fs for k in f.manifest.stats["flips"]["by_category"]})
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, fs in collect.of_kind(found, "reward-model").items():
+        for f in fs:
+            groups.setdefault((name, f.manifest.stats["level"]), []).append(f.manifest.stats)
+    kinds = sorted({k for of in groups.values() for s in of for k in s["flips"]["by_category"]})
     rows = []
-    for name, fs in groups.items():
-        stats = [f.manifest.stats for f in fs]
+    for (name, level), stats in groups.items():
         cells = [_mean([s[key]["mean"] for s in stats]) for key in ("edited_over_original", "chosen_over_rejected")]
         cells.append(_mean([s["flips"]["accuracy"] for s in stats]))
         cells += [_mean([s["flips"]["by_category"].get(k, {}).get("accuracy") for s in stats]) for k in kinds]
-        rows.append([safe(name), stats[0]["level"], *cells])
+        rows.append([safe(name), level, *cells])
     return {
         "columns": ["edited over original", "chosen over rejected", "one edit undone", *map(safe, kinds)],
         "rows": rows,
@@ -150,18 +156,34 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def _reliability(found: Sequence[Found]) -> tuple[Markup, Markup]:
-    """How often token-level models are right, by how sure they are; and whose line is whose."""
-    lines = [
-        Series(safe(name), [b["confidence"] for b in bins], [b["accuracy"] for b in bins])
-        for name, fs in collect.of_kind(found, "reward-model").items()
-        if (bins := [b for b in fs[0].manifest.stats.get("calibration", {}).get("bins", []) if b["n"] >= _FEW])
-    ][: _CURVES - 1]
+    """How often token-level models are right, by how sure they are, over all seeds; and whose line is whose."""
+    lines = []
+    for name, fs in collect.of_kind(found, "reward-model").items():
+        pooled = _pooled([b for f in fs for b in f.manifest.stats.get("calibration", {}).get("bins", [])])
+        if pooled:
+            lines.append(Series(safe(name), [sure for sure, _ in pooled], [right for _, right in pooled]))
     if not lines:
         return Markup(""), Markup("")
-    names = [s.name for s in lines] + ["as sure as it is right"]
-    even = Series(names[-1], (0.3, 1.0), (0.3, 1.0), dashed=True)
+    even = Series("as sure as it is right", (0.3, 1.0), (0.3, 1.0), dashed=True)
     title = "How often a token-level model is right, by how sure it is"
-    return plot.lines([*lines, even], "how sure", "how often right", title), plot.legend(names)
+    shown = [*lines[: _CURVES - 1], even]
+    return plot.lines(shown, "how sure", "how often right", title), plot.legend(shown)
+
+
+def _pooled(bins: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """How sure and how often right, by tenths of how sure; without those of a few tokens."""
+    tenths: dict[int, list[dict[str, Any]]] = {}
+    for b in bins:
+        tenths.setdefault(min(9, int(10 * b["confidence"])), []).append(b)
+    sizes = {tenth: sum(b["n"] for b in of) for tenth, of in sorted(tenths.items())}
+    return [
+        (
+            sum(b["n"] * b["confidence"] for b in tenths[tenth]) / n,
+            sum(b["n"] * b["accuracy"] for b in tenths[tenth]) / n,
+        )
+        for tenth, n in sizes.items()
+        if n >= _FEW
+    ]
 
 
 def _stage(f: Found, folders: int) -> dict[str, Any]:
@@ -175,11 +197,12 @@ def _stage(f: Found, folders: int) -> dict[str, Any]:
         "seconds": f"{m.seconds:.1f}",
         "cost": "" if cost is None else f"${cost:.4f}",
         "created": safe(m.created),
-        "command": safe(" ".join(_quoted(part) for part in m.command)),
+        "inputs": safe(", ".join(posixpath.normpath(f"{f.name}/{i['path']}") for i in m.inputs if "path" in i)),
+        "command": safe(shlex.join(_short(part) for part in m.command)),
         "config": safe(json.dumps(m.config, indent=1, ensure_ascii=False)),
     }
 
 
-def _quoted(part: str) -> str:
-    """Paths stand in commands as they were given; only their ends say something here."""
+def _short(part: str) -> str:
+    """Of paths on the machine where it was made, only the ends say something here."""
     return Path(part).name if part.startswith("/") else part

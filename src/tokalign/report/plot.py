@@ -24,8 +24,15 @@ class Series(NamedTuple):
     dashed: bool = False
 
 
-def lines(series: Sequence[Series], x_label: str, y_label: str, title: str) -> Markup:
+def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, whole: bool = False) -> Markup:
     """A plot. Line k has the class ``c{k % 8}``; its name stands in a legend of the page's own, :func:`legend`.
+
+    Args:
+        series: the lines.
+        x_label: what the x axis says.
+        y_label: what the y axis says.
+        title: for those who do not see it.
+        whole: x counts something; no ticks between.
 
     Returns:
         An ``<svg>`` that scales with its place; empty where there is nothing to draw.
@@ -35,7 +42,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str) -> M
         return Markup("")
     xs = [x for s in shown for x in s.x]
     ys = [y for s in shown for y in (*s.y, *s.low, *s.high)]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    x_ticks, y_ticks = ticks(min(xs), max(xs), least=1 if whole else 0), ticks(min(ys), max(ys))
     x0, x1 = min(x_ticks[0], *xs), max(x_ticks[-1], *xs)
     y0, y1 = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
@@ -74,23 +81,26 @@ def _text(kind: str, x: float, y: float, said: str, anchor: str = "middle", turn
     return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}"{turned}>{escape(said)}</text>'
 
 
-def legend(names: Sequence[str]) -> Markup:
+def legend(series: Sequence[Series]) -> Markup:
     """Which colour is whose."""
-    line = '<svg viewBox="0 0 20 10"><path class="line c{}" d="M1,5H19"/></svg>'
-    marks = [f"<li>{line.format(k % 8)}{escape(n)}</li>" for k, n in enumerate(names)]
+    line = '<svg viewBox="0 0 34 10" aria-hidden="true"><path class="line c{}{}" d="M1,5H33"/></svg>'
+    marks = [
+        f"<li>{line.format(k % 8, ' dashed' if s.dashed else '')}{escape(s.name)}</li>" for k, s in enumerate(series)
+    ]
     return Markup(f'<ul class="legend">{"".join(marks)}</ul>') if marks else Markup("")
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high`` or a little beyond."""
+def ticks(low: float, high: float, about: int = 5, least: float = 0) -> list[float]:
+    """Round numbers from ``low`` to ``high`` or a little beyond, at least ``least`` apart."""
     span = high - low
     if not span > 0:
         span = abs(low) or 1.0
     raw = span / about
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw - 1e-12)
+    step = max(least, next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    return [round(k * step, digits) for k in range(first, max(last, first + 1) + 1)]
 
 
 def number(value: float) -> str:

@@ -5,6 +5,7 @@ Colour is blue for good and orange for bad, which colour-blind readers tell apar
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokalign.core.diff import words
+from tokalign.report.spans import is_whole
 from tokalign.report.text import safe
 
 BAD, GOOD = "bold #d55e00", "bold #0072b2"
@@ -38,7 +40,8 @@ def show_row(console: Console, kind: str, row: dict[str, Any], context: int | No
             _say(console, side, text)
     elif kind == "token-rewards":
         _say(console, "reward", heat(row["response"], row["offsets"], row["reward"]))
-        _say(console, "score", Text(f"mean {row['score_mean']:+.4f}   sum {row['score_sum']:+.3f}"))
+        mean = "" if is_whole(row) else f"mean {row['score_mean']:+.4f}   sum "
+        _say(console, "score", Text(f"{mean}{row['score_sum']:+.3f}"))
         if row["p_bad"] is not None:
             _say(console, "worst", Text(_extremes(row)))
     else:
@@ -48,7 +51,13 @@ def show_row(console: Console, kind: str, row: dict[str, Any], context: int | No
                 _say(console, key, Text(safe(shown)))
 
 
-def marked(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float], context: int | None = None) -> Text:
+def marked(
+    text: str,
+    offsets: Sequence[Sequence[int]],
+    values: Sequence[float],
+    context: int | None = None,
+    places: list[tuple[int, int]] | None = None,
+) -> Text:
     """The text with every run of bad or good tokens marked and coloured by its values (-1 … 1).
 
     Args:
@@ -56,17 +65,23 @@ def marked(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float],
         offsets: of every token, ``[start, end)``; that of EOS is empty and stands at the end.
         values: of every token.
         context: words that stay on either side of what is marked, ``None``: all.
+        places: takes, for each piece of the text, where it begins there and where in what is returned.
     """
     out, at = Text(), 0
+    places = [] if places is None else places
     for start, end, sign, strength in _runs(offsets, values, len(text)):
+        places.append((at, len(out)))
         out.append_text(_folded(text[at:start], context, at > 0, True))
         piece = text[start:end]
         lead = len(piece) - len(piece.lstrip())
+        places.append((start, len(out)))
         out.append(safe(piece[:lead]))
         open_, close, style = ("[-", "-]", BAD) if sign < 0 else ("{+", "+}", GOOD)
         said = safe(piece[lead:]) if start < end else "end"
+        places.append((start + lead, len(out) + len(open_)))
         out.append(f"{open_}{said}{close}", style if strength > 0.75 else style.removeprefix("bold "))
         at = end
+    places.append((at, len(out)))
     out.append_text(_folded(text[at:], context, True, False))
     return out
 
@@ -79,19 +94,16 @@ def heat(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float]) -
         offsets: of every token.
         values: their rewards; a ground is at its deepest from -1 and 1.
     """
-    out = marked(text, offsets, values)
-    plain, at = out.plain, 0
+    places: list[tuple[int, int]] = []
+    out = marked(text, offsets, values, places=places)
     for (start, end), value in zip(offsets, values, strict=True):
         depth = min(len(_GROUNDS[0]), int(abs(value) * len(_GROUNDS[0]) + 0.5))
-        piece = safe(text[start:end]).strip()
-        if start == end or not piece:
-            continue
-        begin = plain.find(piece, at)  # the next time it stands there: marks stand between tokens
-        if begin < 0:  # several tokens on one character
-            continue
-        at = begin + len(piece)
-        if depth:
-            out.stylize(f"black on {_GROUNDS[value > 0][depth - 1]}", begin, at)
+        piece = text[start:end].lstrip()
+        if depth and (said := safe(piece.rstrip())):
+            first = end - len(piece)
+            piece_at, shown_at = places[bisect_right(places, (first, len(out))) - 1]
+            begin = shown_at + len(safe(text[piece_at:first]))
+            out.stylize(f"black on {_GROUNDS[value > 0][depth - 1]}", begin, begin + len(said))
     return out
 
 

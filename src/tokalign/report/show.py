@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from tokalign import artifacts
 from tokalign.artifacts import Manifest
 from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
-from tokalign.report import tables, winrates
+from tokalign.report import collect, tables, winrates
 from tokalign.report.rows import show_row
 from tokalign.report.summary import headline
 from tokalign.report.text import safe
@@ -72,13 +73,7 @@ def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowCo
 
 
 def _overview(folder: Path, config: ShowConfig) -> None:
-    found = {
-        path.parent.relative_to(folder).as_posix(): Manifest.read(path.parent)
-        for path in sorted(folder.glob("**/manifest.json"))
-        if "checkpoints" not in path.parts
-    }
-    if not found:
-        raise InputError("no artifact here or below", where=str(folder))
+    found = {f.name: f.manifest for f in collect.artifacts_below([folder], [])}
     if config.json:
         print(json.dumps({name: asdict(m) for name, m in found.items()}, ensure_ascii=False))
         return
@@ -88,8 +83,9 @@ def _overview(folder: Path, config: ShowConfig) -> None:
     if models:
         console.print(tables.reward_models(models))
         console.print(*tables.token_models(models))
-    for manifest in (m for m in found.values() if m.kind == "winrates"):
-        console.print(winrates.table(manifest))
+    judged = {name: m for name, m in found.items() if m.kind == "winrates"}
+    for name, manifest in judged.items():
+        console.print(winrates.table(manifest, name if len(judged) > 1 else ""))
         console.print(*tables.flaws(manifest))
 
 
@@ -135,6 +131,8 @@ def _sorted(rows: Iterable[Found], folder: Path, by: str, most: int) -> Iterator
 
     def key(found: Found) -> float:
         value = found[0].get(name)
+        if value is None and name in found[0]:
+            return math.inf  # what is not known comes last
         if not isinstance(value, int | float):
             numbers = [k for k, v in found[0].items() if isinstance(v, int | float) and not isinstance(v, bool)]
             remedy = f"columns of numbers: {', '.join(numbers)}" if numbers else "rows of this kind cannot be sorted"

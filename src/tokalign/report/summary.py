@@ -144,19 +144,22 @@ def _win_rates(m: Manifest) -> list[str]:
         if c["win_rate"] is None:
             lines.append(f"{name}: none of {c['n_unjudged']} comparisons has a verdict")
             continue
-        low, high = c["ci95"]
-        lines.append(f"{name}: {c['win_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}) of {c['n_total']}")
+        lines.append(f"{name}: {c['win_rate']:.1f} %{_interval(c, '')} of {c['n_total']}")
         if c["n_unjudged"]:
             lines[-1] += f"; {c['n_unjudged']} more have no verdict"
         if c.get("agreement") is not None:
             told = f"the judge agrees with itself on {c['agreement']:.0f} %, prefers the first in"
             lines.append(f"  {told} {c['prefers_first']:.0f} %; {c['n_disagreements']} disagreements count as ties")
     for p in m.stats["paired"]:
-        low, high = p["ci95"]
-        lines.append(
-            f"{p['a']} less {p['b']}: {p['difference']:+.1f} (95 %: {low:+.1f} to {high:+.1f}, p {p['p_value']:.2g})"
-        )
+        lines.append(f"{p['a']} less {p['b']}: {p['difference']:+.1f}{_interval(p, '+')}, p {p['p_value']:.2g}")
     return lines + _money(m)
+
+
+def _interval(of: Mapping[str, Any], sign: str) -> str:
+    if of.get("ci95") is None:  # of an older version
+        return ""
+    low, high = of["ci95"]
+    return f" (95 %: {low:{sign}.1f} to {high:{sign}.1f})"
 
 
 def _money(m: Manifest) -> list[str]:

@@ -98,7 +98,7 @@ def token_models(manifests: dict[str, Manifest]) -> list[Table]:
 
 def flaws(manifest: Manifest) -> list[Table]:
     """What the judge says of each set of responses: flawed answers by kind, and other faults."""
-    judged: dict[str, dict[str, Any]] = manifest.stats["judge"]
+    judged: dict[str, dict[str, Any]] = manifest.stats.get("judge", {})
     if not judged:
         return []
     kinds = sorted({k for d in judged.values() for k in d.get("flaws", {})})

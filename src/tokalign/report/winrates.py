@@ -16,10 +16,10 @@ from tokalign.report.text import safe
 Rows = list[list[str]]
 
 
-def table(manifest: Manifest) -> Table:
-    """The table for the terminal."""
+def table(manifest: Manifest, name: str = "") -> Table:
+    """The table for the terminal; ``name`` of the artifact, where there are several."""
     columns, rows = cells(manifest)
-    made = tables.table("Win rate over the reference, percent", *columns)
+    made = tables.table("Win rate over the reference, percent" + (f": {name}" if name else ""), *columns)
     for row in rows:
         tables.add(made, *row)
     return made
@@ -48,9 +48,15 @@ def cells(manifest: Manifest) -> tuple[list[str], Rows]:
     for row in rows:
         row.append("")
     for pair in manifest.stats["paired"]:
-        sizes = [f"{pair['difference']:+.1f}", f"{pair['standard_error']:.1f}", _range(pair.get("ci95"), "+")]
-        gap = [""] * (len(told) - len(sizes))
-        rows.append([f"{pair['a']} less {pair['b']}", *sizes, *gap, f"{pair['p_value']:.2g}"])
+        judged = {found[pair[side]]["n_total"] for side in ("a", "b")}
+        some = "" if judged == {pair["n"]} else f" ({pair['n']} judged for both)"
+        said = {
+            "win rate": f"{pair['difference']:+.1f}",
+            "± s.e.": f"{pair['standard_error']:.1f}",
+            "95 %": _range(pair.get("ci95"), "+"),
+        }
+        between = [said.get(name, "") for name, _ in told]
+        rows.append([f"{pair['a']} less {pair['b']}{some}", *between, f"{pair['p_value']:.2g}"])
     return ["candidate", *(name for name, _ in told), "p"], rows
 
 
