@@ -154,7 +154,7 @@ LISTEN = (
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path: Path, number: int) -> None:
-    shape = "--model tiny --vocab 500 --steps 40 --batch-size 16 --out p"
+    shape = "--model tiny --vocab 500 --steps 20 --batch-size 8 --out p"
     train = ("train-sft", str(ROOT / "data" / "sft"), *shape.split())
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, PROGRAM, *train], cwd=tmp_path, stderr=subprocess.PIPE, text=True

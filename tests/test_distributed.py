@@ -79,6 +79,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one_process("train-sft", "data/sft", "--model", "tiny", *common, "--out", policy)
     one_process("diff", "data/edits", "--tokenizer", policy, "--out", labels)
     one_process("train-rm", labels, "--level", "token", "--model", policy, *common, "--out", str(folder / "rm"))
+    few = (ROOT / "data" / "prompts" / "data.jsonl").read_text().splitlines(keepends=True)[:5]
+    (folder / "few.jsonl").write_text("".join(few))
     return folder
 
 
@@ -95,7 +97,7 @@ def test_two_processes_make_the_ppo_steps_of_one(models: Path, tmp_path: Path, v
     work = ["train-ppo", "data/prompts", "--policy", str(models / "policy"), "--reward-model", str(models / "rm")]
     work += ["--batch-size", "6", "--minibatches", "2", "--microbatch", "2", "--max-new-tokens", "12", "--lr", "1e-3"]
     work += ["--value-lr", "1e-3", "--value-model", value_model, "--device", "cpu", "--save-every", "2", "--seed", "3"]
-    work += ["--eval-prompts", "data/prompts", "--eval-every", "2"]
+    work += ["--eval-prompts", str(models / "few.jsonl"), "--eval-every", "2"]
     one_process(*work, "--steps", "3", "--out", str(one))
     if sharded:
         for steps in ("2", "3"):  # the third step goes on from what the processes saved
