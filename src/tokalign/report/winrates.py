@@ -49,7 +49,7 @@ def cells(manifest: Manifest) -> tuple[list[str], Rows]:
         row.append("")
     for pair in manifest.stats["paired"]:
         judged = {found[pair[side]]["n_total"] for side in ("a", "b")}
-        some = "" if judged == {pair["n"]} else f" ({pair['n']} judged for both)"
+        some = "" if "n" not in pair or judged == {pair["n"]} else f" ({pair['n']} judged for both)"
         said = {
             "win rate": f"{pair['difference']:+.1f}",
             "± s.e.": f"{pair['standard_error']:.1f}",
