@@ -2,19 +2,24 @@
 
 Worlds, policies and reward models are those of ``bench/paper.py`` and are made here if they are not there. What is
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
-nothing. Writes docs/results/ablations.json after each seed, and runs what is not in there; --again runs it all.
+nothing. Writes docs/results/ablations.json after each seed, and runs what is not in there; what is there of other
+settings of the playground is dropped. --again runs it all.
 
     python bench/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
 
 import argparse
 import json
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import RESULTS, ROOT, Plan, course, labels, ppo, reward_model, run, stats, world
+from lab import RESULTS, ROOT, SETTINGS, Plan, course, labels, ppo, reward_model, run, stats, world
 from tables import ablations
 from tokalign import __version__
+from tokalign.artifacts import hash_json
+from tokalign.config import PlaygroundConfig
 
 RESULT = RESULTS / "ablations.json"
 
@@ -101,6 +106,12 @@ def keep(result: dict[str, Any]) -> None:
     RESULT.write_text(text + "\n", encoding="utf-8")
 
 
+def playground() -> str:
+    """What worlds and models are made by: a hash of the playground's settings and sizes."""
+    sizes = {f.name: f.default for f in fields(PlaygroundConfig) if isinstance(f.default, int | float)}
+    return hash_json([tomllib.loads((ROOT / SETTINGS).read_text(encoding="utf-8")), sizes])
+
+
 def main() -> None:
     """Run what is not done yet, print and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -110,9 +121,11 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__, "changes": {}}
-    if RESULT.exists() and not args.again:
-        result["changes"] = json.loads(RESULT.read_text(encoding="utf-8"))["changes"]
+    result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__}
+    result |= {"playground": playground(), "changes": {}}
+    before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    if before.get("playground") == result["playground"] and not args.again:
+        result["changes"] = before["changes"]
     plans = []
     for seed in args.seeds:
         todo = [name for name in args.changes if str(seed) not in result["changes"].get(name, {})]

@@ -14,6 +14,7 @@ from typing import Any
 from scipy import stats as distributions
 
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = "configs/playground.toml"
 RESULTS = ROOT / "docs" / "results"
 REWARD_MODELS = {"token": ("token", "chosen"), "chosen": ("sequence", "chosen"), "edited": ("sequence", "edited")}
 """Name → level, pairs."""
@@ -26,7 +27,7 @@ Plan = Iterator[list[Command]]
 def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
     """A command line with the playground's settings."""
     program = str(Path(sys.executable).parent / "tokalign")
-    common = ["--out", out, "--seed", seed, "--config", "configs/playground.toml", "--quiet"]
+    common = ["--out", out, "--seed", seed, "--config", SETTINGS, "--quiet"]
     return [str(part) for part in (program, command, *args, *common)]
 
 

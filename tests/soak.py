@@ -3,7 +3,7 @@
     python -m tests.soak [--runs 100] [--stage edit]
 
 Every run is a process of its own, forked from one that has imported everything, and is killed by SIGKILL up to
-three times before it is left to end. ``make test`` does a few runs a stage. Stages that are paid ask a local server,
+three times before it is left to end. ``make test`` does ten runs a stage. Stages that are paid ask a local server,
 which loses some of its answers and keeps a ledger of what it charged.
 """
 

@@ -244,7 +244,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", soak.STAGES)
 def test_killed_runs_of_a_stage_end_as_one_that_was_not(prepared: Path, stage: str) -> None:
-    outcome = soak.soak(stage, 4, prepared)
+    runs = 10 if stage in ("edit", "diff", "train-rm", "train-ppo", "edit-claude", "edit-claude-batch") else 5
+    outcome = soak.soak(stage, runs, prepared)
     assert outcome.unequal == []
     assert outcome.kills >= 3, "the kills came too late to mean anything"
     assert outcome.went_on >= 1

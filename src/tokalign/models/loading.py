@@ -47,7 +47,7 @@ def pick_device(name: str) -> torch.device:
 def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
     """A Llama of about half a million weights, for the playground. Hidden 128, 2 layers, std .05.
 
-    Heads of 32 dimensions turn slowly (rotary base 10⁶): with 10⁴ only half of them can compare a word with one a
+    Heads turn slowly (rotary base 10⁶): with 10⁴ only half of their 32 dimensions can compare a word with one a
     hundred tokens back, and whether a reward model learnt to check an answer against its prompt was a matter of luck.
     """
     torch.manual_seed(seed)

@@ -42,6 +42,8 @@ class Rated(NamedTuple):
     score: str
     by: str
     """Name of the artifact."""
+    whole: bool
+    """Whether it has one score."""
 
 
 def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]:
@@ -60,7 +62,12 @@ def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]
             found.setdefault(p.resolve(), Found(name, p, Manifest.read(p)))
     kept = [f for f in found.values() if not only or any(fnmatch(f.name, glob) for glob in only)]
     if not kept:
-        raise InputError(f"no artifact matches {only}", where=", ".join(map(str, folders)), field="only")
+        raise InputError(
+            f"no artifact matches {only}",
+            where=", ".join(map(str, folders)),
+            field="only",
+            remedy="name artifacts as `tokalign show FOLDER` does, * for anything",
+        )
     return kept
 
 
@@ -140,11 +147,10 @@ def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
         if all(key in rows[name] for name in names):
             by_id.setdefault(key[0], key)
     shared = list(by_id.values())
-    groups = [
-        [(_rated(name, rows[name][key]), is_whole(rows[name][key])) for name in names]
+    return [
+        sorted((_rated(name, rows[name][key]) for name in names), key=lambda r: not r.whole)
         for key in shared[:: max(1, len(shared) // max(1, most))][:most]
     ]
-    return [[r for r, _ in sorted(group, key=lambda of: not of[1])] for group in groups]
 
 
 def samples(found: Sequence[Found], names: Sequence[str], most: int) -> dict[str, list[Rated]]:
@@ -158,8 +164,9 @@ def samples(found: Sequence[Found], names: Sequence[str], most: int) -> dict[str
 
 
 def _rated(name: str, row: dict[str, Any]) -> Rated:
-    score = f"{row['score_sum']:+.2f} for the whole" if is_whole(row) else f"{row['score_mean']:+.3f} a token"
-    return Rated(safe(row["id"]), flat(row["prompt"]), rewarded(row), score, safe(name))
+    whole = is_whole(row)
+    score = f"{row['score_sum']:+.2f} for the whole" if whole else f"{row['score_mean']:+.3f} a token"
+    return Rated(safe(row["id"]), flat(row["prompt"]), rewarded(row), score, safe(name), whole)
 
 
 def flat(prompt: Any) -> str:

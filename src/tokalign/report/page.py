@@ -67,8 +67,8 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
         lstrip_blocks=True,
     )
     first = [f for f in found if f.folder.is_relative_to(config.folders[0])]
-    policies = collect.of_kind(found, "policy")
-    drawn = _drawn(policies)
+    logs = _trained(collect.of_kind(found, "policy"))
+    drawn = list(logs)[:_CURVES]
     contests = {f.folder for f in found if f.manifest.kind == "winrates"}
     outer = [f for f in found if not contests & set(f.folder.parents)]  # what was made for one is counted there
     return environment.get_template("report.html.j2").render(
@@ -82,9 +82,9 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
         samples=collect.samples(first, drawn, 2),
         models=_models(found),
         reliability=_reliability(found),
-        plots=_plots(policies),
+        plots=_plots({name: logs[name] for name in drawn}),
         legend=plot.legend([Series(safe(name), (), ()) for name in drawn]),
-        left_out=max(0, len(_trained(policies)) - _CURVES),
+        left_out=len(logs) - len(drawn),
         win_rates=[(safe(_called(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
         lineage=lineage.draw(first),
         stages=[_stage(f, len(config.folders)) for f in found],
@@ -113,18 +113,13 @@ def _trained(policies: dict[str, list[Found]]) -> dict[str, list[list[dict[str, 
     return {name: found for name, found in logs.items() if found}
 
 
-def _drawn(policies: dict[str, list[Found]]) -> list[str]:
-    return list(_trained(policies))[:_CURVES]
-
-
-def _plots(policies: dict[str, list[Found]]) -> list[tuple[str, Markup]]:
-    logs = _trained(policies)
+def _plots(logs: dict[str, list[list[dict[str, Any]]]]) -> list[tuple[str, Markup]]:
     found = []
     for by, axis in (("step", "step"), ("minutes", "minutes of sampling, scoring and updates")):
         for metric, about in curves.METRICS.items():
             if by == "minutes" and metric != "win_rate":
                 continue
-            lines = [curves.series(safe(name), logs[name], metric, by) for name in _drawn(policies)]
+            lines = [curves.series(safe(name), runs, metric, by) for name, runs in logs.items()]
             if any(len(s.x) for s in lines):
                 title = f"{about}, by {axis}"
                 found.append((title, plot.lines(lines, axis, about, title, whole=by == "step")))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokalign.artifacts import Manifest
 from tokalign.claude.prices import Estimate
-from tokalign.config import EvalWinrateConfig
+from tokalign.config import EvalWinrateConfig, ReportConfig
 from tokalign.knobs import Stage
 from tokalign.report.text import safe
 
@@ -69,7 +69,8 @@ def _file(config: Stage, exported: Any) -> None:
     if config.json:
         print(json.dumps(exported._asdict(), ensure_ascii=False))
     if not config.quiet:
-        print(f"{exported.rows} rows → {safe(exported.file)}", file=sys.stderr)
+        counted = "artifacts" if isinstance(config, ReportConfig) else "rows"
+        print(f"{exported.rows} {counted} → {safe(exported.file)}", file=sys.stderr)
         for reason, n in exported.skipped.items():
             print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
 
