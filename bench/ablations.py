@@ -2,8 +2,8 @@
 
 Worlds, policies and reward models are those of ``bench/paper.py`` and are made here if they are not there. What is
 compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
-nothing. Writes docs/results/ablations.json after each seed, and runs what is not in there; what is there of other
-settings of the playground is dropped. --again runs it all.
+nothing. A run that is one of that bench's is not run twice. Writes docs/results/ablations.json after each seed, and
+runs what is not in there; what is there of other settings of the playground is dropped. --again runs it all.
 
     python bench/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
@@ -15,7 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab import RESULTS, ROOT, SETTINGS, Plan, course, labels, ppo, reward_model, run, stats, world
+from lab import RESULTS, ROOT, SETTINGS, Command, Plan, course, labels, ppo, reward_model, run, stats, world
+from paper import GRID, Trial
 from tables import ablations
 from tokalign import __version__
 from tokalign.artifacts import hash_json
@@ -23,24 +24,29 @@ from tokalign.config import PlaygroundConfig
 
 RESULT = RESULTS / "ablations.json"
 
-BASE = {"lr": 3e-4, "kl-coef": 0.2}
+BASE = GRID[0]
 
 
 class Change(NamedTuple):
-    """One difference from the base."""
+    """One difference from the base; ``trial`` where it is a run of ``bench/paper.py`` too."""
 
     about: str
     knobs: tuple[str, ...] = ()
     model: str = "token"
     granularity: str = "token"
+    trial: Trial | None = None
+
+    @property
+    def reward_model(self) -> str:
+        return self.trial.model if self.trial else self.model
 
 
 CHANGES = {
-    "base": Change("a reward at every token (kl_coef 0.2)"),
+    "base": Change("a reward at every token (kl_coef 0.2)", trial=Trial("token", BASE)),
     "paid-at-the-end": Change("the same token rewards, all at the last token", granularity="sequence"),
     "segment": Change("the same token rewards, at the end of each sentence", granularity="segment"),
-    "sequence-chosen": Change("sequence-level reward model, chosen pairs", model="chosen", granularity="sequence"),
-    "sequence-edited": Change("sequence-level reward model, edited pairs", model="edited", granularity="sequence"),
+    "sequence-chosen": Change("sequence-level reward model, chosen pairs", trial=Trial("chosen", BASE)),
+    "sequence-edited": Change("sequence-level reward model, edited pairs", trial=Trial("edited", BASE)),
     "sequence-both": Change("sequence-level reward model, both pairs", model="both", granularity="sequence"),
     "no-centre": Change("rewards not centred", ("--no-centre",)),
     "no-scale": Change("rewards not divided by σ", ("--no-scale",)),
@@ -54,8 +60,10 @@ CHANGES = {
     "omissions": Change("the token after an omission is bad too", model="omissions"),
     "discrete": Change("rewards -1, 0, 1 instead of expected", ("--reward", "discrete")),
     "word": Change("rewards shared within a word", ("--normalise", "word")),
-    "span": Change("rewards shared within a span", ("--normalise", "span")),
-    "value-lr": Change("value model's learning rate three times as high", ("--value-lr", "3e-3")),
+    "span": Change("rewards shared within a span", trial=Trial("token", {**BASE, "normalise": "span"})),
+    "value-lr": Change(
+        "value model's learning rate three times as high", trial=Trial("token", {**BASE, "value-lr": 3e-3})
+    ),
     "lambda-1": Change("advantages with λ 1 instead of .95", ("--gae-lambda", "1")),
     "shared": Change("value head on the policy's states", ("--value-model", "shared")),
     "no-guard": Change("no length guard", ("--length-guard", "0")),
@@ -73,28 +81,38 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 def experiment(f: Path, seed: int, changes: list[str], result: dict[str, Any]) -> Plan:
     """All of one seed that is to be run, and the base beside it."""
     wanted = dict.fromkeys(["base", *changes])
-    models = {CHANGES[name].model for name in wanted}
+    models = {CHANGES[name].reward_model for name in wanted}
     yield from world(f, seed, models)
     made = [name for name in LABELS if name in models]
     yield [labels(f, seed, f"labels-{name}", *LABELS[name]) for name in made]
     own = [reward_model(f, seed, n, lv, pairs, *knobs) for n, (lv, pairs, knobs) in MODELS.items() if n in models]
     yield own + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in made]
-    base = [part for key, value in BASE.items() for part in (f"--{key}", f"{value:g}")]
-    once = ["--eval-every", "40"]  # what is compared is the end
-    chosen = {name: CHANGES[name] for name in wanted}
-    yield [
-        ppo(f, seed, f / "ablations" / name, c.model, c.granularity, *base, *once, *c.knobs)
-        for name, c in chosen.items()
-    ]
+    yield [command(f, seed, name) for name in wanted]
     for name in changes:
-        out = f / "ablations" / name
+        out = folder(f, name)
         found = {
             "win_rate": last(out),
-            "base": last(f / "ablations" / "base"),
+            "base": last(folder(f, "base")),
             "kl": round(stats(out)["last"]["kl"], 2),
         }
         result["changes"].setdefault(name, {})[str(seed)] = found
     keep(result)
+
+
+def folder(f: Path, name: str) -> Path:
+    """Where the run of a change is."""
+    trial = CHANGES[name].trial
+    return f / "ppo" / trial.name if trial else f / "ablations" / name
+
+
+def command(f: Path, seed: int, name: str) -> Command:
+    """What runs it."""
+    out, change = folder(f, name), CHANGES[name]
+    if change.trial:
+        return change.trial.command(f, seed, out)
+    base = [part for key, value in BASE.items() for part in (f"--{key}", value)]
+    once = ["--eval-every", 40]  # what is compared is the end
+    return ppo(f, seed, out, change.model, change.granularity, *base, *once, *change.knobs)
 
 
 def keep(result: dict[str, Any]) -> None:

@@ -31,15 +31,14 @@ def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
     return [str(part) for part in (program, command, *args, *common)]
 
 
-def run(plans: Iterable[Plan], jobs: int) -> list[Command]:
+def run(plans: Iterable[Plan], jobs: int) -> None:
     """Carry out all plans, ``jobs`` commands at a time, one thread each; stop at the first that fails.
 
-    What is done stays, and is not done again. Returns the commands.
+    What is done stays, and is not done again.
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     running: dict[Future[int], tuple[Plan, Command]] = {}
     left: dict[Plan, int] = {}
-    all_done: list[Command] = []
     with ThreadPoolExecutor(jobs) as pool:
 
         def go_on(plan: Plan) -> None:
@@ -56,11 +55,9 @@ def run(plans: Iterable[Plan], jobs: int) -> list[Command]:
                 if done.result():
                     pool.shutdown(cancel_futures=True)
                     raise SystemExit(f"failed ({done.result()}): {' '.join(command)}")
-                all_done.append(command)
                 left[plan] -= 1
                 if not left[plan]:
                     go_on(plan)
-    return all_done
 
 
 def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
@@ -88,13 +85,6 @@ def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *knobs: obj
     sources = ["--policy", f / "sft-policy", "--reward-model", f / f"rm-{model}", "--granularity", granularity]
     plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the knobs say otherwise
     return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *knobs)
-
-
-def core_minutes(commands: Iterable[Command]) -> float:
-    """Minutes that commands took when they were first run, each on one core."""
-    manifests = [Path(command[command.index("--out") + 1]) / "manifest.json" for command in commands]
-    seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in manifests if path.is_file()]
-    return float(round(sum(seconds) / 60, 1))
 
 
 def stats(folder: Path) -> dict[str, Any]:

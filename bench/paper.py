@@ -23,7 +23,6 @@ from lab import (
     ROOT,
     Command,
     Plan,
-    core_minutes,
     course,
     mean_interval,
     ppo,
@@ -157,9 +156,9 @@ def main() -> None:
     args = parser.parse_args()
     folders = {seed: args.runs / f"seed-{seed}" for seed in range(args.seeds)}
     began = time.monotonic()
-    done = run((experiment(f, seed) for seed, f in folders.items()), args.jobs)
+    run((experiment(f, seed) for seed, f in folders.items()), args.jobs)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
-    report(folders, core_minutes(done))
+    report(folders)
 
 
 def long_run(folder: Path) -> dict[str, Any]:
@@ -176,7 +175,7 @@ def minutes(folder: Path) -> float:
     return float(round(sum(row[part] for row in rows for part in parts) / 60, 3))
 
 
-def report(folders: dict[int, Path], minutes_of_a_core: float) -> None:
+def report(folders: dict[int, Path]) -> None:
     """Collect the seeds, print them, and write the result file."""
     seeds: list[dict[str, Any]] = []
     for seed, folder in folders.items():
@@ -218,7 +217,6 @@ def report(folders: dict[int, Path], minutes_of_a_core: float) -> None:
     result = {
         "command": "python bench/paper.py",
         "tokalign": __version__,
-        "core_minutes": minutes_of_a_core,
         "grid": GRID,
         "gap": mean_interval(gaps),
         "gap_at_1": mean_interval(gaps_at_1),
