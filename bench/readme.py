@@ -68,7 +68,7 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
         (
             "human_spans",
             lambda r: (
-                f"from Levenshtein to `blocks` is {100 * r['ways'][r['default']]['above_levenshtein']:+.1f} points"
+                f"From Levenshtein to `blocks` is {100 * r['ways'][r['default']]['above_levenshtein']:+.1f} points"
             ),
         ),
     ],

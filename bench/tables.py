@@ -129,9 +129,9 @@ def recall(result: Result) -> str:
 def human_rewards(result: Result) -> str:
     """Areas under the ROC curve, against the spans that people marked."""
     rows = []
-    for name in ("token", "sequence", "majority"):
+    for name, by in (("token", "token model"), ("sequence", "sequence model"), ("majority", "nothing, all alike")):
         low, high = result[name]["ci95"]
-        rows.append([name, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
+        rows.append([by, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
     made = table(["tokens ranked by", "AUROC", "95 %"], rows)
     counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
     labels = result["token_on_labels"]
@@ -173,9 +173,9 @@ def diff_speed(result: Result) -> str:
     ]
     columns = [
         "unit, alignment",
-        "rows a second, of the tokenizer alone",
-        "… called for offsets",
-        "align and label, of plain Python",
+        "speed of it all, the tokenizer alone being 1",
+        "… the tokenizer asked for offsets being 1",
+        "speed of align and label, Levenshtein in plain Python being 1",
     ]
     workers = f"Two processes against one, {result['rows']} rows, whole runs: {result['two_workers']:.2f}×."
     return f"{table(columns, rows)}\n\n{workers}"

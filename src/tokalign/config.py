@@ -174,7 +174,7 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm; 0: never", low=0)
     value_model: ValueModel = knob("separate", "a network of its own, or (shared) a head on the policy's states")
     vf_coef: float = knob(0.1, "weight of the value loss where the network is shared", low=0)
-    kl_coef: float = knob(0.1, "price of a nat of drift from the starting policy", low=0)
+    kl_coef: float = knob(0.2, "price of a nat of drift from the starting policy", low=0)
     kl_target: float = knob(0.0, "nats a response at which --kl-coef is kept by adapting it; 0: it stays", low=0)
     kl_estimator: KlEstimator = knob("k1", "k1: difference of log-probabilities; k3: never negative, less spread")
     gamma: float = knob(1.0, "discount", low=0, high=1)
