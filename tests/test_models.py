@@ -244,3 +244,27 @@ def test_groups_are_the_cheapest_that_there_are(lengths: list[int], size: int) -
                 cuts[-1].append(i)
         if all(len(group) <= size for group in cuts):
             assert found <= cost(cuts)
+
+
+def test_any_of_a_models_ends_ends_a_response(policy: Any, codec: Codec) -> None:
+    other = Codec(codec.tokenizer, "ends", [codec.eos_id, 7, 8, 9])
+    prompts = codec.prompts([f"Where is the map {i}?" for i in range(40)])
+    with torch.no_grad():
+        policy.lm_head.weight[[7, 8]] *= 3
+    for draw in (sample, generate):
+        drawn = draw(policy, prompts, list(range(40)), other, Sampling(max_new_tokens=30))
+        assert {s.ids[-1] for s in drawn if s.finished} & {7, 8}
+        for s in drawn:
+            assert s.finished == (s.ids[-1] in other.ends)
+            assert not {*s.ids[:-1]} & {*other.ends}
+
+
+def test_a_policy_with_learnt_places_refuses_what_is_longer(codec: Codec) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=codec.size, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    assert loading.positions(gpt2) == 32
+    prompts = [[5] * 10]
+    assert len(respond(gpt2, codec, prompts, Sampling(max_new_tokens=22), [0], 1)) == 1
+    with pytest.raises(InputError, match="32 tokens: too few for a prompt of 10 and 23 new ones"):
+        respond(gpt2, codec, prompts, Sampling(max_new_tokens=23), [0], 1)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.test_models import shuffled
 from tokalign.config import TrainPpoConfig
@@ -137,8 +139,6 @@ def test_payers_are_loaded_by_what_they_are(
     assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", True)]
     assert payers.lineage("my_rewards:brief")["kind"] == "function"
     before = payers.lineage("my_rewards:brief")["sha256"]
-    with pytest.raises(UsageError, match="2 --reward-weight for 1"):
-        load("token", reward_weight=[1.0, 2.0])
     with pytest.raises(UsageError, match="one score a response"):
         load("sequence")
     assert load("sequence", granularity="sequence")
@@ -173,3 +173,79 @@ def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Code
     judge = RewardJudge([words, letters], [1.0, -1.0], codec)
     longer = [text + " Yes." for text in TEXTS]
     assert [c.preference for c in judge.compare(PROMPTS, TEXTS, longer)] == [1.5, 1.5]
+
+
+def test_a_function_may_give_tensors_with_a_graph(emitted: Emitted) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    paid = ByFunction(lambda p, r, o: [weight * len(text) for text in r], "mine:f").pay(emitted, 8)
+    assert [float(p[-1].detach()) for p in paid] == [float(len(text)) for text in TEXTS]
+    assert not any(p.requires_grad for p in paid)
+
+
+def test_a_callable_object_is_known_by_the_file_it_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "my_partial.py").write_text(
+        "from functools import partial\nbrief = partial(lambda n, p, r, o: [n] * len(r), 2)\n"
+    )
+    assert payers.lineage("my_partial:brief")["sha256"]
+
+
+def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp_path: Path) -> None:
+    """A reward model reads the prompt as it was trained to, though it cuts words as the policy does."""
+    for folder, template in (("same", codec.tokenizer.chat_template), ("other", "{{ messages[0]['content'] }}!")):
+        model_of(codec, "token").model.save_pretrained(tmp_path / folder)
+        codec.save(tmp_path / folder)
+        (tmp_path / folder / "chat_template.jinja").write_text(template)
+    policy.save_pretrained(tmp_path / "policy")
+    sources = [str(tmp_path / name) for name in ("same", "other")]
+    how = config(tmp_path, reward_model=sources)
+    found = payers.load(how, codec, Networks(how, torch.device("cpu")))
+    assert [p.foreign for p in found if isinstance(p, ByModel)] == [False, True]
+
+
+def test_a_prompt_that_does_not_fit_a_models_places_loses_its_beginning(codec: Codec) -> None:
+    """As many as BERT and its like have learnt a vector for."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = BertForSequenceClassification(
+        BertConfig(vocab_size=codec.size, max_position_embeddings=24, num_labels=1, **sizes)
+    ).eval()
+    model = RewardModel(bert, codec, "sequence")
+    prompt, response = list(range(5, 35)), [7, 8, 9, codec.eos_id]
+    assert model.rate([(prompt, response)]).sums == model.rate([(prompt[-20:], response)]).sums
+    with pytest.raises(InputError, match="reads 24 tokens, and a response has 30"):
+        model.rate([([5], prompt)])
+
+
+def test_a_classifier_without_its_head_is_refused(codec: Codec, tmp_path: Path) -> None:
+    """Its head would be made up, and pay noise."""
+    from safetensors.torch import load_file, save_file
+
+    model_of(codec, "sequence").model.save_pretrained(tmp_path)
+    codec.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["v_head.weight"] = weights.pop("score.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"has no score\.weight"):
+        RewardModel.load(tmp_path)
+
+
+def test_a_damaged_model_is_an_error_of_the_input(policy: Any, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot load a model"):
+        loading.load_policy(tmp_path)
+
+
+@given(st.lists(st.integers(5, 499), min_size=1, max_size=60))
+def test_places_read_off_a_few_tokens_at_a_time_are_those_of_the_whole(codec: Codec, ids: list[int]) -> None:
+    heads = [codec.tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
+    whole = codec.decode(ids)
+    ends, so_far = [], 0
+    for head in heads:
+        so_far = max(so_far, min(len(head.rstrip("\ufffd")), len(whole)))
+        ends.append(so_far)
+    assert [end for _, end in codec._spelt(ids, len(whole))] == ends

@@ -23,7 +23,9 @@ FIGURE = re.compile(
 )
 """Numbers that look measured."""
 NOT_MEASURED = {
-    "README.md": ["Python ≥ 3.11", "a 0.5B model", "PYTHON=python3.12", "at temperature 0.7", "Apache-2.0", "one GPU of 24 GB"],
+    "README.md": [
+        "Python ≥ 3.11", "a 0.5B model", "PYTHON=python3.12", "at temperature 0.7", "Apache-2.0", "one GPU of 24 GB",
+    ],
     "alpacafarm-7b.md": ["(Qwen2.5)", "**Cost of the edits.**…", "**Memory and time.**…"],
     "benchmarks.md": ["TRL 1.10.0 beside it, `reward_speed` TRL 1.16.0"],
     "claude.md": ["5,000 requests or 32 MB"],
@@ -37,7 +39,8 @@ NOT_MEASURED = {
     "results.md": ["with 95 % intervals"],
     "reward-models.md": ["with 95 % intervals", "still includes 0.5", "TRL 1.16's"],
     "ultrafeedback.md": [
-        "A model of 0.5B, one GPU of 24 GB; one of 1.5B", "whole weights need 31 GB", "Responses of UltraFeedback are long…", "Memory: 0.5B weights…",
+        "A model of 0.5B, one GPU of 24 GB; one of 1.5B", "whole weights need 31 GB",
+        "Responses of UltraFeedback are long…", "Memory: 0.5B weights…",
     ],
     "win-rates.md": ["Simulated 2,000 times", "93 to 97 times", "4 to 6 times", "2, 1.5 or"],
 }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from tokalign.errors import InputError
 from tokalign.models.tokenization import Codec, same_tokenizer, train_tiny
@@ -101,3 +101,28 @@ def test_a_tokenizer_that_cuts_and_pads_by_itself_does_neither_here(codec: Codec
     cutting.tokenizer.backend_tokenizer.enable_padding(length=64)
     assert cutting.responses(texts) == whole
     assert len(whole[0].ids) > 3
+
+
+def test_what_closes_an_answer_ends_it_if_the_model_says_so(tmp_path: Path) -> None:
+    """As instruction models of Gemma and Phi: EOS ends documents, another token ends a turn."""
+    codec = train_tiny(["a b c"], 300)
+    codec.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    codec.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}<turn>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    codec.tokenizer.save_pretrained(tmp_path)
+    document, turn = codec.tokenizer.convert_tokens_to_ids(["<|end|>", "<turn>"])
+    assert Codec.load(tmp_path).eos_id == document, "no model says that it ends there"
+    GenerationConfig(eos_token_id=[document, turn]).save_pretrained(tmp_path)
+    loaded = Codec.load(tmp_path)
+    assert (loaded.eos_id, loaded.ends) == (turn, sorted([document, turn]))
+    assert loaded.responses(["a"])[0].ids[-1] == turn
+    loaded.save(tmp_path / "saved")
+    assert Codec.load(tmp_path / "saved").eos_id == turn, "a reward model made with it, which has no such list"
+
+
+def test_a_prompt_that_the_template_refuses_is_bad_input() -> None:
+    codec = train_tiny(["a b c"], 300)
+    codec.tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(InputError, match=r"no system turns.*be brief"):
+        codec.render([{"role": "system", "content": "be brief"}])

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from tokalign.errors import TokalignError
 from tokalign.knobs import SupervisedStage
+from tokalign.metrics import MetricsLog
 from tokalign.models.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
 from tokalign.models.training import fit, gathered
 
@@ -180,3 +183,24 @@ def test_the_log_of_an_earlier_run_survives_a_kill_before_the_next_line(tmp_path
     before = (tmp_path / "metrics.jsonl").read_text().splitlines()[:2]
     MetricsLog(tmp_path, after=2)  # and now the process is killed: nothing is closed
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before
+
+
+def test_a_run_that_goes_on_keeps_its_place_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+
+    class Run:
+        def log(self, numbers: dict[str, float], step: int) -> None: ...
+
+        def finish(self) -> None: ...
+
+    def init(**how: Any) -> Run:
+        begun.append(how)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for after in (0, 3, 0):
+        with MetricsLog(tmp_path, "wandb", after=after) as log:
+            log.write(after + 1, {"loss": 1.0})
+    first, second, anew = (how["id"] for how in begun)
+    assert first == second != anew
+    assert {how["resume"] for how in begun} == {"allow"}

@@ -24,7 +24,7 @@ def seal(checkpoint: Path) -> None:
     for path in files:
         artifacts.sync(path)
     artifacts.write_whole(checkpoint / SEAL, json.dumps(hashes, indent=1))
-    for old in [p for p in _all(checkpoint.parent) if _whole(p)][KEPT:]:
+    for old in [p for p in _all(checkpoint.parent) if (p / SEAL).exists()][KEPT:]:
         shutil.rmtree(old)
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from tokalign.artifacts import write_whole
 from tokalign.errors import UsageError
@@ -13,7 +14,7 @@ from tokalign.knobs import ReportTo
 class MetricsLog:
     """Writes one JSON object a line, flushed as it goes, with its ``step``.
 
-    A run that goes on after step ``after`` keeps the lines up to there.
+    A run that goes on after step ``after`` keeps the lines up to there, and its place at W&B.
     """
 
     def __init__(self, folder: Path, report_to: ReportTo = "none", after: int = 0) -> None:
@@ -31,7 +32,11 @@ class MetricsLog:
                 import wandb  # type: ignore[import-not-found, unused-ignore]
             except ImportError as e:
                 raise UsageError("--report-to wandb needs wandb", remedy="pip install wandb") from e
-            self._wandb = wandb.init(dir=str(folder))
+            path = folder / "wandb" / "id"
+            if not after or not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, uuid4().hex)
+            self._wandb = wandb.init(dir=str(folder), id=path.read_text(encoding="utf-8"), resume="allow")
 
     def write(self, step: int, numbers: dict[str, Any]) -> None:
         """Log the numbers of one step."""

@@ -1,21 +1,30 @@
 """A policy in training against the one it started from."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from tokalign.core import winrate
-from tokalign.judges import Judge
+from tokalign.judges import Judge, prefer
+from tokalign.judges.reward import RewardJudge
 from tokalign.models import distributed
 from tokalign.models.networks import Networks
 from tokalign.models.sampler import SAMPLERS, new_seeds, respond
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
 
+Answer = tuple[str, bool]
+"""A response, and whether it ended."""
+
 
 class Contest:
-    """Both answer the same held-out prompts, with fixed seeds; several processes share the answering."""
+    """Both answer the same held-out prompts, with fixed seeds; several processes share the answering.
+
+    Raises:
+        InputError: the judge cannot judge these prompts.
+    """
 
     def __init__(self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Judge) -> None:
         self.networks, self.codec, self.judge = networks, codec, judge
@@ -24,25 +33,37 @@ class Contest:
         found = list(zip(prompts, codec.prompts(prompts), strict=True))
         fitting = [(p, ids) for p, ids in found if len(ids) + knobs.max_new_tokens <= knobs.max_length]
         self.prompts, self.ids = [p for p, _ in fitting], [ids for _, ids in fitting]
+        self.left_out = len(rows) - len(fitting)
+        """Prompts that leave no room for a response."""
         with networks.reference() as policy:
             self.reference = self._respond(policy, networks.config.seed + 1)
+        self._verdict(self.reference)  # what a judge has to object is said before anything is trained
 
     def hold(self) -> dict[str, float]:
         """Win rate in percent, and its standard error."""
         with self.networks.sampling() as policy:
             answers = self._respond(policy, self.networks.config.seed + 2)
+        result = winrate.win_rate(self._verdict(answers))
+        return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
 
-        def verdict() -> dict[str, float]:
-            compared = self.judge.compare(self.prompts, self.reference, answers)
-            result = winrate.win_rate([c.preference for c in compared])
-            return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
+    def _verdict(self, answers: Sequence[Answer]) -> list[float]:
+        """Preferences, one a prompt."""
+
+        def compared() -> list[float]:
+            ours, theirs = [text for text, _ in answers], [text for text, _ in self.reference]
+            found = [c.preference for c in self.judge.compare(self.prompts, theirs, ours)]
+            if self.judge.name != RewardJudge.name or not self.networks.config.missing_eos_penalty:
+                return found
+            # A reward model is shown texts as if they had ended, but in training what does not end is charged for.
+            ended = zip((end for _, end in answers), (end for _, end in self.reference), strict=True)
+            return [p if our == their else prefer(our, their) for p, (our, their) in zip(found, ended, strict=True)]
 
         if not distributed.sharded():
-            return distributed.first_says(verdict)
-        found = verdict()  # a reward model of which each process holds a part needs them all
-        return distributed.first_says(lambda: found)
+            return distributed.first_says(compared)
+        verdict = compared()  # a reward model of which each process holds a part needs them all
+        return distributed.first_says(lambda: verdict)
 
-    def _respond(self, policy: Any, seed: int) -> list[str]:
+    def _respond(self, policy: Any, seed: int) -> list[Answer]:
         knobs = self.networks.config
         seeds = new_seeds(len(self.ids), torch.Generator().manual_seed(seed))
         mine = distributed.deal(range(len(self.ids)))
@@ -52,7 +73,7 @@ class Contest:
             [self.ids[i] for i in mine],
             knobs,
             [seeds[i] for i in mine],
-            knobs.batch_size,
+            knobs.sample_batch or math.ceil(knobs.batch_size / distributed.world()),
             SAMPLERS[knobs.sampler],
         )
-        return distributed.gathered([(i, text) for i, (text, _) in zip(mine, drawn, strict=True)])
+        return distributed.gathered(list(zip(mine, drawn, strict=True)))

@@ -115,7 +115,7 @@ def _sample(
     from tokalign.models.tokenization import Codec
 
     codec, device = Codec.load(who.path), loading.pick_device(config.device)
-    policy = loading.load_policy(who.path, config.dtype).to(device)
+    policy = loading.load_policy(who.path, config.dtype, to_use=True).to(device)
     model = RewardModel.load(config.reward_model[0], config.dtype) if who.n > 1 else None
     if model is not None:
         model.model.to(device)

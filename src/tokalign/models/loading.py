@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from tokalign.errors import InputError
+from tokalign.models import lora
 from tokalign.models.heads import model_class
 from tokalign.models.tokenization import Codec
 
@@ -24,6 +26,8 @@ from tokalign.models.tokenization import Codec
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+ADAPTER = "adapter"
+"""Where a model that was trained with ``--lora`` keeps its adapters."""
 CLASSES = ("bad", "neutral", "good")
 """Classes of a token-level reward model; class index = label + 1."""
 
@@ -81,31 +85,67 @@ def new_tiny_classifier(codec: Codec, seed: int, max_positions: int, level: str)
     return _zero_head(AutoModelForSequenceClassification.from_config(config)).eval()
 
 
-def load_model(auto: Any, source: str | Path, dtype: str, **kwargs: Any) -> Any:
+def load_model(
+    auto: Any, source: str | Path, dtype: str, *, whole: bool = False, to_use: bool = False, **kwargs: Any
+) -> Any:
     """A model by one of the ``AutoModel`` classes, in eval mode; safetensors only, no code from elsewhere.
+
+    Args:
+        auto: the class.
+        source: a folder or a hub id.
+        dtype: of its weights.
+        whole: whether a head that is not there is an error.
+        to_use: whether it will be used as it is: in half precision, adapters of ours are then not rounded away.
+        kwargs: for ``from_pretrained``.
 
     Raises:
         InputError: it cannot be loaded.
     """
+    adapter = Path(source) / ADAPTER
+    apart = to_use and dtype != "float32" and adapter.is_dir()
     try:
-        model = auto.from_pretrained(
+        model, found = auto.from_pretrained(
             str(source),
-            dtype=getattr(torch, dtype),
+            dtype=torch.float32 if apart else getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
             **kwargs,
         )
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
         raise InputError(
             f"cannot load a model from {str(source)!r}: {str(e).splitlines()[0]}",
             remedy="give a folder with config.json and *.safetensors, or a hub id (needs a connection)",
         ) from e
+    missing = [key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}.")]
+    if whole and missing:
+        raise InputError(
+            f"the model at {str(source)!r} has no {missing[0]}: its head has another name or is not there",
+            remedy="use a classifier whose head has the name that its architecture wants",
+        )
+    if apart:
+        lora.take_out(model, adapter)
+        model.to(getattr(torch, dtype))
     return model.eval()
 
 
-def load_policy(source: str | Path, dtype: str = "float32") -> Any:
-    """A causal language model, in eval mode."""
-    return load_model(AutoModelForCausalLM, source, dtype)
+def load_policy(source: str | Path, dtype: str = "float32", *, to_use: bool = False) -> Any:
+    """A causal language model, in eval mode; ``to_use``: see :func:`load_model`."""
+    return load_model(AutoModelForCausalLM, source, dtype, to_use=to_use)
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens a model can read, if it learnt a vector for each of their places; None: no such bound."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _PLACES:
+            unused = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            found.append(module.num_embeddings - unused)
+    return min(found, default=None)
+
+
+_PLACES = ("position_embeddings", "embed_positions", "wpe")
+"""What architectures call these."""
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:
@@ -120,7 +160,9 @@ def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kw
         raise InputError(
             f"no model at {str(source)!r}: {str(e).splitlines()[0]}", remedy="give a model folder or a hub id"
         ) from e
-    return load_model(auto, source, dtype, **kwargs)
+    model = load_model(auto, source, dtype, **kwargs)
+    model.config.use_cache = False  # nothing is generated: keys and values need not be kept
+    return model
 
 
 def recompute_activations(model: Any, on: bool = True) -> None:

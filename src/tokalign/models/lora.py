@@ -16,6 +16,8 @@ from tokalign.knobs import Adapting
 
 _HEADS = ("score", "classifier")
 _OUTPUTS = (*_HEADS, "lm_head", "embed_out")
+POLICY, VALUE, REWARD = "default", "value", "reward"
+"""Names of adapters; peft keeps the first at the top of a folder."""
 
 
 def _config(model: Any, knobs: Adapting) -> Any:
@@ -49,13 +51,28 @@ def _in_float32(adapted: Any) -> Any:
 
 
 def merge(adapted: Any, folder: Path) -> Any:
-    """Keep the adapters in ``folder``; the model with their sum in its weights."""
+    """Keep the adapters in ``folder``; the model with their sum in its weights, in float32 in the memory of the host.
+
+    In half precision most of what was learnt would be lost: it is smaller than the steps between such numbers.
+    """
     adapted.save_pretrained(str(folder))
-    return adapted.merge_and_unload()
+    return adapted.to("cpu").float().merge_and_unload()
 
 
-POLICY, VALUE, REWARD = "default", "value", "reward"
-"""Names of adapters; peft keeps the first at the top of a folder."""
+def take_out(model: Any, folder: Path) -> None:
+    """Undo :func:`merge` in a model in float32, and put the adapters beside its weights, as they were in training."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.modules_to_save, config.inference_mode = None, True  # a head that was trained whole is the model's own now
+    inject_adapter_in_model(config, model)
+    weights = {k: w for k, w in load_file(folder / "adapter_model.safetensors").items() if ".lora_" in k}
+    set_peft_model_state_dict(model, {k.removeprefix("base_model.model."): w for k, w in weights.items()})
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.merged_adapters = [POLICY]
+            layer.unmerge()
 
 
 class Adapters:
@@ -154,10 +171,12 @@ class Adapters:
             warnings.simplefilter("ignore", FutureWarning)
             self.model.save_pretrained(str(folder), selected_adapters=[name])
 
-    def merged(self, folder: Path) -> Any:
-        """The model with the policy's adapter, as :meth:`save` kept it, added to its weights; the others are gone."""
+    def merged(self, kept: Path, folder: Path) -> Any:
+        """:func:`merge` of the policy's adapter, as :meth:`save` kept it in ``kept``; the others are gone."""
         from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"), adapter_name=POLICY)
-        self._use(POLICY)
-        return self.model.merge_and_unload()
+        set_peft_model_state_dict(self.model, load_file(kept / "adapter_model.safetensors"), adapter_name=POLICY)
+        for name in self.model.peft_config.keys() - {POLICY}:
+            self.model.delete_adapter(name)
+        self.model.set_adapter(POLICY)
+        return merge(self.model, folder)

@@ -25,6 +25,7 @@ from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Batch
 from tokalign.models.heads import hidden_size
+from tokalign.models.loading import ADAPTER
 from tokalign.models.lora import POLICY, VALUE
 from tokalign.models.policy import TokenStats, response_logprobs, response_values
 
@@ -35,16 +36,15 @@ class Networks:
     Args:
         config: the stage's knobs.
         device: where they run.
+        size: of the tokenizer's vocabulary; what a policy can say beyond it counts as impossible.
 
     Raises:
         InputError: the policy cannot be loaded.
         UsageError: a combination that does not work.
     """
 
-    def __init__(self, config: TrainPpoConfig, device: torch.device) -> None:
-        if config.dtype == "float16":
-            raise UsageError("PPO does not train in float16", remedy="--dtype bfloat16 or float32")
-        self.config, self.device = config, device
+    def __init__(self, config: TrainPpoConfig, device: torch.device, size: int | None = None) -> None:
+        self.config, self.device, self.size = config, device, size
         self.shared = config.value_model == "shared"
         self.adapters: lora.Adapters | None = None
         if config.lora:
@@ -128,18 +128,18 @@ class Networks:
     def read(self, batch: Batch, *, entropy: bool = False) -> TokenStats:
         """The policy on responses; with values where they are read off its states."""
         with self.arithmetic():
-            return response_logprobs(
-                self.policy, batch, self.config.temperature or 1.0, entropy=entropy, value_head=self.head
-            )
+            return self._read(self.policy, batch, entropy=entropy, value_head=self.head)
+
+    def _read(self, policy: Any, batch: Batch, **wanted: Any) -> TokenStats:
+        return response_logprobs(policy, batch, self.config.temperature or 1.0, size=self.size, **wanted)
 
     def ref_logprobs(self, batch: Batch) -> Tensor:
         """(B, T): log-probabilities under the reference."""
-        temperature = self.config.temperature or 1.0
         with self.arithmetic():
             if self.adapters:
                 with self.adapters.off():
-                    return response_logprobs(self.policy, batch, temperature).logprobs
-            return response_logprobs(self.ref_policy, batch, temperature).logprobs
+                    return self._read(self.policy, batch).logprobs
+            return self._read(self.ref_policy, batch).logprobs
 
     def values(self, batch: Batch) -> Tensor:
         """(B, T), by a value model of its own."""
@@ -202,7 +202,7 @@ class Networks:
     def export(self, kept: Path, out: Path) -> None:
         """Make what :meth:`save_policy` kept in ``kept`` a policy of its own in ``out``; the networks end with it."""
         if self.adapters:
-            self.adapters.merged(kept).save_pretrained(str(out))
+            self.adapters.merged(kept, out / ADAPTER).save_pretrained(str(out))
         else:
             loading.load_policy(kept, self.config.dtype).save_pretrained(str(out))
 
@@ -221,7 +221,7 @@ class OnAdapter(torch.nn.Module):
     def body(self, **inputs: Any) -> Any:
         """The trunk's output."""
         with self._adapters[0].using(self._name):
-            return self._adapters[0].trunk(**inputs)
+            return self._adapters[0].trunk(**inputs, use_cache=False)
 
     def forward(self, **inputs: Any) -> Any:
         """``logits`` (B, L, labels)."""

@@ -18,11 +18,11 @@ from tokalign.artifacts import Manifest, is_artifact, sha256
 from tokalign.config import TrainPpoConfig
 from tokalign.core.rewards import project
 from tokalign.errors import InputError, UsageError
-from tokalign.models import distributed, lora
+from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Pair
 from tokalign.models.networks import Networks, OnAdapter
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenization import Codec, same_tokenizer
+from tokalign.models.tokenization import Codec, same_reading
 from tokalign.schemas import Prompt
 
 Function = Callable[[Sequence[Prompt], Sequence[str], Sequence[Sequence[tuple[int, int]]]], Sequence[Any]]
@@ -106,14 +106,15 @@ class ByFunction:
             InputError: the function gave something else than numbers, or not as many as there are.
         """
         texts, places = emitted.located
-        given = list(self.function(list(emitted.prompts), texts, places))
+        with torch.no_grad():
+            given = list(self.function(list(emitted.prompts), texts, places))
         if len(given) != len(texts):
             raise InputError(f"{self.name} gave {len(given)} rewards for {len(texts)} responses", field=self.name)
         return [self._checked(g, len(p), k) for k, (g, p) in enumerate(zip(given, places, strict=True))]
 
     def _checked(self, given: Any, tokens: int, k: int) -> Tensor:
         try:
-            numbers = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+            numbers = torch.as_tensor(given, dtype=torch.float32, device="cpu").reshape(-1)
         except (TypeError, ValueError, RuntimeError) as e:
             raise InputError(f"{self.name} gave no number for response {k}: {given!r}", field=self.name) from e
         problem = ""
@@ -139,7 +140,8 @@ def lineage(source: str) -> dict[str, Any]:
     """What pays, as an input of a stage: a function counts by the file that it stands in."""
     if not is_function(source):
         return sources.model_lineage(source, "reward-model")
-    found = inspect.getsourcefile(_function(source))
+    function = _function(source)
+    found = inspect.getsourcefile(function if inspect.isroutine(function) else sys.modules[source.partition(":")[0]])
     return {"path": source, "kind": "function", "version": None, "sha256": found and sha256(Path(found)), "rows": None}
 
 
@@ -163,13 +165,8 @@ def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer
 
     Raises:
         InputError: one cannot be loaded.
-        UsageError: there is not a weight for each; rewards at every token are wanted but none tells tokens apart.
+        UsageError: rewards at every token are wanted but none tells tokens apart.
     """
-    if config.reward_weight and len(config.reward_weight) != len(config.reward_model):
-        raise UsageError(
-            f"{len(config.reward_weight)} --reward-weight for {len(config.reward_model)} --reward-model",
-            remedy="give one for each, in their order",
-        )
     payers = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
     if config.granularity != "sequence" and not any(p.dense for p in payers):
         raise UsageError(
@@ -193,7 +190,7 @@ def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[Payer], 
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):
             m.model.to(device)
-            payers.append(ByModel(m, Path(source).name, not same_tokenizer(codecs[0], m.codec)))
+            payers.append(ByModel(m, Path(source).name, not same_reading(codecs[0], m.codec)))
         else:
             payers.append(m)
     return payers, codecs[0]
@@ -209,13 +206,13 @@ def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: N
         distributed.shard(model.model, getattr(torch, config.dtype))
     names = [Path(other).name for other in config.reward_model]
     name = names[k] if names.count(names[k]) == 1 else f"{names[k]}-{k + 1}"
-    return ByModel(model, name, not same_tokenizer(codec, model.codec))
+    return ByModel(model, name, not same_reading(codec, model.codec))
 
 
 def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:
     """The reward model as one more adapter on the policy's weights, if it was trained as one on the same weights."""
     folder = Path(source)
-    if networks.adapters is None or not (is_artifact(folder) and (folder / "adapter").is_dir()):
+    if networks.adapters is None or not (is_artifact(folder) and (folder / loading.ADAPTER).is_dir()):
         return None
     base = next((i for i in Manifest.read(folder).inputs if i["name"] == "model"), None)
     policy = sources.model_lineage(config.policy, "policy")
@@ -223,7 +220,7 @@ def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networ
         return None
     level = str(Manifest.read(folder).config["level"])
     name = f"{lora.REWARD}{k}"
-    head = networks.adapters.load(name, folder / "adapter")
+    head = networks.adapters.load(name, folder / loading.ADAPTER)
     model = OnAdapter(networks.adapters, name, len(head["weight"]), bias="bias" in head)
     model.score.load_state_dict(head)
     return RewardModel(model, Codec.load(source), level)

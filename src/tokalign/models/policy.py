@@ -27,7 +27,13 @@ class TokenStats(NamedTuple):
 
 
 def response_logprobs(
-    policy: Any, batch: Batch, temperature: float = 1.0, *, entropy: bool = False, value_head: Any = None
+    policy: Any,
+    batch: Batch,
+    temperature: float = 1.0,
+    *,
+    entropy: bool = False,
+    value_head: Any = None,
+    size: int | None = None,
 ) -> TokenStats:
     """Score the response tokens of ``batch`` under ``policy``.
 
@@ -40,11 +46,12 @@ def response_logprobs(
         temperature: of sampling.
         entropy: whether it is wanted.
         value_head: (…, hidden) → (…, 1): reads values off the states that the logits are made from.
+        size: of the vocabulary, where a model has more outputs than its tokenizer has ids; None: all are ids.
     """
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
     with _reading(policy, rows, batch.positions(-1)[mask]) as read:
-        logits = policy(input_ids=batch.input_ids, use_cache=False).logits
+        logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., :size]
     logp = (logits.float() if temperature == 1 else logits.float() / temperature).log_softmax(-1)  # (N, V)
     del logits  # the largest tensor of all
     chosen = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)

@@ -14,7 +14,7 @@ from tokalign.core import rl
 from tokalign.errors import InputError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.loading import CLASSES, load_classifier
+from tokalign.models.loading import CLASSES, load_classifier, positions
 from tokalign.models.tokenization import Codec
 
 
@@ -79,11 +79,19 @@ class RewardModel:
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        return cls(load_classifier(source, level, dtype), Codec.load(source), level, reading, normalise)
+        model = load_classifier(source, level, dtype, whole=True, to_use=True)
+        return cls(model, Codec.load(source), level, reading, normalise)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
-        """Rate responses, in batches of similar length, results in the order given."""
+        """Rate responses, in batches of similar length, results in the order given.
+
+        A prompt that does not fit beside its response into the places that a model has learnt loses its beginning.
+
+        Raises:
+            InputError: a response alone has more tokens than the model has places.
+        """
+        pairs = self._fitting(pairs)
         probs: list[Tensor] = [torch.empty(0)] * len(pairs)
         rewards: list[Tensor] = [torch.empty(0)] * len(pairs)
         device = next(self.model.parameters()).device
@@ -106,6 +114,18 @@ class RewardModel:
                 if self.level == "token":
                     probs[i] = p[row, :n].cpu()
         return Ratings(rewards, probs if self.level == "token" else None)
+
+    def _fitting(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        most = positions(self.model)
+        if most is None or all(len(p) + len(r) <= most for p, r in pairs):
+            return pairs
+        longest = max(len(r) for _, r in pairs)
+        if longest > most:
+            raise InputError(
+                f"the reward model reads {most} tokens, and a response has {longest}",
+                remedy="shorter responses (--max-new-tokens, --max-length), or a reward model that reads more",
+            )
+        return [(p[max(len(p) + len(r) - most, 0) :], r) for p, r in pairs]
 
     def _read(self, probs: Tensor) -> Tensor:
         if self.reading == "discrete":

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from tokalign.errors import InputError
 from tokalign.knobs import Sampling
 from tokalign.models.batch import by_length
 from tokalign.models.cache import growing_cache
+from tokalign.models.loading import positions
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
 
@@ -70,7 +72,17 @@ def respond(
     """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
 
     Prompts of similar length are sampled together. The same seeds give the same responses.
+
+    Raises:
+        InputError: a prompt with its response is longer than what the policy can read.
     """
+    most, longest = positions(policy), max(map(len, prompts), default=0)
+    if most is not None and longest + knobs.max_new_tokens > most:
+        raise InputError(
+            f"the policy can read {most} tokens: too few for a prompt of {longest} and {knobs.max_new_tokens} new ones",
+            field="prompt",
+            remedy="lower --max-new-tokens, or leave that prompt out",
+        )
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
     for group in by_length([len(p) for p in prompts], batch_size, even=True):
         drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], codec, knobs)
@@ -134,6 +146,7 @@ def sample(
     lengths = torch.full((len(prompts),), most, device=device)
     live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    ends = torch.tensor(codec.ends, device=device)
     cache = growing_cache(policy.config)
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
@@ -147,7 +160,7 @@ def sample(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            .logits[:, -1]
+            .logits[:, -1, : codec.size]
             .float()
         )
         logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
@@ -158,7 +171,7 @@ def sample(
         running = ~done[live]
         tokens[live, t] = torch.where(running, token, codec.pad_id)
         logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
-        ended = running & (token == codec.eos_id)
+        ended = running & torch.isin(token, ends)
         lengths[live[ended]] = t + 1
         done[live[ended]] = True
         running &= ~ended
@@ -189,8 +202,9 @@ def _draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tenso
         ranked, order = probs.sort(-1, descending=True)
         ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that crosses top_p stays
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    heap = probs.double().cumsum(-1)
-    at = torch.searchsorted(heap, luck.double()[:, None] * heap[:, -1:], right=True)
+    wide = torch.float32 if probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    heap = probs.to(wide).cumsum(-1)
+    at = torch.searchsorted(heap, luck.to(wide)[:, None] * heap[:, -1:], right=True)
     return at.clamp(max=probs.shape[1] - 1).squeeze(1)
 
 
@@ -211,6 +225,7 @@ def generate(
     how = {"do_sample": False} if knobs.temperature == 0 else {"do_sample": True, "temperature": knobs.temperature}
     if knobs.temperature:
         how |= {"top_p": knobs.top_p, "top_k": 0}
+    beyond = list(range(codec.size, len(policy.get_output_embeddings().weight)))  # ids that the tokenizer lacks
     owner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _plainly(owner):
         torch.manual_seed(seeds[0])
@@ -218,11 +233,15 @@ def generate(
             input_ids=input_ids,
             attention_mask=(torch.arange(width, device=device) >= width - lens[:, None]).long(),
             generation_config=GenerationConfig(
-                max_new_tokens=knobs.max_new_tokens, eos_token_id=codec.eos_id, pad_token_id=codec.pad_id, **how
+                max_new_tokens=knobs.max_new_tokens,
+                eos_token_id=codec.ends,
+                pad_token_id=codec.pad_id,
+                suppress_tokens=beyond or None,
+                **how,
             ),
         )
     rows: list[list[int]] = drawn[:, width:].tolist()
-    ends = [row.index(codec.eos_id) + 1 if codec.eos_id in row else None for row in rows]
+    ends = [next((n for n, i in enumerate(row, 1) if i in codec.ends), None) for row in rows]
     return [Sampled(row[:end], end is not None) for row, end in zip(rows, ends, strict=True)]
 
 

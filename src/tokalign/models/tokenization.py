@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from tokalign.core.words import joins
@@ -24,6 +25,8 @@ _TINY_TEMPLATE = (
 )
 PLAIN_TEMPLATE = "{role}: {content}\n\n"
 """One turn of a prompt where the tokenizer has no chat template; ``Assistant:\\n`` follows the last."""
+SEEN = 16
+"""Tokens before one that are read to see how it goes on from them."""
 
 
 class Encoded(NamedTuple):
@@ -48,11 +51,17 @@ class Tokens(NamedTuple):
 class Codec:
     """A tokenizer and the one way in which the project uses it.
 
+    Args:
+        tokenizer: a fast one of transformers.
+        source: where it is from, for messages.
+        ends: ids besides EOS that end a response of its model. Where the chat template closes an answer with one
+            of them, that one is taken for EOS.
+
     Raises:
         InputError: the tokenizer is not a fast one, or has no EOS token.
     """
 
-    def __init__(self, tokenizer: Any, source: str = "") -> None:
+    def __init__(self, tokenizer: Any, source: str = "", ends: Sequence[int] = ()) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"{source or type(tokenizer).__name__} has no fast tokenizer",
@@ -64,10 +73,16 @@ class Codec:
                 f"the tokenizer of {source!r} has no EOS token", remedy="set eos_token in its tokenizer_config.json"
             )
         self.tokenizer = tokenizer
+        if ends and (closing := self._closing()) in ends:
+            tokenizer.eos_token, eos = tokenizer.convert_ids_to_tokens(closing), closing
+        self.size = len(tokenizer)
+        """Ids that there are; a model may have more outputs."""
         self._pieces: dict[int, str] = {}
         self._edges: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]] | None = None
         self.eos_id: int = eos
         """What a response ends with: EOS or, for BERT and its like, SEP."""
+        self.ends: list[int] = sorted({eos, *ends})
+        """Any of these ends what a policy says."""
         # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
@@ -78,10 +93,16 @@ class Codec:
         Raises:
             InputError: nothing usable is there.
         """
-        from transformers import AutoTokenizer  # brings torch, which a process that is sent a tokenizer does without
+        # They bring torch, which a process that is sent a tokenizer does without.
+        from transformers import AutoTokenizer, GenerationConfig
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(source), trust_remote_code=False), str(source))
+            ends = GenerationConfig.from_pretrained(str(source)).eos_token_id
+        except (OSError, ValueError):  # there is none
+            ends = None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+            return cls(tokenizer, str(source), [ends] if isinstance(ends, int) else ends or [])
         except (OSError, ValueError, KeyError) as e:
             raise InputError(
                 f"no tokenizer at {str(source)!r}: {str(e).splitlines()[0]}",
@@ -93,12 +114,36 @@ class Codec:
         self.tokenizer.save_pretrained(str(folder))
 
     def render(self, prompt: Prompt) -> str:
-        """The prompt as the model reads it, up to where the response begins."""
+        """The prompt as the model reads it, up to where the response begins.
+
+        Raises:
+            InputError: the model's chat template does not allow such turns.
+        """
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if self.tokenizer.chat_template:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            try:
+                return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            except TemplateError as e:
+                raise InputError(
+                    f"the model's chat template refuses it: {e}: {json.dumps(turns, ensure_ascii=False)[:200]}",
+                    field="prompt",
+                    remedy="give turns as the model wants them, or a model without such a rule",
+                ) from e
         plain = (PLAIN_TEMPLATE.format(role=t["role"].capitalize(), content=t["content"]) for t in turns)
         return "".join(plain) + "Assistant:\n"
+
+    def _closing(self) -> int | None:
+        """The special token that the chat template puts behind an answer, if it does."""
+        if not self.tokenizer.chat_template:
+            return None
+        mark = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+        try:
+            _, _, tail = str(self.tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(mark)
+        except TemplateError:
+            return None
+        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        return next((i for i in ids if i in self.tokenizer.all_special_ids), None)
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of rendered prompts. A BOS token is added where template and tokenizer ask for one."""
@@ -192,17 +237,34 @@ class Codec:
 
     def _spelt(self, ids: Sequence[int], size: int) -> list[tuple[int, int]]:
         """Offsets of ids by the length of the text up to each of them."""
-        heads = self.tokenizer.batch_decode(
-            [ids[: n + 1] for n in range(len(ids))], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        ends = np.maximum.accumulate(np.minimum([len(head.rstrip("\ufffd")) for head in heads], size)).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        ends = self._grown(ids, SEEN)
+        if ends[-1] != self._lengths([ids])[0]:  # bytes that are no text, more than are seen at once
+            ends = self._grown(ids, len(ids))
+        places = np.maximum.accumulate(np.minimum(ends, size)).tolist()
+        return list(zip([0, *places[:-1]], places, strict=True))
+
+    def _grown(self, ids: Sequence[int], seen: int) -> NDArray[np.int64]:
+        """(T,): length of the text up to each id: by how much it grows when ``seen`` ids before it are read."""
+        starts = [max(n - seen, 0) for n in range(len(ids))]
+        with_it = self._lengths([ids[s : n + 1] for n, s in enumerate(starts)])
+        without = self._lengths([ids[s:n] for n, s in enumerate(starts)])
+        return np.cumsum(with_it - without)
+
+    def _lengths(self, rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+        """Lengths of texts, without characters at the end that are not whole yet."""
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return np.array([len(text.rstrip("\ufffd")) for text in texts])
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token by itself, for people to read."""
         for i in {*ids} - self._pieces.keys():
             self._pieces[i] = str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False))
         return [self._pieces[i] for i in ids]
+
+
+def same_reading(a: Codec, b: Codec) -> bool:
+    """Whether two models read the same prompt and the same response as the same ids."""
+    return same_tokenizer(a, b) and a.tokenizer.chat_template == b.tokenizer.chat_template
 
 
 def same_tokenizer(a: Codec, b: Codec) -> bool:

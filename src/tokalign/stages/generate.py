@@ -27,7 +27,7 @@ def run(config: GenerateConfig) -> Manifest:
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         codec = Codec.load(config.policy)
-        policy = loading.load_policy(config.policy, config.dtype).to(device)
+        policy = loading.load_policy(config.policy, config.dtype, to_use=True).to(device)
         judge = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
         if judge is not None:
             judge.model.to(device)

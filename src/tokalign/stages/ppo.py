@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,14 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
         if not fitting:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
-        networks = Networks(config, loading.pick_device(config.device))
+        networks = Networks(config, loading.pick_device(config.device), codec.size)
+        most = loading.positions(networks.policy)
+        if most is not None and config.max_length > most:
+            raise InputError(
+                f"--max-length is {config.max_length}, and the policy can read {most} tokens",
+                where=config.policy,
+                remedy=f"--max-length {most}",
+            )
         paid_by = payers.load(config, codec, networks)
         learner = Learner(networks, paid_by, codec, config, torch.Generator().manual_seed(config.seed))
         contest = None
@@ -80,6 +88,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             "response_tokens": int(at.tokens),
             "reused_sampler_logprobs": learner.collector.reuse_logprobs,
             "warnings": warned,
+            **({"eval_prompts": len(contest.ids), "eval_prompts_left_out": contest.left_out} if contest else {}),
             "last": {k: v for k, v in last.items() if v is not None},
         }
         return out.commit(data.account(reasons.items()), stats)
@@ -91,9 +100,15 @@ def _refuse(config: TrainPpoConfig) -> None:
         (config.batch_size % distributed.world(), "--batch-size", f"a multiple of the {distributed.world()} processes"),
         (config.minibatches > config.batch_size, "--minibatches", "at most --batch-size"),
         (config.patience and not config.eval_prompts, "--patience", "give --eval-prompts to evaluate on"),
+        (config.dtype == "float16", "--dtype", "PPO trains in bfloat16 or float32"),
         (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef to begin with: 0 stays 0"),
         (not config.temperature, "--temperature", "above 0: nothing is learnt from the likeliest responses alone"),
     ]
+    weights, models = len(config.reward_weight), len(config.reward_model)
+    if weights not in (0, models):
+        raise UsageError(f"{weights} --reward-weight for {models} --reward-model", remedy="give one for each, in order")
+    if config.report_to == "wandb" and find_spec("wandb") is None:
+        raise UsageError("--report-to wandb needs wandb", remedy="pip install wandb")
     for found, option, remedy in wrong:
         if found:
             raise UsageError(f"{option} is {getattr(config, option[2:].replace('-', '_'))}", remedy=remedy)
@@ -123,6 +138,8 @@ def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], 
     with Dashboard("train-ppo", config.steps, config.quiet or not leads()) as bar:
         at, warned = _resume(learner, first_says(lambda: checkpoints.newest(folder, bar.say)))
         bar.skip_to(at.step)
+        if contest is not None and contest.left_out:
+            bar.say(f"{contest.left_out} held-out prompts leave no room for a response (--max-length) and are left out")
         for _ in range(at.step):
             next(batches)
         with MetricsLog(out, config.report_to, after=at.step) if leads() else nullcontext() as log:
@@ -145,7 +162,7 @@ def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], 
                 if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     _keep_samples(learner, out / "samples" / f"step-{step:05d}.jsonl")
                 bar.advance(1, **metrics)
-                signal = first_says(interrupt.received)
+                signal = distributed.most(interrupt.received())
                 if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
                     _save(learner, at, warned, folder)
                 if signal:  # all processes end, whichever of them it has reached
@@ -231,8 +248,10 @@ def _resume(learner: Learner, checkpoint: Path | None) -> tuple[At, dict[str, st
     saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True, mmap=True)
     learner.load_state_dict(saved["learner"])
     at = At(**saved["at"])
-    if learner.knobs.steps > at.asked:  # of a run that stopped by itself more is asked now
-        at = replace(at, stopped="", stale=0, asked=learner.knobs.steps)
+    if learner.knobs.steps > at.asked:
+        at = replace(at, asked=learner.knobs.steps)
+        if at.stopped:  # of a run that stopped by itself more is asked now
+            at = replace(at, stopped="", stale=0)
     return at, saved["warned"]
 
 

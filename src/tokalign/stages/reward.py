@@ -76,10 +76,13 @@ def run(config: TrainRmConfig) -> Manifest | None:
         )
         if not leads():
             return None
-        if config.lora:
-            model = lora.merge(model, out.folder / "adapter")
-        model.to(getattr(torch, config.dtype)).save_pretrained(str(out.folder))
+        model = (
+            lora.merge(model, out.folder / loading.ADAPTER) if config.lora else model.to(getattr(torch, config.dtype))
+        )
+        model.save_pretrained(str(out.folder))
         codec.save(out.folder)
+        if config.lora:
+            model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = evaluation.evaluate(
             RewardModel(model, codec, config.level), heldout, _way(manifest), partial(room, knobs=config)
         )
