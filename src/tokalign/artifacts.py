@@ -19,7 +19,7 @@ from tokalign.schemas import KINDS
 MANIFEST, PLAN = "manifest.json", "unfinished.json"
 JOURNAL, ANNOTATIONS = "journal.jsonl", "annotations.jsonl"
 """What was paid, or done by a person: it stays, whatever is made of it."""
-LOGS = ("metrics.jsonl", "tensorboard")
+LOGS = ("metrics.jsonl", "tensorboard", "wandb")
 """What tells of a run and not of its result: two equal results have different ones."""
 
 

@@ -30,6 +30,8 @@ ADAPTER = "adapter"
 """Where a model that was trained with ``--lora`` keeps its adapters."""
 CLASSES = ("bad", "neutral", "good")
 """Classes of a token-level reward model; class index = label + 1."""
+_PLACES = ("position_embeddings", "embed_positions", "wpe")
+"""What architectures call the vectors that they learn for the places of tokens."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -142,10 +144,6 @@ def positions(model: Any) -> int | None:
             unused = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
             found.append(module.num_embeddings - unused)
     return min(found, default=None)
-
-
-_PLACES = ("position_embeddings", "embed_positions", "wpe")
-"""What architectures call these."""
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:

@@ -76,9 +76,10 @@ def run(config: TrainRmConfig) -> Manifest | None:
         )
         if not leads():
             return None
-        model = (
-            lora.merge(model, out.folder / loading.ADAPTER) if config.lora else model.to(getattr(torch, config.dtype))
-        )
+        if config.lora:
+            model = lora.merge(model, out.folder / loading.ADAPTER)
+        else:
+            model.to(getattr(torch, config.dtype))
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
         if config.lora:

@@ -65,9 +65,10 @@ def run(config: TrainSftConfig) -> Manifest | None:
         fitted, model = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
         if not leads():
             return None
-        model = (
-            lora.merge(model, out.folder / loading.ADAPTER) if config.lora else model.to(getattr(torch, config.dtype))
-        )
+        if config.lora:
+            model = lora.merge(model, out.folder / loading.ADAPTER)
+        else:
+            model.to(getattr(torch, config.dtype))
         model.save_pretrained(str(out.folder))
         codec.save(out.folder)
         stats = {**fitted, "weights": model.num_parameters()}
