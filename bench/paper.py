@@ -13,6 +13,7 @@ its steps chosen on ``heldout`` too. Writes docs/results/paper.json.
 import argparse
 import json
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from lab import (
     world,
 )
 from tokalign import __version__
+from tokalign.playground import oracle
 
 GRID: list[dict[str, float | str]] = [
     {"lr": 3e-4, "kl-coef": 0.2},
@@ -168,11 +170,10 @@ def long_run(folder: Path) -> dict[str, Any]:
     return {"kl_coef": rows[-1]["kl_coef"], "steps": kept, "warnings": stats(folder)["warnings"]}
 
 
-def minutes(folder: Path) -> float:
-    """Minutes of a run's own work, held-out evaluations left out."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    parts = ("seconds_rollout", "seconds_scoring", "seconds_update")
-    return float(round(sum(row[part] for row in rows for part in parts) / 60, 3))
+def ceiling(folder: Path) -> float:
+    """Win rate in percent of a policy that makes no mistake: where the reference makes none either there is a tie."""
+    rows = map(json.loads, (folder / "compared.jsonl").read_text(encoding="utf-8").splitlines())
+    return round(100 - 50 * statistics.mean(oracle.judge(row["prompt"], row["reference"]).clean for row in rows), 2)
 
 
 def report(folders: dict[int, Path]) -> None:
@@ -191,9 +192,9 @@ def report(folders: dict[int, Path]) -> None:
                 "win_rate": {arm: round(c["win_rate"], 2) for arm, c in verdict["candidates"].items()},
                 "standard_error": {arm: round(c["standard_error"], 2) for arm, c in verdict["candidates"].items()},
                 "win_rate_at_1": {arm: round(c["win_rate"], 2) for arm, c in at_1["candidates"].items()},
+                "ceiling": {"0.7": ceiling(folder / "winrates"), "1": ceiling(folder / "winrates-at-1")},
                 "heldout": {arm: {str(k): round(v, 2) for k, v in c.items()} for arm, c in courses.items()},
                 "long": long_run(folder / "long"),
-                "minutes": {arm: minutes(folder / "ppo" / trial.name) for arm, trial in arms.items()},
                 "token_passes_at": next((step for step, rate in courses["token"].items() if rate > last), None),
                 "flawed": {name: round(j["flawed"], 4) for name, j in verdict["judge"].items()},
                 "edited_over_original": {n: round(m["edited_over_original"]["mean"], 4) for n, m in models.items()},

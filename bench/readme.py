@@ -60,6 +60,7 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
     README: [("paper", lambda r: f"**SFT on the same edits wins {tables.sft_over_ppo(r)}**")],
     DOCS / "concepts.md": [
         ("paper", tables.sequence_accuracy),
+        ("paper", tables.still_flawed),
         ("paper", lambda r: f"on held-out prompts in {tables.chosen_with(r, 'normalise')} seeds"),
         ("human_rewards", lambda r: f"with the {tables.corrections_seen(r)} answers it was trained on"),
     ],

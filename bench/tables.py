@@ -40,17 +40,28 @@ def headline(result: Result) -> str:
     for s in result["seeds"]:
         won, error = s["win_rate"], s["standard_error"]
         arms = [f"{won[arm]:.1f} ± {error[arm]:.1f}" for arm in ("sequence", "token")]
-        rows.append([str(s["seed"]), *arms, f"{won['token'] - won['sequence']:+.1f}", str(s["token_passes_at"] or "–")])
+        more = [
+            f"{won['token'] - won['sequence']:+.1f}",
+            f"{s['ceiling']['0.7']:.1f}",
+            str(s["token_passes_at"] or "–"),
+        ]
+        rows.append([str(s["seed"]), *arms, *more])
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
-    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", ""])
-    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "passed at step"]
+    most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
+    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", f"{most:.1f}", ""])
+    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "at most, %", "passed at step"]
     longer = result["long"]
     looks = sorted({int(step) for s in result["seeds"] for step in s["heldout"]["token"]})
     last = looks[-1]
     best, end = spell(longer["token-long"]), spell(longer["token-long-last"])
+    names = {"reference": "the starting policy", "sequence": "sequence-level PPO", "token": "token-level PPO"}
+    flawed = [f"{100 * mean_of(result, 'flawed', arm):.1f} % by {name}" for arm, name in names.items()]
     said = [
         f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
-        f"{spell(result['gap_at_1'])}. *Passed at step*: where the token arm's win rate on held-out prompts is first",
+        f"{spell(result['gap_at_1'])}. *At most*: what a policy without any mistake would win, for where",
+        f"the starting policy makes none either there is a tie. Requests answered with a flaw: {', '.join(flawed)}.",
+        "",
+        "*Passed at step*: where the token arm's win rate on held-out prompts is first",
         f"above the sequence arm's at its last step, {last} (the first look is after {looks[0]}). Run on to",
         f"{longer['steps']} steps, the token arm's chosen checkpoint wins {best} points more than that of",
         f"{last} steps, its last one {end}.",
@@ -58,8 +69,13 @@ def headline(result: Result) -> str:
     return "\n\n".join([table(columns, rows), "\n".join(said)])
 
 
+def mean_of(result: Result, key: str, arm: str) -> float:
+    """Mean over the seeds."""
+    return statistics.mean(s[key][arm] for s in result["seeds"])
+
+
 def arms(result: Result) -> str:
-    """All that was compared: mean win rate over the seeds, and what the token arm wins more."""
+    """All that was compared: mean win rate over the seeds, what is still flawed, and what the token arm wins more."""
     names = {
         "sft-on-edits": "SFT on the edited responses",
         "best-of-8-sequence": "best of 8 by the sequence-level reward model",
@@ -67,14 +83,16 @@ def arms(result: Result) -> str:
         "sequence": "sequence-level PPO",
         "token": "token-level PPO",
     }
-    rows = []
+    rows = [["the starting policy itself", "50.0", "", f"{100 * mean_of(result, 'flawed', 'reference'):.1f}", ""]]
     for name, about in names.items():
+        flawed = f"{100 * mean_of(result, 'flawed', name):.1f}"
         rates = [s["win_rate"][name] for s in result["seeds"]]
         less = [s["win_rate"]["token"] - s["win_rate"][name] for s in result["seeds"]]
         found = result["token_less"].get(name)
         shown = spell(found) if found else "" if name == "token" else f"{statistics.mean(less):+.1f}"
-        rows.append([about, f"{statistics.mean(rates):.1f}", f"{min(rates):.1f}–{max(rates):.1f}", shown])
-    return table(["over the starting policy", "mean win rate, %", "seeds", "token-level PPO wins more by"], rows)
+        rows.append([about, f"{statistics.mean(rates):.1f}", f"{min(rates):.1f}–{max(rates):.1f}", flawed, shown])
+    wins = "token-level PPO wins more by"
+    return table(["over the starting policy", "mean win rate, %", "seeds", "flawed requests, %", wins], rows)
 
 
 def reward_models(result: Result) -> str:
@@ -254,17 +272,21 @@ def ablations(result: Result) -> str:
 def sequence_accuracy(result: Result) -> str:
     """How many held-out edits the sequence-level reward models of the headline put in the right order."""
     of = [statistics.mean(s["edited_over_original"][model] for s in result["seeds"]) for model in ("chosen", "edited")]
-    return f"puts {100 * min(of):.0f} to {100 * max(of):.0f} % of held-out edits in the right order"
+    return f"puts {100 * min(of):.1f} to {100 * max(of):.1f} % of held-out edits in the right order"
 
 
 def sft_over_ppo(result: Result) -> str:
     """How SFT on the edits stands to both PPO arms."""
-    rates = {
-        arm: statistics.mean(s["win_rate"][arm] for s in result["seeds"])
-        for arm in ("sft-on-edits", "token", "sequence")
-    }
+    rates = {arm: mean_of(result, "win_rate", arm) for arm in ("sft-on-edits", "token", "sequence")}
     first = rates["sft-on-edits"]
     return "more than either" if first == max(rates.values()) else "less" if first == min(rates.values()) else "between"
+
+
+def still_flawed(result: Result) -> str:
+    """What is left to gain after token-level PPO."""
+    most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
+    won = mean_of(result, "win_rate", "token")
+    return f"{100 * mean_of(result, 'flawed', 'token'):.1f} % of requests are flawed, and {won:.1f} of {most:.1f} % are won"
 
 
 def chosen_with(result: Result, knob: str) -> str:
