@@ -285,8 +285,8 @@ def sft_over_ppo(result: Result) -> str:
 def still_flawed(result: Result) -> str:
     """What is left to gain after token-level PPO."""
     most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
-    won = mean_of(result, "win_rate", "token")
-    return f"{100 * mean_of(result, 'flawed', 'token'):.1f} % of requests are flawed, and {won:.1f} of {most:.1f} % are won"
+    flawed, won = 100 * mean_of(result, "flawed", "token"), mean_of(result, "win_rate", "token")
+    return f"{flawed:.1f} % of requests are flawed, and {won:.1f} of {most:.1f} % are won"
 
 
 def chosen_with(result: Result, knob: str) -> str:
