@@ -221,7 +221,7 @@ def test_what_adapters_learnt_survives_half_precision(policy: Any, codec: Codec,
     models = (load_policy(tmp_path / "out"), used.float(), plain.float())
     with torch.no_grad():
         exact, ours, rounded = (response_logprobs(model, batch).logprobs for model in models)
-    assert float((ours - exact).norm()) < 0.1 * float((rounded - exact).norm()), "adapters are rounded, their sum is not"
+    assert float((ours - exact).norm()) < 0.1 * float((rounded - exact).norm()), "adapters are rounded, sums are not"
 
 
 def test_ids_that_the_tokenizer_lacks_are_never_said(policy: Any, codec: Codec, tmp_path: Path) -> None:
