@@ -71,7 +71,7 @@ def headline(result: Result) -> str:
 
 def mean_of(result: Result, key: str, arm: str) -> float:
     """Mean over the seeds."""
-    return statistics.mean(s[key][arm] for s in result["seeds"])
+    return float(statistics.mean(s[key][arm] for s in result["seeds"]))
 
 
 def arms(result: Result) -> str:
