@@ -64,7 +64,26 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
         ("paper", lambda r: f"on held-out prompts in {tables.chosen_with(r, 'normalise')} seeds"),
         ("human_rewards", lambda r: f"with the {tables.corrections_seen(r)} answers it was trained on"),
     ],
-    DOCS / "ppo.md": [("paper", lambda r: f"in {tables.chosen_with(r, 'normalise')} seeds of `make paper`")],
+    DOCS / "ppo.md": [
+        ("paper", lambda r: f"in {tables.chosen_with(r, 'normalise')} seeds of `make paper`"),
+        ("ablations", lambda r: tables.effects(r, segment="`segment`", paid_at_the_end="`sequence`")),
+        ("ablations", lambda r: tables.effects(r, discrete="`discrete`")),
+        ("ablations", lambda r: tables.effects(r, span="`span`")),
+        ("ablations", lambda r: tables.effects(r, value_lr="`--value-lr` 3e-3")),
+        ("ablations", lambda r: tables.effects(r, shared="`shared`")),
+        ("ablations", lambda r: tables.effects(r, **{"kl-0.1": "0.1:", "kl-0.4": "0.4:"})),
+        ("ablations", lambda r: tables.effects(r, no_scale="without σ", no_centre="without centring")),
+        (
+            "ablations",
+            lambda r: tables.effects(r, sequence_chosen="chosen", sequence_edited="edited", sequence_both="both pairs"),
+        ),
+        (
+            "ablations",
+            lambda r: tables.effects(
+                r, weights_1="class weights of 1", unit_token="labels by token", omissions="omissions labelled"
+            ),
+        ),
+    ],
     DOCS / "labels.md": [
         (
             "human_spans",

@@ -261,12 +261,22 @@ def ablations(result: Result) -> str:
     rows = []
     for name, found in result["changes"].items():
         seeds = [of for key, of in found.items() if key != "about"]
-        less = [of["win_rate"] - of["base"] for of in seeds]
-        error = f" ± {statistics.stdev(less) / len(less) ** 0.5:.1f}" if len(less) > 1 else ""
-        shown = "" if name == "base" else f"{statistics.mean(less):+.1f}{error}"
+        shown = "" if name == "base" else effect(result, name)
         rate, kl = (statistics.mean(of[key] for of in seeds) for key in ("win_rate", "kl"))
         rows.append([found["about"], str(len(seeds)), f"{rate:.1f}", shown, f"{kl:.1f}"])
     return table(["one change", "seeds", "held-out win rate, %", "difference", "KL"], rows)
+
+
+def effect(result: Result, name: str) -> str:
+    """Points of win rate that a change is worth, with its standard error over the seeds."""
+    less = [of["win_rate"] - of["base"] for key, of in result["changes"][name].items() if key != "about"]
+    error = f" ± {statistics.stdev(less) / len(less) ** 0.5:.1f}" if len(less) > 1 else ""
+    return f"{statistics.mean(less):+.1f}{error}"
+
+
+def effects(result: Result, **changes: str) -> str:
+    """What changes are worth, each by the words that stand for it."""
+    return ", ".join(f"{said} {effect(result, name.replace('_', '-'))}" for name, said in changes.items())
 
 
 def sequence_accuracy(result: Result) -> str:
