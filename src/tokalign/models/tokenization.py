@@ -97,17 +97,17 @@ class Codec:
         from transformers import AutoTokenizer, GenerationConfig
 
         try:
-            ends = GenerationConfig.from_pretrained(str(source)).eos_token_id
-        except (OSError, ValueError):  # there is none
-            ends = None
-        try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-            return cls(tokenizer, str(source), [ends] if isinstance(ends, int) else ends or [])
         except (OSError, ValueError, KeyError) as e:
             raise InputError(
                 f"no tokenizer at {str(source)!r}: {str(e).splitlines()[0]}",
                 remedy="give a model folder, a hub id (needs a connection), or `tiny`",
             ) from e
+        try:
+            ends = GenerationConfig.from_pretrained(str(source)).eos_token_id
+        except (OSError, ValueError):  # there is none
+            ends = None
+        return cls(tokenizer, str(source), [ends] if isinstance(ends, int) else ends or [])
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files."""
