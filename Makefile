@@ -105,6 +105,7 @@ ablations: install
 
 # Kill 100 runs of each stage at random moments; what they write must be what an undisturbed run writes.
 soak: install
+	TOKALIGN_TEST_TREES=500 $(BIN)/pytest -q -n 2 tests/test_never_destroy.py
 	$(BIN)/python -m tests.soak
 
 clean:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokalign import __version__, tables
+from tokalign.artifacts import open_artifact
 from tokalign.config import DiffConfig
 from tokalign.core.diff import NEVER
 from tokalign.models.tokenization import Codec, train_tiny
@@ -58,7 +59,7 @@ def called_bad(edits: list[Edit], codec: Codec, knobs: dict[str, Any]) -> list[N
     with tempfile.TemporaryDirectory() as folder:
         data = diff.label(edits, codec, config).data
         (Path(folder) / "data.arrow").write_bytes(tables.HEAD + data + tables.TAIL)
-        rows = tables.read_labels(Path(folder))
+        rows = tables.read_labels(open_artifact(Path(folder)))
     spans = [[(i, j) for (i, j), z in zip(r.original_offsets, r.original_labels, strict=True) if z == -1] for r in rows]
     return [marked(of_row, row.original) for of_row, row in zip(spans, rows, strict=True)]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lab import RESULTS, ROOT, Plan, labels, reward_model, run, stats, tokalign
 from tokalign import __version__, tables
+from tokalign.artifacts import open_artifact
 from tokalign.core.diff import Way
 from tokalign.models.evaluation import evaluate
 from tokalign.models.reward import RewardModel
@@ -59,7 +60,7 @@ def heldout(folder: Path) -> float:
 
 def measure(f: Path) -> dict[str, Any]:
     """Of each model, the setting that was chosen and its metrics on the other world's preferences."""
-    rows = tables.read_labels(f / "test-labels")
+    rows = tables.read_labels(open_artifact(f / "test-labels"))
     found = {}
     for model in MODELS:
         setting = max(GRID, key=lambda s: heldout(f / f"rm-{name_of(model, s)}"))

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from tokalign import __version__, tables
+from tokalign.artifacts import open_artifact
 from tokalign.config import DiffConfig, EditConfig, TrainRmConfig
 from tokalign.models import loading
 from tokalign.models.tokenization import Codec
 from tokalign.models.training import fit
 from tokalign.stages import diff, edit, reward
+from tokalign.workspace import Workspace
 
 
 def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Codec]:
@@ -33,7 +35,9 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
     diff.run(DiffConfig(edits=str(edits), tokenizer=model, out=labels, quiet=True))
     codec = Codec.load(model)
     rows = [
-        r for r in tables.read_labels(labels) if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
+        r
+        for r in tables.read_labels(open_artifact(labels))
+        if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
     none = [np.empty(0, dtype=np.int32)] * len(rows)  # of edited pairs the chosen response is no part
     levels = [reward.examples_of(rows, none, config(folder, model, level)) for level in ("token", "sequence")]
@@ -56,7 +60,7 @@ def ours(model: str, level: str, examples: list[dict[str, Any]], codec: Codec, e
         loss, _ = reward.objective(knobs, device)
         collate = partial(reward.collate, codec=codec, device=device)
         began = time.perf_counter()
-        fit("bench", loaded, examples, lengths, collate, loss, knobs, Path(folder))
+        fit("bench", loaded, examples, lengths, collate, loss, knobs, Workspace.at(Path(folder)))
         return time.perf_counter() - began
 
 

@@ -27,6 +27,7 @@ from tokalign.artifacts import JOURNAL
 from tokalign.claude import batches, trouble
 from tokalign.claude.journal import Journal
 from tokalign.stages import diff, edit, generate, score, winrate
+from tokalign.workspace import PROGRESS
 
 SETTINGS = "--batch-size 4 --save-every 1"
 PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
@@ -187,11 +188,7 @@ def paid_amiss(whole: Path, out: Path, charged: int) -> list[str]:
 
 def has_state(out: Path) -> bool:
     """Whether an unfinished run left something to go on from."""
-    return (
-        any(out.rglob(rowfile.PROGRESS))
-        or any(out.glob(JOURNAL))
-        or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
-    )
+    return any(out.rglob(PROGRESS)) or any(out.glob(JOURNAL)) or any(out.glob("checkpoints/checkpoint-*/sealed.json"))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Artifacts vouch for what they hold, are never written over by accident, and are free again after a kill."""
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -15,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.manifests import change
 from tokalign import artifacts, errors
-from tokalign.artifacts import ANNOTATIONS, JOURNAL, Manifest, verify
+from tokalign.artifacts import ANNOTATIONS, JOURNAL, Manifest, open_artifact
 from tokalign.config import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
-from tokalign.folder import LOCK
 from tokalign.knobs import Stage
+from tokalign.workspace import LOCK, Plan
 from tokalign.writer import writing
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
@@ -52,14 +54,9 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 
-def tamper(folder: Path, **changes: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def test_what_was_written_is_verified_and_read_back(tmp_path: Path) -> None:
     written, out = make(tmp_path, min_similarity=0.25), tmp_path / "out"
-    assert verify(out, "prompts") == Manifest.read(out) == written
+    assert open_artifact(out, "prompts").manifest == Manifest.read(out) == written
     data = (out / "data.jsonl").read_bytes()
     assert [json.loads(line) for line in data.decode().split("\n") if line] == ROWS
     digest = hashlib.sha256(data).hexdigest()
@@ -129,15 +126,16 @@ def test_another_run_is_refused_by_what_changed_and_fresh_rewrites(
     assert "--fresh" in caught.value.remedy
     assert contents(tmp_path / "out") == before
     rewritten = make(tmp_path, fresh=True, **changes)
-    assert verify(tmp_path / "out") == rewritten
+    assert open_artifact(tmp_path / "out").manifest == rewritten
     assert make(tmp_path, **changes) == rewritten
 
 
-def test_fresh_rewrites_the_same_run_too_and_leaves_nothing_old(tmp_path: Path) -> None:
+def test_fresh_rewrites_the_same_run_too_and_leaves_what_is_the_users(tmp_path: Path) -> None:
     make(tmp_path)
-    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
     assert [f["name"] for f in make(tmp_path, fresh=True).files] == ["data.jsonl"]
-    assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
+    assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl"], "nothing is left beside"
 
 
 def rows_until(interrupt: bool) -> Iterator[dict[str, str]]:
@@ -159,7 +157,7 @@ def test_an_interrupted_run_leaves_no_manifest_and_no_half_file_and_can_be_run_a
         raise KeyboardInterrupt
     assert not artifacts.is_artifact(tmp_path / "out")
     assert (tmp_path / "out" / "data.jsonl").exists() != in_a_row
-    verify(tmp_path / "out", make(tmp_path).kind)
+    open_artifact(tmp_path / "out", make(tmp_path).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
 
 
@@ -169,34 +167,42 @@ def test_the_time_of_a_cut_run_counts_until_it_last_wrote_something(tmp_path: Pa
         with pytest.raises(KeyboardInterrupt), writing("prompts", config(tmp_path), inputs) as out:
             out.jsonl("data.jsonl", ROWS)
             raise KeyboardInterrupt
-        plan = tmp_path / "out" / artifacts.PLAN
-        began = json.loads(plan.read_text())["began"] - 1000
-        plan.write_text(json.dumps({**json.loads(plan.read_text()), "began": began}))
-        for path, at in ((tmp_path / "out" / "data.jsonl", began + 60), (plan, began)):
-            os.utime(path, (at, at))
+        plan = Plan.read(tmp_path / "out")
+        assert plan is not None
+        began = plan.began - 1000
+        path = tmp_path / "out" / artifacts.PLAN
+        path.write_text(dataclasses.replace(plan, began=began).text)
+        for written, at in ((tmp_path / "out" / "data.jsonl", began + 60), (path, began)):
+            os.utime(written, (at, at))
     assert 120 <= make(tmp_path).seconds < 180, "a minute each, and not the time between"
 
 
-def test_what_was_being_put_aside_when_a_rewrite_was_killed_is_there_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("renames", range(2))
+@pytest.mark.parametrize("then", ["the old run", "the new run", "the new run, fresh"])
+def test_a_rewrite_that_is_killed_while_it_makes_room_is_taken_back_or_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int, then: str
 ) -> None:
     first, before = make(tmp_path), contents(tmp_path / "out")
-    rename = Path.rename
-    renamed: list[Path] = []
+    rename, left = Path.rename, [renames]
 
-    def once(path: Path, target: Path) -> Path:
-        if renamed:
+    def some(path: Path, target: Path) -> Path:
+        if not left[0]:
             raise KeyboardInterrupt
-        renamed.append(path)
+        left[0] -= 1
         return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", once)
+        patched.setattr(Path, "rename", some)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, fresh=True, content="two")
-    assert not artifacts.is_artifact(tmp_path / "out")
-    assert make(tmp_path) == first
-    assert contents(tmp_path / "out") == before
+    assert (tmp_path / "out" / artifacts.PLAN).exists()
+    if then == "the old run":
+        assert make(tmp_path) == first
+        assert contents(tmp_path / "out") == before
+    else:
+        made = make(tmp_path, content="two", fresh=then.endswith("fresh"))
+        assert open_artifact(tmp_path / "out").manifest == made
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "rows.jsonl"], "nothing is left beside"
 
 
 def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None:
@@ -212,10 +218,11 @@ def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None
 
 def test_a_kill_while_the_plan_is_written_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for name in (LOCK, f".{artifacts.PLAN}.tmp"):
-        (tmp_path / "out" / name).write_text("{")
-    assert verify(tmp_path / "out", make(tmp_path).kind)
-    assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
+    (tmp_path / "out" / LOCK).write_text("12")
+    (tmp_path / "out" / f".{artifacts.PLAN}.0123abcd.tmp").write_text("{")
+    assert open_artifact(tmp_path / "out", make(tmp_path).kind).manifest
+    left = f".{artifacts.PLAN}.0123abcd.tmp"  # no plan names it
+    assert sorted(contents(tmp_path / "out")) == [left, "data.jsonl", "manifest.json"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", JOURNAL, ANNOTATIONS])  # also one that a run of ours could have
@@ -255,7 +262,7 @@ from pathlib import Path
 from tokalign.writer import writing
 from tokalign.knobs import Stage
 with writing("prompts", Stage(out=Path(sys.argv[1]), fresh=True), {}) as out:
-    (out.folder / "half").write_text("half")
+    out.space.write("half", "half")
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -286,7 +293,7 @@ def test_a_folder_in_use_is_refused_by_pid_and_free_after_a_kill(tmp_path: Path)
         process.wait()
         with pytest.raises(ConflictError, match="unfinished other run"):  # the holder was given no knobs
             make(tmp_path)
-        verify(tmp_path / "out", make(tmp_path, fresh=True).kind)
+        open_artifact(tmp_path / "out", make(tmp_path, fresh=True).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
 
 
@@ -296,39 +303,43 @@ def test_a_run_that_is_refused_half_way_leaves_nothing(tmp_path: Path, existed: 
     if existed:
         folder.mkdir()
     with pytest.raises(InputError), writing("prompts", Stage(out=folder), {}) as out:
-        (out.folder / "half").write_text("half")
+        out.space.write("half", "half")
         raise InputError("no good")
     assert folder.exists() == existed
     assert not existed or sorted(p.name for p in folder.iterdir()) == [".lock"]
 
 
-def test_a_broken_manifest_is_rewritten_when_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_where_a_broken_manifest_says_nothing_nothing_is_removed(tmp_path: Path, fresh: bool) -> None:
     make(tmp_path)
     (tmp_path / "out" / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="not a readable manifest"):
-        make(tmp_path)
-    verify(tmp_path / "out", make(tmp_path, fresh=True).kind)
+    before = contents(tmp_path / "out")
+    with pytest.raises(ConflictError, match="not a readable manifest"):
+        make(tmp_path, fresh=fresh)
+    assert contents(tmp_path / "out") == before
 
 
 def test_another_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(KindError, match="holds prompts, not edits or sft") as caught:
-        verify(tmp_path / "out", "edits", "sft")
+        open_artifact(tmp_path / "out", "edits", "sft")
     assert "tokalign edit" in caught.value.remedy
     assert caught.value.where == str(tmp_path / "out")
 
 
 def test_a_newer_artifact_is_refused_with_both_versions(tmp_path: Path) -> None:
     make(tmp_path)
-    tamper(tmp_path / "out", version=2, tokalign="9.9.9")
+    change(tmp_path / "out", version=2, tokalign="9.9.9")
     with pytest.raises(InputError, match="prompts/2 is newer than prompts/1") as caught:
-        verify(tmp_path / "out")
+        open_artifact(tmp_path / "out")
     assert "9.9.9" in caught.value.remedy
     with pytest.raises(InputError, match="newer"):
         make(tmp_path)
 
 
-@pytest.mark.parametrize("attempt", [lambda folder: verify(folder / "out"), make], ids=["read", "made again"])
+@pytest.mark.parametrize(
+    "attempt", [lambda folder: open_artifact(folder / "out").manifest, make], ids=["read", "made again"]
+)
 def test_a_changed_or_missing_file_is_named(tmp_path: Path, attempt: Callable[[Path], Manifest]) -> None:
     make(tmp_path)
     path = tmp_path / "out" / "data.jsonl"
@@ -353,9 +364,10 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path, name: str) -
     (tmp_path / "out" / "self").symlink_to(tmp_path / "out" / "data.jsonl")
     (tmp_path / "out" / "linked").symlink_to(tmp_path)
     data = (tmp_path / "out" / "data.jsonl").read_bytes() if name == "self" else b"s"
-    tamper(tmp_path / "out", files=[{"name": name, "sha256": hashlib.sha256(data).hexdigest()}])
+    entry = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
+    change(tmp_path / "out", lambda m: m["files"].append(entry))
     with pytest.raises(InputError, match=re.escape(repr(name))):
-        verify(tmp_path / "out")
+        open_artifact(tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"kind": "prompts"}', '{"kind": "dreams"}', "half", "\udcff"])
@@ -365,29 +377,33 @@ def test_a_manifest_that_is_not_one_is_refused_by_its_path(tmp_path: Path, text:
     whole = path.read_text()
     path.write_bytes((whole[: len(whole) // 2] if text == "half" else text).encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=re.escape(str(path))):
-        verify(tmp_path / "out")
+        open_artifact(tmp_path / "out")
 
 
 @pytest.mark.parametrize("changes", [{"version": "1"}, {"kind": []}, {"files": [{}]}, {"files": None}, {"rows": []}])
 def test_a_manifest_with_fields_of_another_type_is_refused_by_its_path(tmp_path: Path, changes: dict[str, Any]) -> None:
     make(tmp_path)
-    tamper(tmp_path / "out", **changes)
+    change(tmp_path / "out", **changes)
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "out"))):
-        verify(tmp_path / "out").lineage()
+        open_artifact(tmp_path / "out").manifest.lineage()
 
 
 def test_an_artifact_inside_another_vouches_for_itself(tmp_path: Path) -> None:
     inputs = source(tmp_path / "rows.jsonl")
     with writing("winrates", config(tmp_path), inputs) as outer:
-        with writing("judgements", config(tmp_path), inputs, outer.folder / "parts" / "judgements") as inner:
+        with outer.part("judgements", config(tmp_path), inputs, "parts/judgements") as inner:
             inner.jsonl("data.jsonl", ROWS)
             inner.commit({"in": 2, "out": 2})
-        (outer.folder / "parts" / "plain.txt").write_text("mine")
-        (outer.folder / "data.json").write_text("{}")
-        written = outer.commit({"in": 2, "out": 2})
+        (outer.folder / "parts" / "notes.txt").write_text("mine")
+        outer.space.write("parts/plain.txt", "ours")
+        outer.space.write("data.json", '{"candidates": {}}')
+        written = outer.commit({"in": 2, "out": 2}, {"candidates": {}, "paired": []})
     assert [f["name"] for f in written.files] == ["data.json", "parts/plain.txt"]
-    assert [f["name"] for f in verify(tmp_path / "out" / "parts" / "judgements").files] == ["data.jsonl"]
-    verify(tmp_path / "out", "winrates")
+    assert written.parts == ["parts/judgements"]
+    assert [f["name"] for f in open_artifact(tmp_path / "out" / "parts" / "judgements").manifest.files] == [
+        "data.jsonl"
+    ]
+    open_artifact(tmp_path / "out", "winrates")
 
 
 def test_every_error_stands_in_the_tree_of_the_docstring_below_its_parent_with_its_exit_code() -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.forked import PROGRAM, run
-from tokalign.artifacts import sha256
+from tests.manifests import change
+from tokalign.disk import sha256
 
 GOOD = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
 Case = tuple[str | bytes, int, str, str, str]
@@ -117,12 +118,6 @@ def test_responses_over_the_limit(tmp_path: Path) -> None:
     assert not (tmp_path / "n").exists()
 
 
-def rewrite(manifest: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    value = json.loads(manifest.read_text())
-    change(value)
-    manifest.write_text(json.dumps(value))
-
-
 def flip(folder: Path) -> None:
     data = bytearray((folder / "data.jsonl").read_bytes())
     data[100] ^= 1
@@ -130,11 +125,11 @@ def flip(folder: Path) -> None:
 
 
 def point(name: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
+    def pointed(folder: Path) -> None:
         (folder / "link").symlink_to(folder.parent / "secret")
-        rewrite(folder / "manifest.json", lambda m: m["files"][0].update(name=name))
+        change(folder, lambda m: m["files"].append({**m["files"][0], "name": name}))
 
-    return change
+    return pointed
 
 
 def unfinished(folder: Path) -> None:
@@ -146,7 +141,7 @@ ARTIFACTS: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "of another kind": ("prompts", lambda _: None, "holds prompts, not preferences", "tokalign playground"),
     "newer": (
         "preferences",
-        lambda f: rewrite(f / "manifest.json", lambda m: m.update(version=9)),
+        lambda f: change(f, version=9),
         "preferences/9 is newer than preferences/1",
         "upgrade tokalign",
     ),
@@ -177,7 +172,7 @@ def test_arrow_that_is_cut_short_is_noticed_even_when_its_hash_fits(tmp_path: Pa
     shutil.copytree(ROOT / "data" / "labels", tmp_path / "in")
     data = tmp_path / "in" / "data.arrow"
     data.write_bytes(data.read_bytes()[:-5000])
-    rewrite(tmp_path / "in" / "manifest.json", lambda m: m["files"][0].update(sha256=sha256(data)))
+    change(tmp_path / "in", lambda m: m["files"][0].update(sha256=sha256(data), bytes=data.stat().st_size))
     done = run(tmp_path, *command.split())
     assert done.returncode == 5, done.stderr
     assert_refused(done, "data.arrow", "not a whole Arrow stream", "make it again")

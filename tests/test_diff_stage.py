@@ -79,7 +79,7 @@ def config(out: Path | str = "-", source: str = "-", **knobs: Any) -> DiffConfig
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    return [row._asdict() for row in tables.iter_labels(folder)]
+    return [r for path in sorted(folder.glob("data*.arrow")) for b in tables.batches(path) for r in b.to_pylist()]
 
 
 def labelled(codec: Codec, pairs: list[tuple[str, str]], folder: Path, **knobs: Any) -> list[dict[str, Any]]:

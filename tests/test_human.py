@@ -21,9 +21,11 @@ from tests.forked import PROGRAM, run
 from tests.test_cli import write_jsonl
 from tokalign.core import diff
 from tokalign.core.words import split
+from tokalign.disk import sealed
 from tokalign.editors.human.desk import ConflictError, Desk, Task, Work
 from tokalign.editors.human.lines import as_in
 from tokalign.errors import InputError
+from tokalign.workspace import Plan, Workspace
 
 __all__ = ["browser"]
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -605,9 +607,12 @@ def test_a_row_decided_anew_after_a_kill_in_the_last_write_is_the_one_that_is_wr
     assert ask(command, "POST", "/api/save", save, **known)[0] == 200
     command.kill()
     edits = tmp_path / "edits"  # as if killed with the row written and counted
-    (edits / ".00000.data.jsonl.part").write_text("{}\n")
+    plan = Plan.read(edits)
+    assert plan is not None
+    space = Workspace(edits, plan)
+    space.write(".00000.data.jsonl.part", "{}\n")
     state = {"file": "data.jsonl", "full": [], "bytes": 3, "taken": 1, "written": 1, "tally": {}}
-    (edits / "progress.json").write_text(json.dumps(state))
+    space.write("progress.json", sealed(state))
     command = start()
     known = way_in(command)
     assert ask(command, "POST", "/api/save", {**save, "version": 1, "text": "second"}, **known)[0] == 200

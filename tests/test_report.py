@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from tests.browser import browser, complaints, requests
 from tests.conftest import ROOT
 from tests.forked import run
+from tests.manifests import change, vouch
 from tests.test_cli import write_jsonl
+from tokalign.artifacts import open_artifact
+from tokalign.errors import InputError
 from tokalign.report import collect, curves, lineage, plot
 from tokalign.report.spans import clipped, marked, rewarded
 from tokalign.report.text import safe
@@ -54,12 +57,18 @@ def policy(folder: Path, seed: str) -> None:
         for k in range(1, 41)
     ]
     write_jsonl(folder / "metrics.jsonl", *steps)
-    sample = {"id": "s", "sample": 0, "prompt": "Q?", "response": f"{HOSTILE} end", "tokens": [], "p_bad": None}
-    sample |= {"offsets": [[0, 10], [10, 20]], "reward": [-1.0, 0.5], "score_mean": -0.25, "score_sum": -0.5}
+    sample = {"id": "s", "sample": 0, "prompt": "Q?", "response": f"{HOSTILE} end", "tokens": ["x", "y"]}
+    sample |= {
+        "p_bad": None,
+        "p_neutral": None,
+        "p_good": None,
+        "offsets": [[0, 10], [10, 20]],
+        "reward": [-1.0, 0.5],
+        "score_mean": -0.25,
+        "score_sum": -0.5,
+    }
     write_jsonl(folder / "samples" / "step-00040.jsonl", sample)
-    manifest = json.loads((folder.parent / "edits" / "manifest.json").read_text())
-    manifest |= {"kind": "policy", "files": [], "stats": {"best_step": 40}, "inputs": [], "usage": {"usd": 0.5}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    vouch(folder, "policy", stats={"steps": 40, "best_step": 40, "best_win_rate": None}, usage={"usd": 0.5})
 
 
 def page(made: Path, *args: str) -> str:
@@ -144,7 +153,7 @@ def test_a_page_is_not_written_over_another_unasked(made: Path) -> None:
 
 
 def test_seeds_are_a_line_with_a_band(made: Path) -> None:
-    logs = [curves.read(made / seed / "ppo") for seed in ("one", "two")]
+    logs = [curves.read(open_artifact(made / seed / "ppo")) for seed in ("one", "two")]
     assert logs[0][9]["minutes"] == pytest.approx(10 * 3 / 60)
     line = curves.series("ppo", logs, "win_rate", "step")
     assert (line.x, line.y) == ([10, 20, 30, 40], [62.0, 72.0, 82.0, 92.0])
@@ -220,8 +229,7 @@ def test_in_the_dark_it_is_dark(opened: Any) -> None:
 
 def test_what_is_inside_another_artifact_is_paid_once(made: Path) -> None:
     for name in ("winrates", "winrates/judgements"):
-        path = made / "one" / name / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "usage": {"usd": 3.0}}))
+        change(made / "one" / name, usage={"usd": 3.0})
     assert "$4.0000 paid" in Tags(page(made)).text
 
 
@@ -239,13 +247,6 @@ def test_folders_without_artifacts_and_manifests_of_others_are_told_apart(made: 
 def test_numbers_that_are_none_are_not_drawn() -> None:
     log = [{"step": k, "minutes": k, "reward": r} for k, r in enumerate([1.0, float("inf"), float("nan"), 2.0])]
     assert curves.series("a", [log], "reward", "step").y == [1.0, 2.0]
-
-
-def manifest_of(path: Path, **changes: Any) -> None:
-    """A manifest like that of the committed edits, with changes."""
-    whole = json.loads((ROOT / "data" / "edits" / "manifest.json").read_text())
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "manifest.json").write_text(json.dumps({**whole, "files": [], "inputs": [], **changes}))
 
 
 def test_rewards_of_every_token_are_shown_where_they_were_paid(made: Path) -> None:
@@ -268,12 +269,15 @@ def test_artifacts_named_themselves_keep_their_names(made: Path) -> None:
 def test_where_a_folder_lies_hides_nothing_but_checkpoints_below_it_are_not_shown(tmp_path: Path) -> None:
     work = tmp_path / "checkpoints" / "work"
     for name in ("a", "b/checkpoints/best-3"):
-        manifest_of(work / name)
+        vouch(work / name, "edits")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "linked").symlink_to(work / "a")
     (work / "loop").symlink_to(work)
+    (work / "all").symlink_to("/")
     assert [f.name for f in collect.artifacts_below([work], [])] == ["a"]
-    assert [f.name for f in collect.artifacts_below([tmp_path / "elsewhere"], [])] == ["linked"]
+    assert [f.name for f in collect.artifacts_below([tmp_path / "elsewhere" / "linked"], [])] == ["a"]
+    with pytest.raises(InputError, match="no artifact"):
+        collect.artifacts_below([tmp_path / "elsewhere"], [])
     assert "a " in run(tmp_path, "show", "checkpoints/work").stdout
 
 
@@ -283,17 +287,19 @@ def test_a_seed_that_ended_early_takes_no_curve_away() -> None:
     assert (line.x, line.y) == ([7, 10, 20, 30], [9.0, 10.0, 20.0, 30.0])
 
 
-def test_a_log_whose_last_line_is_half_written_is_read_up_to_it(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 2.0}\n{"step": 2, "rew')
-    assert [row["step"] for row in curves.read(tmp_path)] == [1]
+def test_of_a_log_the_lines_that_have_a_step_are_drawn(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 2.0}\n{"other": 3}\n')
+    run = open_artifact(vouch(tmp_path, "policy"))
+    assert [row["step"] for row in curves.read(run)] == [1]
 
 
 def test_what_most_reward_models_scored_is_what_is_compared(tmp_path: Path) -> None:
     def scored(name: str, ids: str) -> None:
-        manifest_of(tmp_path / name, kind="token-rewards", version=1)
         row = {"sample": 0, "prompt": "Q", "offsets": [[0, 1]], "reward": [1.0], "score_mean": 1.0, "score_sum": 1.0}
-        rows = [{**row, "id": k, "response": k, "p_bad": [0.0]} for k in ids]
-        write_jsonl(tmp_path / name / "data.jsonl", *rows)
+        row |= {"tokens": ["x"], "p_bad": [0.0], "p_neutral": [0.0], "p_good": [1.0]}
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "data.jsonl", *({**row, "id": k, "response": k} for k in ids))
+        vouch(tmp_path / name, "token-rewards")
 
     for name, ids in (("a", "xyz"), ("b", "pqrst"), ("c", "rst"), ("d", "tsp")):
         scored(name, ids)
@@ -306,9 +312,9 @@ def test_many_rounds_of_training_are_drawn_at_once(tmp_path: Path) -> None:
     """Each round's policy is made from the last one and from what that wrote: paths double with every round."""
     for k in range(1, 60):
         last = [{"name": "policy", "path": f"../p{k - 1}", "sha256": ""}] if k > 1 else []
-        manifest_of(tmp_path / f"r{k}", kind="responses", version=1, inputs=last)
+        vouch(tmp_path / f"r{k}", "responses", inputs=last)
         inputs = [*last, {"name": "data", "path": f"../r{k}/data.jsonl", "sha256": ""}]
-        manifest_of(tmp_path / f"p{k}", kind="policy", version=1, inputs=inputs)
+        vouch(tmp_path / f"p{k}", "policy", inputs=inputs)
     found = collect.artifacts_below([tmp_path], [])
     assert lineage.edges(found)["p7"] == ["p6", "r7"], "also by a file in an artifact"
     assert lineage.draw(found).count('class="node"') == 118

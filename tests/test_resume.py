@@ -1,6 +1,7 @@
 """A run that was cut goes on where it was, and ends as if nothing had happened."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import samples, soak
+from tests.manifests import change
 from tokalign import checkpoints, config, interrupt, rowfile
 from tokalign.artifacts import Manifest
-from tokalign.errors import ConflictError, StoppedError
+from tokalign.disk import sealed, unseal
+from tokalign.errors import ConflictError, InputError, StoppedError
 from tokalign.models.loading import load_policy
 from tokalign.rowfile import RowFile, group
 from tokalign.stages import edit, ppo, sft
+from tokalign.workspace import PROGRESS, Workspace
 
 
 class CutError(Exception):
@@ -26,7 +30,7 @@ class CutError(Exception):
 
 def write(folder: Path, n: int, size: int, cut: int | None = None, shard: int = 0) -> RowFile:
     """Double the numbers below ``n``; die while the chunk that holds ``cut`` is worked on, half of it written."""
-    with RowFile(folder, "data.jsonl", b"head\n", b"tail\n", shard) as file:
+    with RowFile(Workspace.at(folder), "data.jsonl", b"head\n", b"tail\n", shard) as file:
         for part in file.left(range(n), size):
             file.append_json({"x": 2 * i} for i in part[: len(part) // 2])
             if cut in part:
@@ -78,36 +82,44 @@ def cut_at(folder: Path, row: int) -> None:
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowfile, "EVERY", 0.0)
     cut_at(tmp_path, 12)
-    with RowFile(tmp_path, "data.jsonl", b"head\n") as file:
+    with RowFile(Workspace.at(tmp_path), "data.jsonl", b"head\n") as file:
         assert next(iter(file.left(range(20), 5))) == [10, 11, 12, 13, 14]
 
 
-@pytest.mark.parametrize("damage", ["part gone", "part short", "state cut", "state gone", "state of another file"])
-def test_a_state_that_does_not_fit_its_file_is_not_used(
+@pytest.mark.parametrize("damage", ["part gone", "part short", "state cut", "state changed", "state of another file"])
+def test_a_state_that_is_damaged_is_told_and_nothing_is_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     monkeypatch.setattr(rowfile, "EVERY", 0.0)
-    write(tmp_path / "..", 20, 5)
     cut_at(tmp_path, 12)
-    part, state = tmp_path / ".00000.data.jsonl.part", tmp_path / rowfile.PROGRESS
+    part, state = tmp_path / ".00000.data.jsonl.part", tmp_path / PROGRESS
     if damage == "part gone":
         part.unlink()
     elif damage == "part short":
         part.write_bytes(part.read_bytes()[:20])
     elif damage == "state cut":
         state.write_text(state.read_text()[:20])
-    elif damage == "state gone":
-        state.unlink()
+    elif damage == "state changed":
+        state.write_text(state.read_text().replace('"taken": 10', '"taken": 11'))
     else:
-        state.write_text(json.dumps({**json.loads(state.read_text()), "file": "data.arrow"}))
+        state.write_text(sealed({**unseal(state.read_bytes())[0], "file": "data.arrow"}))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(InputError, match=re.escape(str(state))) as caught:
+        write(tmp_path, 20, 5)
+    assert "--fresh" in caught.value.remedy
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_without_a_state_a_run_begins_anew(tmp_path: Path) -> None:
+    cut_at(tmp_path, 2)
+    (tmp_path / PROGRESS).unlink(missing_ok=True)
     assert write(tmp_path, 20, 5).taken == 20
-    assert (tmp_path / "data.jsonl").read_bytes() == (tmp_path / ".." / "data.jsonl").read_bytes()
 
 
 def test_killed_between_the_last_row_and_the_manifest_nothing_is_done_again(tmp_path: Path) -> None:
     write(tmp_path, 20, 5)
     before = (tmp_path / "data.jsonl").read_bytes()
-    with RowFile(tmp_path, "data.jsonl", b"head\n", b"tail\n") as file:
+    with RowFile(Workspace.at(tmp_path), "data.jsonl", b"head\n", b"tail\n") as file:
         assert list(file.left(range(20), 5)) == []
     assert (tmp_path / "data.jsonl").read_bytes() == before
 
@@ -120,65 +132,70 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 
 
 def test_when_asked_to_end_the_rows_at_hand_are_finished_and_saved(tmp_path: Path, ask: Callable[[], None]) -> None:
-    with pytest.raises(StoppedError) as caught, RowFile(tmp_path, "data.jsonl") as file:
+    with pytest.raises(StoppedError) as caught, RowFile(Workspace.at(tmp_path), "data.jsonl") as file:
         for part in file.left(range(20), 5):
             ask()
             file.append_json({"x": i} for i in part)
     assert caught.value.exit_code == 143
-    assert json.loads((tmp_path / rowfile.PROGRESS).read_text())["taken"] == 5
+    assert json.loads((tmp_path / PROGRESS).read_text())["taken"] == 5
 
 
-def checkpoint(parent: Path, step: int, sealed: bool = True) -> Path:
-    folder = parent / f"checkpoint-{step}"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "state.pt").write_text(f"weights {step}")
-    (folder / "deep" / "rng").write_text("dice")
-    if sealed:
-        checkpoints.seal(folder)
-    return folder
+def checkpoint(space: Workspace, step: int) -> Path:
+    made = space.folder / space.scratch
+    (made / "deep").mkdir(parents=True)
+    (made / "state.pt").write_text(f"weights {step}")
+    (made / "deep" / "rng").write_text("dice")
+    checkpoints.keep(space, made, step)
+    space.sweep()
+    return space.folder / "checkpoints" / f"checkpoint-{step}"
 
 
-def names(parent: Path) -> list[str]:
-    return sorted(p.name for p in parent.iterdir())
+def names(space: Workspace) -> list[str]:
+    return sorted(p.name for p in (space.folder / "checkpoints").iterdir())
 
 
 def test_the_newest_whole_checkpoint_is_taken_by_step_and_two_are_kept(tmp_path: Path) -> None:
     said: list[str] = []
-    assert checkpoints.newest(tmp_path / "none", said.append) is None
+    space = Workspace.at(tmp_path)
+    assert checkpoints.newest(space, said.append) is None
     for step in (8, 9, 10):
-        checkpoint(tmp_path, step)
-    assert names(tmp_path) == ["checkpoint-10", "checkpoint-9"]
-    found = checkpoints.newest(tmp_path, said.append)
-    assert found == tmp_path / "checkpoint-10"
+        checkpoint(space, step)
+    assert names(space) == ["checkpoint-10", "checkpoint-9"]
+    (tmp_path / "checkpoints" / "checkpoint-old").mkdir()  # of the user's
+    (tmp_path / "checkpoints" / "checkpoint-11").mkdir()
+    space = Workspace.at(tmp_path)
+    found = checkpoints.newest(space, said.append)
+    assert found == tmp_path / "checkpoints" / "checkpoint-10"
     assert checkpoints.step_of(found) == 10
     assert said == ["going on after step 10"]
-    checkpoints.keep_last(tmp_path)
-    assert names(tmp_path) == ["checkpoint-10"]
+    checkpoints.keep_last(space)
+    assert names(space) == ["checkpoint-10", "checkpoint-11", "checkpoint-old"]
 
 
-@pytest.mark.parametrize("damage", ["never sealed", "truncated", "changed", "file gone", "seal cut"])
+@pytest.mark.parametrize("damage", ["never sealed", "truncated", "changed", "file gone", "seal cut", "seal changed"])
 def test_a_newest_checkpoint_that_is_not_whole_is_passed_over_aloud(tmp_path: Path, damage: str) -> None:
-    checkpoint(tmp_path, 9)
-    newest = checkpoint(tmp_path, 10, sealed=damage != "never sealed")
-    if damage == "truncated":
+    space = Workspace.at(tmp_path)
+    checkpoint(space, 9)
+    newest = checkpoint(space, 10)
+    seal = newest / checkpoints.SEAL
+    if damage == "never sealed":
+        seal.unlink()
+    elif damage == "truncated":
         (newest / "state.pt").write_text("weigh")
     elif damage == "changed":
         (newest / "state.pt").write_text("weights 11")
     elif damage == "file gone":
         (newest / "deep" / "rng").unlink()
     elif damage == "seal cut":
-        (newest / checkpoints.SEAL).write_text("{")
+        seal.write_text("{")
+    elif damage == "seal changed":
+        seal.write_text(seal.read_text().replace("state.pt", "deep/rng"))
+    (newest / "deep" / "notes.txt").write_text("mine")
     said: list[str] = []
-    assert checkpoints.newest(tmp_path, said.append) == tmp_path / "checkpoint-9"
+    assert checkpoints.newest(space, said.append) == tmp_path / "checkpoints" / "checkpoint-9"
     assert said[0].startswith("checkpoint-10 is not whole")
-    assert names(tmp_path) == ["checkpoint-9"], "what it was going to write over is gone"
-
-
-def test_an_unsealed_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 1)
-    checkpoint(tmp_path, 2)
-    checkpoint(tmp_path, 3, sealed=False)
-    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    left = [p.relative_to(newest).as_posix() for p in newest.rglob("*") if p.is_file()]
+    assert left == ["deep/notes.txt"], "what the run was going to write over is gone, and nothing else"
 
 
 def train_sft(out: Path, steps: int = 6, **knobs: Any) -> Manifest:
@@ -211,15 +228,15 @@ def test_supervised_training_goes_on_from_a_truncated_checkpoint_by_the_one_befo
 ) -> None:
     """Six steps over three batches an epoch: the cut, after step 4, is within the second epoch."""
     train_sft(tmp_path / "whole", microbatch=microbatch)
-    seal = checkpoints.seal
+    keep = checkpoints.keep
 
-    def seal_and_ask(folder: Path) -> None:
-        seal(folder)
-        if checkpoints.step_of(folder) == 4:
+    def keep_and_ask(space: Workspace, made: Path, step: int) -> None:
+        keep(space, made, step)
+        if step == 4:
             ask()
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "seal", seal_and_ask)
+        patched.setattr(checkpoints, "keep", keep_and_ask)
         with pytest.raises(StoppedError):
             train_sft(tmp_path / "cut", microbatch=microbatch)
         patched.setattr(interrupt._State, "received", 0)
@@ -281,10 +298,8 @@ def test_a_knob_that_an_older_version_did_not_have_counts_as_its_default(tmp_pat
     row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     make()
-    path = tmp_path / "edits" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["config"]["min_similarity"]
-    path.write_text(json.dumps(manifest))
-    assert make().created == manifest["created"], "nothing was done again"
+    before = Manifest.read(tmp_path / "edits")
+    change(tmp_path / "edits", lambda m: m["config"].pop("min_similarity"))
+    assert make().created == before.created, "nothing was done again"
     with pytest.raises(ConflictError, match=r"changed: --min-similarity 0.3 → 0.5"):
         make(min_similarity=0.5)

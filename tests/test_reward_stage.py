@@ -75,9 +75,10 @@ def train(out: Path, **knobs: Any) -> dict[str, Any]:
 
 
 def labels(n: int) -> list[TokenLabels]:
+    from tokalign.artifacts import open_artifact
     from tokalign.tables import read_labels
 
-    return read_labels(Path(LABELS), n)
+    return read_labels(open_artifact(Path(LABELS)), n)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])

@@ -31,11 +31,11 @@ def test_samples_are_what_the_code_writes(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_every_sample_can_be_read(manifest: Path) -> None:
     folder = manifest.parent
-    found = artifacts.verify(folder)
+    found = artifacts.open_artifact(folder).manifest
     row = KINDS[found.kind].row
     if found.kind == "winrates":
         assert json.loads((folder / "data.json").read_text())["candidates"]["good"]["win_rate"] > 50
     elif row is None:
-        assert len(tables.read_labels(folder)) == found.rows["out"]
+        assert len(tables.read_labels(artifacts.open_artifact(folder))) == found.rows["out"]
     else:
         assert len(sources.read_rows(folder, row, found.kind)) == found.rows["out"]

@@ -1,9 +1,9 @@
 """What is shown is what lies there, in marks that need no colour, and nothing in it can steer the terminal."""
 
-import hashlib
 import json
 import re
 import unicodedata
+from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from tests import forked
 from tests.conftest import ROOT
+from tests.manifests import vouch
 from tests.test_terminal import on_a_terminal
 from tokalign import tables as label_tables
+from tokalign.artifacts import Manifest
 from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import show
@@ -28,7 +30,9 @@ from tokalign.report.text import safe
 DATA = ROOT / "data"
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
 HOSTILE = "[bold]\x1b[31m[/x]\x1b]0;title\x07\u202e\x9b2J\r\ud800:smile:"
+NAME = HOSTILE.replace("\ud800", "")  # what an artifact may hold: no half characters
 SPELT = r"[bold]\x1b[31m[/x]\x1b]0;title\x07\u202e\x9b2J\r\ud800:smile:"
+SPELT_NAME = SPELT.replace(r"\ud800", "")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9[0-7]|10[0-7])[;m]")
 
 
@@ -54,15 +58,8 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 def artifact(folder: Path, kind: str, *rows: dict[str, Any], **stats: Any) -> Path:
     """An artifact as somebody else might send it: whole, but with what they like in it."""
     folder.mkdir(parents=True)
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    (folder / "data.jsonl").write_bytes(data)
-    manifest = {
-        "kind": kind, "version": 1, "tokalign": "0", "created": "", "command": [], "config": {}, "config_hash": "",
-        "seed": 0, "inputs": [], "files": [{"name": "data.jsonl", "sha256": hashlib.sha256(data).hexdigest()}],
-        "rows": {"out": len(rows)}, "stats": stats,
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    (folder / "data.jsonl").write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
+    return vouch(folder, kind, rows={"out": len(rows)}, **({"stats": stats} if stats else {}))
 
 
 def squeezed(text: str) -> str:
@@ -154,6 +151,7 @@ def test_what_has_no_number_is_sorted_last(tmp_path: Path) -> None:
 
 
 TOKEN_MODEL = {
+    "level": "token",
     "flips": {"accuracy": 0.9, "edits": 9, "by_category": {"fact": {"accuracy": 0.8, "edits": 5}}},
     "edited_over_original": {"mean": 0.98, "pairs": 9},
     "chosen_over_rejected": {"mean": 0.91, "pairs": 9},
@@ -356,7 +354,7 @@ def test_a_terminal_can_do_without(tmp_path: Path, flags: list[str], pager: str)
 def test_json_prints_the_manifest_as_one_object(shown: Any) -> None:
     text = shown(DATA / "labels", json=True)
     assert text.count("\n") == 1
-    assert json.loads(text) == json.loads((DATA / "labels" / "manifest.json").read_text())
+    assert json.loads(text) == asdict(Manifest.read(DATA / "labels"))
 
 
 def test_json_of_a_folder_of_artifacts_is_one_object_too(shown: Any) -> None:
@@ -376,25 +374,25 @@ def test_an_unknown_id_ends_with_the_code_of_bad_input() -> None:
 
 
 def test_data_is_printed_to_the_letter_or_spelt_out(shown: Any, tmp_path: Path) -> None:
-    turns = [{"role": HOSTILE, "content": HOSTILE}, {"role": "user", "content": "hi"}]
-    row = {"id": HOSTILE, "prompt": turns, "original": HOSTILE, "edited": HOSTILE, "categories": [HOSTILE]}
+    turns = [{"role": NAME, "content": NAME}, {"role": "user", "content": "hi"}]
+    row = {"id": NAME, "prompt": turns, "original": NAME, "edited": NAME, "categories": [NAME]}
     others: list[dict[str, Any]] = [
-        {"id": "b", "prompt": [{"role": "user", "content": HOSTILE}]},
-        {"id": "c", "prompt": HOSTILE},
+        {"id": "b", "prompt": [{"role": "user", "content": NAME}], "original": "x", "edited": "y"},
+        {"id": "c", "prompt": NAME, "original": "x", "edited": "y"},
     ]
-    stats = {"status": {HOSTILE: 1}, "categories": {HOSTILE: 1}, "reasons": {HOSTILE: 1}, "similarity_mean": 1.0}
+    stats = {"status": {NAME: 1}, "categories": {NAME: 1}, "reasons": {NAME: 1}, "similarity_mean": 1.0}
     text = shown(artifact(tmp_path / "a", "edits", row, *others, **stats))
     assert all(map(is_harmless, text))
-    assert squeezed(text).count(SPELT) == 10, "three in the headline, an id, two of a talk, two sides, two prompts"
+    assert squeezed(text).count(SPELT_NAME) == 10, "three in the headline, an id, two of a talk, two sides, two prompts"
 
 
-FLIPS = {"accuracy": 1.0, "edits": 1, "by_category": {HOSTILE: {"accuracy": 1.0, "edits": 1}}}
+FLIPS = {"accuracy": 1.0, "edits": 1, "by_category": {NAME: {"accuracy": 1.0, "edits": 1}}}
 PAIRS = {"mean": 1.0, "pairs": 1}
-MODEL = {"flips": FLIPS, "edited_over_original": PAIRS, "chosen_over_rejected": PAIRS}
+MODEL = {"level": "sequence", "flips": FLIPS, "edited_over_original": PAIRS, "chosen_over_rejected": PAIRS}
 
 
 def test_a_columns_name_cannot_steer_the_terminal(shown: Any, tmp_path: Path) -> None:
-    assert all(map(is_harmless, shown(artifact(tmp_path / "a", "prompts", {"id": "a", "prompt": "b", HOSTILE: "c"}))))
+    assert all(map(is_harmless, shown(artifact(tmp_path / "a", "prompts", {"id": "a", "prompt": "b", NAME: "c"}))))
 
 
 def test_a_flaws_name_cannot_steer_the_terminal(shown: Any, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tokalign import artifacts, sources
+from tests.manifests import PLAIN_STATS
+from tokalign import artifacts, disk, sources
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.knobs import Foreign, Format, Stage
 from tokalign.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
@@ -202,7 +203,7 @@ def test_qa_feedback_rows_become_recorded_edits(tmp_path: Path, layout: Format) 
         ("qa-1", f"{texts}Who was it?", "It was Bob.", "It was Ann.", None),
     ]
     assert (rows.lineage["kind"], rows.lineage["path"]) == ("qa-feedback", str(path))
-    assert rows.lineage["sha256"] == artifacts.sha256(path)
+    assert rows.lineage["sha256"] == disk.sha256(path)
 
 
 def test_without_passages_the_question_alone_is_the_prompt(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_recorded_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
 
 def artifact(folder: Path, kind: str, rows: list[dict[str, Any]]) -> artifacts.Manifest:
     with writing(kind, Stage(out=folder), {}) as out:
-        return out.commit({"in": len(rows), "out": out.jsonl("data.jsonl", rows)})
+        return out.commit({"in": len(rows), "out": out.jsonl("data.jsonl", rows)}, PLAIN_STATS.get(kind))
 
 
 def test_edits_are_read_from_an_artifact_as_edits_and_as_recorded_edits(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tokalign.knobs import SupervisedStage
 from tokalign.metrics import MetricsLog
 from tokalign.models.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
 from tokalign.models.training import fit, gathered
+from tokalign.workspace import Workspace
 
 
 class Line(torch.nn.Module):
@@ -49,7 +50,9 @@ def settings(folder: Path, **knobs: Any) -> SupervisedStage:
 
 def train(folder: Path, **knobs: Any) -> tuple[Line, dict[str, Any]]:
     model = Line()
-    fitted, trained = fit("train", model, examples(), [1] * 40, collate, loss, settings(folder, **knobs), folder)
+    fitted, trained = fit(
+        "train", model, examples(), [1] * 40, collate, loss, settings(folder, **knobs), Workspace.at(folder)
+    )
     assert trained is model
     return model, fitted
 
@@ -84,7 +87,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path) -> None:
         return loss(model, inputs) * (float("nan") if "r7" in inputs["id"] else 1.0)
 
     with pytest.raises(TokalignError, match=r"nan at step 1.*r7"):
-        fit("train", Line(), examples(8), [1] * 8, collate, broken, settings(tmp_path), tmp_path)
+        fit("train", Line(), examples(8), [1] * 8, collate, broken, settings(tmp_path), Workspace.at(tmp_path))
 
 
 def test_muon_takes_only_inner_matrices(policy: Any) -> None:
@@ -177,11 +180,11 @@ def test_sharded_weights_are_put_together_by_the_first_process(tmp_path: Path, p
 def test_the_log_of_an_earlier_run_survives_a_kill_before_the_next_line(tmp_path: Path) -> None:
     from tokalign.metrics import MetricsLog
 
-    with MetricsLog(tmp_path) as log:
+    with MetricsLog(Workspace.at(tmp_path)) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": 1.0})
     before = (tmp_path / "metrics.jsonl").read_text().splitlines()[:2]
-    MetricsLog(tmp_path, after=2)  # and now the process is killed: nothing is closed
+    MetricsLog(Workspace.at(tmp_path), after=2)  # and now the process is killed: nothing is closed
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before
 
 
@@ -199,7 +202,7 @@ def test_a_run_that_goes_on_keeps_its_place_at_wandb(tmp_path: Path, monkeypatch
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for after in (0, 3, 0):
-        with MetricsLog(tmp_path, "wandb", after=after) as log:
+        with MetricsLog(Workspace.at(tmp_path), "wandb", after=after) as log:
             log.write(after + 1, {"loss": 1.0})
     first, second, anew = (how["id"] for how in begun)
     assert first == second != anew

@@ -1,3 +1,3 @@
 """Fine-grained alignment of language models: edits, token labels, token rewards, token-level PPO."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -82,6 +82,11 @@ COMMANDS = {
         "tokalign.report.page",
         "Write one page of all that was made: labels, rewards, curves, win rates.",
     ),
+    "verify": Command(
+        "VerifyConfig",
+        "tokalign.report.verify",
+        "Check that artifacts are what they say: content, what they were made from, what was paid.",
+    ),
     "show": Command(
         "ShowConfig",
         "tokalign.report.show",
@@ -182,10 +187,15 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def _build(name: str, command: Command) -> Any:
+    from tokalign import sandbox
+    from tokalign.knobs import Stage
+
     knobs = command.load_knobs()
 
     def body(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
         settings = knobs(**values)
+        if isinstance(settings, Stage):
+            sandbox.set_limits(sandbox.Limits(settings.probe_seconds, settings.probe_memory))
         result = importlib.import_module(command.module).run(settings)
         if result is not None:  # nothing to look at, or another process tells of it
             importlib.import_module("tokalign.report.summary").written(settings, result)

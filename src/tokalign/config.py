@@ -261,6 +261,14 @@ class ReportConfig(Knobs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig(Knobs):
+    """Knobs of ``tokalign verify``."""
+
+    folders: list[Path] = knob(..., "artifacts, or folders of artifacts", role="input", positional=True)
+    json: bool = knob(False, "print the findings on stdout as one JSON object", role="run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowConfig(Knobs):
     """Knobs of ``tokalign show``."""
 

@@ -82,3 +82,9 @@ class StoppedError(TokalignError):
     def __init__(self, signal: int) -> None:
         super().__init__("interrupted", remedy="run the same command again to go on")
         self.exit_code = 128 + signal
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    said = str(error).strip().splitlines()
+    return said[0][:300] if said else "no reason is given"

@@ -104,6 +104,13 @@ class Stage(Knobs):
     fresh: bool = knob(False, "rewrite a folder that holds another run", role="run")
     json: bool = knob(False, "print the manifest on stdout as one JSON object", role="run")
     quiet: bool = knob(False, "no progress, no summary", role="run")
+    probe_seconds: float = knob(
+        4.0,
+        "seconds of computing that a table or tokenizer of others may take to open, for each 8 MB",
+        role="run",
+        low=1,
+    )
+    probe_memory: int = knob(1024, "megabytes of memory that it may take", role="run", low=128)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,19 @@
 """The log of a training run: ``metrics.jsonl`` always, TensorBoard or W&B if asked for."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from tokalign.artifacts import write_whole
+from tokalign.disk import finite
 from tokalign.errors import UsageError
 from tokalign.knobs import ReportTo
+from tokalign.workspace import Workspace
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -17,30 +22,43 @@ class MetricsLog:
     A run that goes on after step ``after`` keeps the lines up to there, and its place at W&B.
     """
 
-    def __init__(self, folder: Path, report_to: ReportTo = "none", after: int = 0) -> None:
-        path = folder / "metrics.jsonl"
-        write_whole(path, "".join(_up_to(path, after)))  # whatever kills the run, these lines stay
+    def __init__(self, space: Workspace, report_to: ReportTo = "none", after: int = 0) -> None:
+        path = space.folder / METRICS
+        space.write(METRICS, "".join(_up_to(path, after)))  # whatever kills the run, these lines stay
         self._file = path.open("a", encoding="utf-8")
+        self._space = space
         self._board: Any = None
         self._wandb: Any = None
         if report_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+            with self._adopting("tensorboard"):
+                self._board = SummaryWriter(str(space.folder / "tensorboard"), purge_step=after + 1)
         elif report_to == "wandb":
             try:
                 import wandb  # type: ignore[import-not-found, unused-ignore]
             except ImportError as e:
                 raise UsageError("--report-to wandb needs wandb", remedy="pip install wandb") from e
-            path = folder / "wandb" / "id"
+            path = space.folder / "wandb" / "id"
             if not after or not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                write_whole(path, uuid4().hex)
-            self._wandb = wandb.init(dir=str(folder), id=path.read_text(encoding="utf-8"), resume="allow")
+                space.write("wandb/id", uuid4().hex)
+            with self._adopting("wandb"):
+                self._wandb = wandb.init(dir=str(space.folder), id=path.read_text(encoding="utf-8"), resume="allow")
+
+    @contextmanager
+    def _adopting(self, below: str) -> Iterator[None]:
+        """Whatever a library makes meanwhile is the run's."""
+        before = self._files(below)
+        yield
+        self._space.adopt(self._files(below) - before)
+
+    def _files(self, below: str) -> set[str]:
+        folder = self._space.folder
+        return {p.relative_to(folder).as_posix() for p in (folder / below).rglob("*") if not p.is_dir()}
 
     def write(self, step: int, numbers: dict[str, Any]) -> None:
         """Log the numbers of one step."""
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.write(json.dumps(finite({"step": step, **numbers})) + "\n")
         self._file.flush()
         flat = {k: v for k, v in numbers.items() if isinstance(v, int | float)}
         if self._board is not None:
@@ -59,7 +77,8 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            with self._adopting("wandb"):
+                self._wandb.finish()
 
 
 def _up_to(path: Path, step: int) -> list[str]:

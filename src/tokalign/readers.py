@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokalign.errors import InputError, UsageError
+from tokalign import probe, sandbox
+from tokalign.disk import LONGEST, check_nesting
+from tokalign.errors import InputError, UsageError, first_line
 
 Placed = tuple[str, dict[str, Any]]
 """A row as it came, and its place: ``file:line`` in text, ``file: row N`` (from 0) elsewhere."""
-
-LONGEST = 64 * 1024 * 1024
-"""Bytes of the longest line taken: memory does not grow with what a broken file holds."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,7 +38,7 @@ def read_file(path: Path) -> Iterator[Placed]:
 
 def check_file(path: Path) -> None:
     """Refuse what :func:`read_file` cannot read, by its name."""
-    if not path.is_file():
+    if not path.is_file() or "\0" in str(path):
         raise InputError("there is no such file or artifact", where=str(path))
     if path.suffix not in _READERS:
         known = ", ".join(_READERS)
@@ -86,7 +85,9 @@ def _parse(text: str, at: str, what: str) -> Any:
     except json.JSONDecodeError as e:
         place = at if what == "the line" else f"{at}:{e.lineno}"
         raise InputError(f"not valid JSON: {e}", where=place, remedy=f"{what} may be cut short") from e
-    except (ValueError, RecursionError) as e:  # more digits, or deeper nesting, than Python takes
+    except RecursionError as e:
+        raise InputError("not valid JSON: nested too deeply", where=at, remedy=f"write {what} anew") from e
+    except ValueError as e:  # more digits than Python takes
         raise InputError(f"not valid JSON: {e}", where=at, remedy=f"write {what} anew") from e
 
 
@@ -105,6 +106,10 @@ def _no_number(name: str) -> Any:
 def _object(row: Any, at: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"expected an object, got {type(row).__name__}", where=at)
+    try:
+        check_nesting(row)
+    except ValueError as e:
+        raise InputError(f"not a row: {e}", where=at, remedy="write the row anew") from e
     return row
 
 
@@ -148,44 +153,47 @@ def _csv(path: Path) -> Iterator[Placed]:
 def _cell(text: str) -> Any:
     if text.startswith("[") and text.endswith("]"):
         try:
-            return json.loads(text)
-        except ValueError:
+            found = json.loads(text)
+            check_nesting(found)
+            return found
+        except (ValueError, RecursionError):
             return text
     return text
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from _batches(path, file.iter_batches(batch_size=256))
-    except (pa.ArrowException, OSError) as e:
-        raise InputError(f"not a whole Parquet file: {e}", where=str(path), remedy="fetch or make it again") from e
+    return _table(path, "parquet")
 
 
 def _arrow(path: Path) -> Iterator[Placed]:
+    return _table(path, "arrow")
+
+
+def _table(path: Path, kind: sandbox.Kind) -> Iterator[Placed]:
+    """Rows of a table; it is opened elsewhere first, see :mod:`tokalign.sandbox`."""
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(path)) as source:
-            if source.read(6) == b"ARROW1":
-                file = pa.ipc.open_file(source)
-                yield from _batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
-            else:
-                source.seek(0)
-                yield from _batches(path, pa.ipc.open_stream(source))
-    except (pa.ArrowException, OSError) as e:
-        raise InputError(f"not a whole Arrow file: {e}", where=str(path), remedy="fetch or make it again") from e
-
-
-def _batches(path: Path, batches: Any) -> Iterator[Placed]:
+    _check_table_once(path, kind)
     number = 0
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield f"{path}: row {number}", row
-            number += 1
+    try:
+        for batch in probe.batches(path, kind):
+            for row in batch.to_pylist():
+                yield f"{path}: row {number}", _object(row, f"{path}: row {number}")
+                number += 1
+    except (probe.BadTableError, pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot be read: {e}", where=str(path), remedy="fetch or make it again") from e
+
+
+def _check_table_once(path: Path, kind: sandbox.Kind) -> None:
+    """A file is read more than once; while it stays as it is, one look is enough."""
+    found = path.stat()
+    key = (str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
+    if key not in _CHECKED:
+        sandbox.check_table(path, kind)
+        _CHECKED.add(key)
+
+
+_CHECKED: set[tuple[str, int, int, int]] = set()
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
@@ -225,7 +233,7 @@ def read_hub(name: str, commit: str, subset: str | None, split: str) -> Iterator
             yield from ((f"{name}: row {number}", dict(row)) for number, row in enumerate(rows))
         except ValueError as e:
             remedy = "see --split and --subset, or download the file you mean and give its path"
-            raise InputError(str(e).splitlines()[0], where=name, remedy=remedy) from e
+            raise InputError(first_line(e), where=name, remedy=remedy) from e
 
 
 class _HubErrors:
@@ -255,7 +263,7 @@ class _HubErrors:
             raise InputError("there is no such file, artifact or dataset", where=self.name, remedy=remedy) from error
         if isinstance(error, errors.OfflineModeIsEnabled | OSError | errors.HfHubHTTPError) or _is_network(error):
             offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            text = first_line(error)
             raise InputError(
                 f"the hub cannot be reached{offline}: {text}", where=self.name, remedy=f"connect, {local}"
             ) from error

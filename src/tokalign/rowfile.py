@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tokalign import interrupt
-from tokalign.artifacts import sync, write_whole
+from tokalign.disk import read_regular, sealed, sync, unseal
+from tokalign.errors import InputError
+from tokalign.workspace import PROGRESS, Workspace
 
 T = TypeVar("T")
-PROGRESS = "progress.json"
 EVERY = 1.0
 """Seconds of work that a kill may cost."""
 
@@ -28,8 +29,8 @@ class RowFile:
                 file.append_json(work(part))
     """
 
-    def __init__(self, folder: Path, name: str, head: bytes = b"", tail: bytes = b"", shard: int = 0) -> None:
-        self._folder, self._name, self._state = folder, Path(name), folder / PROGRESS
+    def __init__(self, space: Workspace, name: str, head: bytes = b"", tail: bytes = b"", shard: int = 0) -> None:
+        self._space, self._folder, self._name, self._state = space, space.folder, Path(name), space.folder / PROGRESS
         self._head, self._tail, self._shard = head, tail, shard
         self._full: list[int] = []
         """Rows of the shards that are full."""
@@ -38,9 +39,17 @@ class RowFile:
         """What :meth:`count` added up."""
 
     def __enter__(self) -> "RowFile":
+        """Open the file, where an earlier run left it.
+
+        Raises:
+            InputError: what that left is damaged.
+            ConflictError: something else has the name.
+        """
+        for name in (str(self._name), PROGRESS):
+            self._space.refuse_taken(name)
         self._reopen()
         start = self._restore()
-        self._file = self._part.open("r+b" if start else "wb")
+        self._open("r+b" if start else "wb")
         self._file.truncate(start)
         self._file.seek(start)
         if not start:
@@ -76,7 +85,7 @@ class RowFile:
         if self._shard and self.written - sum(self._full) >= self._shard:
             self._close()
             self._full.append(self.written - sum(self._full))
-            self._file = self._part.open("wb")
+            self._open("wb")
             self._file.write(self._head)
         self._file.write(data)
         self.written += rows
@@ -112,7 +121,7 @@ class RowFile:
         self._close()
         sizes = self._sizes()
         for shard, name in enumerate(sizes):
-            self._part_of(shard).replace(self._folder / name)
+            self._space.renamed(self._part_of(shard).name, name)
         sync(self._folder)
         self.files = sizes
 
@@ -132,6 +141,10 @@ class RowFile:
     def _part(self) -> Path:
         return self._part_of(len(self._full))
 
+    def _open(self, how: str) -> None:
+        self._space.claim(self._part.name)
+        self._file = self._part.open(how)
+
     def _close(self) -> None:
         self._file.write(self._tail)
         self._file.close()
@@ -141,34 +154,43 @@ class RowFile:
         """Undo the names of a run that was killed between the last row and the manifest."""
         if not self._state.exists():  # what lies there is of a run that came to its end
             return
-        stem, suffix = self._name.stem, self._name.suffix
+        stem, suffix, mine = self._name.stem, self._name.suffix, set(self._space.names())
         for path in self._folder.glob(f"{stem}-?????-of-?????{suffix}"):
-            path.rename(self._part_of(int(path.name.split("-")[1])))
+            if path.name in mine:
+                self._space.renamed(path.name, self._part_of(int(path.name.split("-")[-3])).name)
         whole = self._folder / self._name
-        if whole.exists() and not self._part_of(0).exists():
-            whole.rename(self._part_of(0))
+        if whole.name in mine and whole.exists() and not self._part_of(0).exists():
+            self._space.renamed(whole.name, self._part_of(0).name)
 
     def _save(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         where = {"file": str(self._name), "full": self._full, "bytes": self._file.tell()}
         done = {"taken": self.taken, "written": self.written, "tally": self.tally}
-        write_whole(self._state, json.dumps({**where, **done}))
+        self._space.write(PROGRESS, sealed({**where, **done}))
         self._saved = time.monotonic()
 
     def _restore(self) -> int:
         """Take up a saved state; returns where in the file at hand it ends."""
+        if not os.path.lexists(self._state):
+            return 0
         try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
+            state, is_sealed = unseal(read_regular(self._state))
             full, size = [int(n) for n in state["full"]], int(state["bytes"])
             there = all(self._part_of(shard).exists() for shard in range(len(full)))
-            if state["file"] != str(self._name) or not there or self._part_of(len(full)).stat().st_size < size:
-                return 0
+            if not is_sealed or state["file"] != str(self._name):
+                raise ValueError("not the state of this run")
+            if not there or self._part_of(len(full)).stat().st_size < size:
+                raise ValueError("more was written than is there")
             self.taken, self.written, self.tally = state["taken"], state["written"], state["tally"]
             self._full = full
             return size
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise InputError(
+                f"how far the run came cannot be read: {e}",
+                where=str(self._state),
+                remedy="bring the file back, or begin anew with --fresh (what was paid is not paid again)",
+            ) from e
 
 
 def group(tally: Mapping[str, float], name: str) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from annotated_types import Len
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Prompt = str | list[dict[str, str]]
 """A user turn, or a conversation of ``{role, content}`` turns."""
@@ -44,7 +45,7 @@ Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_clean)]
 class Row(BaseModel):
     """Base of row types: strict types, columns we do not know are ignored."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
     id: Id
 
@@ -127,13 +128,22 @@ class TokenRewards(Row):
     prompt: PromptField
     response: Text
     tokens: list[str]
-    offsets: list[tuple[int, int]]
+    offsets: list[Annotated[list[int], Len(2, 2)]]
     p_bad: list[float] | None
     p_neutral: list[float] | None
     p_good: list[float] | None
     reward: list[float]
     score_mean: float
     score_sum: float
+
+    @model_validator(mode="after")
+    def _of_equal_number(self) -> "TokenRewards":
+        columns = (self.tokens, self.offsets, self.reward, self.p_bad, self.p_neutral, self.p_good)
+        if len({len(c) for c in columns if c is not None}) > 1:
+            raise ValueError("tokens, offsets, rewards and probabilities differ in number")
+        if len({self.p_bad is None, self.p_neutral is None, self.p_good is None}) > 1:
+            raise ValueError("some probabilities are null, others are not")
+        return self
 
 
 class Judgement(Row):
@@ -146,6 +156,13 @@ class Judgement(Row):
     preference: Annotated[float, Field(ge=1, le=2)] | None
     reason: Text = ""
     usage: dict[str, Any] | None = None
+
+
+class Compared(Row):
+    """A row of ``compared.jsonl`` in ``winrates/1``, which besides holds a response by the name of each candidate."""
+
+    prompt: PromptField
+    preferences: dict[str, Annotated[float, Field(ge=1, le=2)] | None]
 
 
 class TokenLabels(NamedTuple):
@@ -173,23 +190,25 @@ class TokenLabels(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of artifact: its version, the row type of its JSONL (if that is what it is), and who makes it."""
+    """A kind of artifact: its version, the row type of its JSONL (if that is what it is), who makes it, its data."""
 
     version: int
     row: type[Row] | None
     made_by: str
+    data: str = "data.jsonl"
+    """Names of the files without which there is none."""
 
 
 KINDS = {
     "preferences": Kind(1, Preference, "tokalign playground (or a plain file of preference rows)"),
     "edits": Kind(1, Edit, "tokalign edit"),
-    "token-labels": Kind(1, None, "tokalign diff"),
+    "token-labels": Kind(1, None, "tokalign diff", "data*.arrow"),
     "prompts": Kind(1, PromptRow, "tokalign playground (or a plain file of prompt rows)"),
     "sft": Kind(1, Sft, "tokalign playground (or a plain file of prompt and response rows)"),
-    "reward-model": Kind(1, None, "tokalign train-rm"),
-    "policy": Kind(1, None, "tokalign train-sft or train-ppo"),
+    "reward-model": Kind(1, None, "tokalign train-rm", "config.json"),
+    "policy": Kind(1, None, "tokalign train-sft or train-ppo", "config.json"),
     "responses": Kind(1, ResponseRow, "tokalign generate"),
     "token-rewards": Kind(1, TokenRewards, "tokalign score"),
     "judgements": Kind(1, Judgement, "tokalign eval-winrate"),
-    "winrates": Kind(1, None, "tokalign eval-winrate"),
+    "winrates": Kind(1, None, "tokalign eval-winrate", "data.json"),
 }

@@ -16,10 +16,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from tokalign import artifacts, formats, readers
+from tokalign.artifacts import Artifact
+from tokalign.disk import hash_json, sha256
 from tokalign.errors import InputError, KindError
 from tokalign.formats import LAYOUTS, Skip
 from tokalign.knobs import Foreign
 from tokalign.migrations import migrate
+from tokalign.model_files import check_model
 from tokalign.readers import Placed
 from tokalign.schemas import KINDS, Edit, Row
 
@@ -131,15 +134,22 @@ def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None =
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
-    """Lineage of a model: an artifact of ours, a folder of files, or a hub id (known by its name alone)."""
+    """Lineage of a model: an artifact of ours, a folder of files, or a hub id (known by its name alone).
+
+    Raises:
+        InputError: it is damaged, or of a kind that hangs or floods who loads it.
+    """
     folder = Path(path)
     if artifacts.is_artifact(folder):
-        return {**artifacts.verify(folder, *kinds).lineage(), "path": path}
+        lineage = artifacts.open_artifact(folder, *kinds).manifest.lineage()
+        check_model(folder)
+        return {**lineage, "path": path}
     if folder.is_dir():
         if (folder / artifacts.PLAN).is_file():
             raise InputError("an unfinished run", where=path, remedy="run the command that makes it again")
-        hashes = {p.name: artifacts.sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
-        return {"kind": "model", "version": None, "sha256": artifacts.hash_json(hashes), "path": path}
+        check_model(folder)
+        hashes = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+        return {"kind": "model", "version": None, "sha256": hash_json(hashes), "path": path}
     return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
 
 
@@ -151,33 +161,33 @@ def file_lineage(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise InputError("there is no such file", where=str(file))
-    return {"kind": "file", "version": None, "sha256": artifacts.sha256(file), "path": str(file)}
+    return {"kind": "file", "version": None, "sha256": sha256(file), "path": str(file)}
 
 
 def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> tuple[Callable[[], Iterator[Placed]], dict[str, Any]]:
     """What reads the raw rows (each time anew), and their lineage, whose version is null unless they are ours."""
     source = Path(path)
     if source.is_dir():
-        manifest = _manifest(source, *kinds)
-        kind, version = manifest.kind, manifest.version
+        artifact = _artifact(source, *kinds)
+        kind, version, data = artifact.manifest.kind, artifact.manifest.version, artifact.file("data.jsonl")
 
         def migrated() -> Iterator[Placed]:
-            for at, raw in readers.read_file(source / "data.jsonl"):
+            for at, raw in readers.read_file(data):
                 yield at, migrate(kind, version, KINDS[kind].version, raw)
 
-        return migrated, {**manifest.lineage(), "path": path}
+        return migrated, {**artifact.manifest.lineage(), "path": path}
     lineage: dict[str, Any] = {"kind": kinds[0], "version": None}
     if readers.is_hub_id(path):
         commit = readers.hub_commit(path, how.revision)
         lineage |= {"sha256": f"hub:{commit}:{how.subset or ''}:{how.split}", "path": path}
         return lambda: readers.read_hub(path, commit, how.subset, how.split), lineage
     readers.check_file(source)
-    return lambda: readers.read_file(source), {**lineage, "sha256": artifacts.sha256(source), "path": path}
+    return lambda: readers.read_file(source), {**lineage, "sha256": sha256(source), "path": path}
 
 
-def _manifest(folder: Path, *kinds: str) -> artifacts.Manifest:
+def _artifact(folder: Path, *kinds: str) -> Artifact:
     if artifacts.is_artifact(folder):
-        return artifacts.verify(folder, *kinds)
+        return artifacts.open_artifact(folder, *kinds)
     made_by = KINDS[kinds[0]].made_by
     if (folder / artifacts.PLAN).is_file():
         raise InputError("an unfinished run", where=str(folder), remedy=f"finish it first: {made_by}")
@@ -198,7 +208,7 @@ def _ours(placed: Iterable[Placed], row: type[R], text: bool) -> Iterator[Item[R
     needed = _required(row)
     for number, (at, raw) in enumerate(placed):
         value = {k: v for k, v in raw.items() if v != "" or k in needed} if text else raw
-        yield at, _check(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
+        yield at, check_row(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
 
 
 def _foreign(placed: Iterable[Placed], row: type[R], name: str, how: Foreign) -> Iterator[Item[R]]:
@@ -213,14 +223,19 @@ def _foreign(placed: Iterable[Placed], row: type[R], name: str, how: Foreign) ->
         if not isinstance(made, Skip):
             if name == "qa-feedback" and not how.passages:
                 made["prompt"] = made["question"]
-            yield at, _check(at, {"source": name, **made, "id": f"{layout.prefix}-{number}"}, row)
+            yield at, check_row(at, {"source": name, **made, "id": f"{layout.prefix}-{number}"}, row)
         elif how.strict:
             raise InputError(made.reason, where=at, remedy="mend the row, or run without --strict")
         else:
             yield at, made
 
 
-def _check(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
+def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
+    """A raw row as its type has it.
+
+    Raises:
+        InputError: it is not one, with its place and the column at fault.
+    """
     try:
         return row.model_validate(value, strict=strict)
     except ValidationError as e:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tokalign.artifacts import Artifact
 from tokalign.errors import InputError
 from tokalign.schemas import TokenLabels
 
@@ -65,30 +67,25 @@ def _array(column: Any, kind: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(column.rows.astype(np.int32)), values.cast(kind.value_type))
 
 
-def label_files(folder: Path) -> list[Path]:
-    """The Arrow files of a ``token-labels`` artifact, in order."""
-    return sorted(folder.glob("data*.arrow"))
-
-
-def read_labels(folder: Path, limit: int | None = None) -> list[TokenLabels]:
+def read_labels(labels: Artifact, limit: int | None = None) -> list[TokenLabels]:
     """Rows of a ``token-labels`` artifact.
 
     Raises:
-        InputError: a file is cut short or has other columns.
+        InputError: a file is damaged, or has other columns or rows than it should.
     """
-    return list(islice(iter_labels(folder), limit))
+    return list(islice(iter_labels(labels), limit))
 
 
-def iter_labels(folder: Path) -> Iterator[TokenLabels]:
+def iter_labels(labels: Artifact) -> Iterator[TokenLabels]:
     """:func:`read_labels`, a batch of rows at a time."""
-    for batch in _batches(folder):
+    for batch in _batches(labels):
         yield from (TokenLabels(**row) for row in batch.to_pylist())
 
 
-def look_up_labels(folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
+def look_up_labels(labels: Artifact) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
     """Every row without what it says of tokens, and what loads the whole of it: cheap where few rows are wanted."""
     light = [field.name for field in LABELS_SCHEMA if not field.name.startswith(("prompt_", "original_", "edited_"))]
-    for batch in _batches(folder):
+    for batch in _batches(labels):
         for k, row in enumerate(batch.select(light).to_pylist()):
             yield row, partial(_load, batch, k)
 
@@ -97,13 +94,43 @@ def _load(batch: Any, k: int) -> TokenLabels:
     return TokenLabels(**batch.slice(k, 1).to_pylist()[0])
 
 
-def _batches(folder: Path) -> Iterator[Any]:
-    for path in label_files(folder):
-        try:
-            with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-                missing = set(LABELS_SCHEMA.names) - set(stream.schema.names)
-                if missing:
-                    raise InputError(f"columns are missing: {sorted(missing)}", where=str(path))
-                yield from (batch.select(LABELS_SCHEMA.names) for batch in stream)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e
+def _batches(labels: Artifact) -> Iterator[Any]:
+    for path in labels.find("data*.arrow"):
+        yield from batches(path)
+
+
+def batches(path: Path) -> Iterator[Any]:
+    """The batches of a file of labels, each checked before it is used: a damaged one would end the interpreter.
+
+    Raises:
+        InputError: the file is damaged, or holds other columns.
+    """
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            if stream.schema.remove_metadata() != LABELS_SCHEMA:
+                missing = sorted(set(LABELS_SCHEMA.names) - set(stream.schema.names))
+                problem = f"columns are missing: {missing}" if missing else "columns of other types"
+                raise InputError(problem, where=str(path), remedy="make it again: tokalign diff")
+            for batch in stream:
+                batch.validate(full=True)
+                _check_lengths(batch, path)
+                yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e
+
+
+def _check_lengths(batch: Any, path: Path) -> None:
+    """Ids, labels, offsets and spans of a side are of equal number in every row, and nothing is missing.
+
+    Raises:
+        InputError: they are not.
+    """
+    for name in LABELS_SCHEMA.names:
+        if batch[name].null_count and name != "chosen":
+            raise InputError("a value is missing", where=str(path), field=name, remedy="make it again")
+    for side in ("original", "edited"):
+        ids = pc.list_value_length(batch[f"{side}_ids"])
+        for name in ("labels", "offsets", "spans"):
+            if not pc.list_value_length(batch[f"{side}_{name}"]).equals(ids):
+                problem = f"another number of {name} than of ids"
+                raise InputError(problem, where=str(path), field=f"{side}_{name}", remedy="make it again")

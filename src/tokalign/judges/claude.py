@@ -5,7 +5,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign.artifacts import hash_json
 from tokalign.claude import messages
 from tokalign.claude.client import Claude, Request
 from tokalign.claude.estimate import estimate
@@ -15,6 +14,7 @@ from tokalign.claude.prices import Estimate
 from tokalign.claude.service import worked
 from tokalign.claude.trouble import Failed
 from tokalign.config import EvalWinrateConfig
+from tokalign.disk import hash_json
 from tokalign.judges import ORDERS, Pairing
 from tokalign.schemas import Judgement
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tokalign import sources
-from tokalign.artifacts import hash_json
 from tokalign.config import EvalWinrateConfig
 from tokalign.core.evaluation import Judged
 from tokalign.core.length_control import Gamed
+from tokalign.disk import hash_json
 from tokalign.errors import InputError
 from tokalign.judges import Pairing
 from tokalign.schemas import Judgement

@@ -3,16 +3,14 @@
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign import artifacts, sources
-from tokalign.artifacts import Manifest
 from tokalign.config import EvalWinrateConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.schemas import PromptRow, ResponseRow
-from tokalign.writer import Writer, writing
+from tokalign.writer import Writer
 
 REFERENCE = "reference"
 """Name of the side that all are compared with."""
@@ -31,7 +29,7 @@ class Side(NamedTuple):
     def is_there(self) -> bool:
         """Whether the responses need not be sampled."""
         folder = Path(self.path)
-        return folder.suffix in _FILES or (artifacts.is_artifact(folder) and Manifest.read(folder).kind == "responses")
+        return folder.suffix in _FILES or artifacts.kind_of(folder) == "responses"
 
     def lineage(self) -> dict[str, Any]:
         """Where it comes from, as an input of a stage.
@@ -60,22 +58,26 @@ def side(name: str, path: str) -> Side:
 
 
 def responses(
-    who: Side, data: sources.Rows[PromptRow], config: EvalWinrateConfig, out: Path, advance: Callable[[int], None]
+    who: Side,
+    data: sources.Rows[PromptRow],
+    config: EvalWinrateConfig,
+    out: Writer | None,
+    advance: Callable[[int], None],
 ) -> list[str]:
-    """Responses in the order of the prompts; what is sampled is kept below ``out``.
+    """Responses in the order of the prompts; what is sampled is kept as a part of ``out``.
 
     Raises:
         InputError: a prompt has none, or several.
     """
     if not who.is_there:
-        folder = out / "responses" / who.name
+        assert out is not None
         inputs = {"prompts": data.lineage, "policy": who.lineage()}
         if who.n > 1:
             inputs["reward_model"] = sources.model_lineage(config.reward_model[0], "reward-model")
-        with writing("responses", replace(config, fresh=False), inputs, folder) as nested:
+        with out.part("responses", config, inputs, f"responses/{who.name}") as nested:
             if nested.finished is None:
                 _sample(who, data, config, nested, advance)
-        return [r.response for r in sources.read_rows(folder, ResponseRow, "responses")]
+        return [r.response for r in sources.read_rows(nested.folder, ResponseRow, "responses")]
     by_id: dict[str, ResponseRow] = {}
     by_prompt: dict[str, deque[ResponseRow]] = {}
     for r in sources.read_rows(who.path, ResponseRow, "responses"):

@@ -96,6 +96,13 @@ def _meet() -> None:
     PartialState(cpu=not torch.cuda.is_available())
 
 
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        _meet()
+        torch.distributed.barrier()
+
+
 def _part() -> None:
     """End together: one that leaves while another still listens can bring it down."""
     torch.distributed.barrier()

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,7 +16,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tokalign.errors import InputError
+from tokalign.errors import InputError, first_line
 from tokalign.models import lora
 from tokalign.models.heads import model_class
 from tokalign.models.tokenization import Codec
@@ -114,9 +113,9 @@ def load_model(
             output_loading_info=True,
             **kwargs,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+    except Exception as e:  # whatever a foreign folder leads a library to
         raise InputError(
-            f"cannot load a model from {str(source)!r}: {str(e).splitlines()[0]}",
+            f"cannot load a model from {str(source)!r}: {first_line(e)}",
             remedy="give a folder with config.json and *.safetensors, or a hub id (needs a connection)",
         ) from e
     missing = [key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}.")]
@@ -154,9 +153,9 @@ def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kw
     """
     try:
         auto = model_class(AutoConfig.from_pretrained(str(source), trust_remote_code=False), level)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # whatever a foreign configuration leads a library to
         raise InputError(
-            f"no model at {str(source)!r}: {str(e).splitlines()[0]}", remedy="give a model folder or a hub id"
+            f"no model at {str(source)!r}: {first_line(e)}", remedy="give a model folder or a hub id"
         ) from e
     model = load_model(auto, source, dtype, **kwargs)
     model.config.use_cache = False  # nothing is generated: keys and values need not be kept

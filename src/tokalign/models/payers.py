@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tokalign import sources
-from tokalign.artifacts import Manifest, is_artifact, sha256
+from tokalign.artifacts import Manifest, is_artifact
 from tokalign.config import TrainPpoConfig
 from tokalign.core.rewards import project
+from tokalign.disk import sha256
 from tokalign.errors import InputError, UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Pair

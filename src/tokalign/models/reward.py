@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
-from tokalign.errors import InputError
+from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.loading import CLASSES, load_classifier, positions
@@ -67,9 +67,9 @@ class RewardModel:
         """
         try:
             config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-        except (OSError, ValueError) as e:
+        except Exception as e:  # whatever a foreign configuration leads a library to
             raise InputError(
-                f"no reward model at {str(source)!r}: {str(e).splitlines()[0]}",
+                f"no reward model at {str(source)!r}: {first_line(e)}",
                 remedy="make one with `tokalign train-rm`",
             ) from e
         names = tuple(str(config.id2label.get(i, "")) for i in range(config.num_labels))

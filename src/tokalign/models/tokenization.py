@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from tokalign.core.words import joins
-from tokalign.errors import InputError
+from tokalign.errors import InputError, first_line
 from tokalign.schemas import Prompt
 
 _EOS, _PAD = "<|end|>", "<|pad|>"
@@ -98,16 +98,17 @@ class Codec:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as e:
+        except Exception as e:  # whatever a foreign folder leads a library to
             raise InputError(
-                f"no tokenizer at {str(source)!r}: {str(e).splitlines()[0]}",
+                f"no tokenizer at {str(source)!r}: {first_line(e)}",
                 remedy="give a model folder, a hub id (needs a connection), or `tiny`",
             ) from e
         try:
             ends = GenerationConfig.from_pretrained(str(source)).eos_token_id
-        except (OSError, ValueError):  # there is none
+        except Exception:  # there is none, or none that can be read
             ends = None
-        return cls(tokenizer, str(source), [ends] if isinstance(ends, int) else ends or [])
+        several = ends if isinstance(ends, list) else [ends]
+        return cls(tokenizer, str(source), [i for i in several if isinstance(i, int) and not isinstance(i, bool)])
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files."""

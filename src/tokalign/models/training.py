@@ -1,6 +1,5 @@
 """Supervised training on ``transformers.Trainer``: what sft and the reward models share."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,17 +12,21 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
-from tokalign.artifacts import write_whole
+from tokalign.disk import read_regular, sealed, unseal
 from tokalign.errors import InputError, TokalignError, UsageError
 from tokalign.knobs import SupervisedStage
 from tokalign.metrics import MetricsLog, last_logged
-from tokalign.models.distributed import first_says, leads, world
+from tokalign.models.distributed import first_says, leads, wait, world
 from tokalign.models.loading import recompute_activations
 from tokalign.models.optim import make_optimizer, warmup_then_linear
 from tokalign.progress import Progress
+from tokalign.workspace import CHECKPOINTS, Workspace
 
 Example = dict[str, Any]
 Loss = Callable[[Any, dict[str, Any]], Tensor]
+
+
+_WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
 
 
 class Early(NamedTuple):
@@ -85,8 +88,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
 class _Listen(TrainerCallback):  # type: ignore[misc]
     """Shows and logs progress, seals checkpoints, and heeds an interruption after the step at hand."""
 
-    def __init__(self, bar: Progress, log: MetricsLog | None) -> None:
-        self.bar, self.log = bar, log
+    def __init__(self, bar: Progress, log: MetricsLog | None, space: Workspace) -> None:
+        self.bar, self.log, self.space = bar, log, space
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
@@ -99,8 +102,10 @@ class _Listen(TrainerCallback):  # type: ignore[misc]
             self.log.write(state.global_step, numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait()  # each process writes its part
         if leads():
-            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoints.keep(self.space, Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+        wait()
 
 
 class _Best(TrainerCallback):  # type: ignore[misc]
@@ -110,11 +115,24 @@ class _Best(TrainerCallback):  # type: ignore[misc]
     cut goes on as it would have.
     """
 
-    def __init__(self, model: Any, early: Early, folder: Path, log: MetricsLog | None) -> None:
-        self.model, self.early, self.log = model, early, log
-        self.weights, self.known = folder / "best.safetensors", folder / "best.json"
-        self.best: dict[str, float] = json.loads(self.known.read_text(encoding="utf-8")) if self.known.exists() else {}
+    def __init__(self, model: Any, early: Early, space: Workspace, log: MetricsLog | None) -> None:
+        self.model, self.early, self.space, self.log = model, early, space, log
+        self.best = self._read(space.folder / _BEST)
         """Step, accuracy and loss of the best so far."""
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, float]:
+        if not path.exists():
+            return {}
+        try:
+            found: dict[str, float] = unseal(read_regular(path))[0]
+            return {name: found[name] for name in ("step", "accuracy", "loss")}
+        except (OSError, ValueError, KeyError) as e:
+            raise InputError(
+                f"which weights were the best cannot be read: {e}",
+                where=str(path),
+                remedy="bring the file back, or begin anew with --fresh",
+            ) from e
 
     def is_over(self, step: int) -> bool:
         """Whether the best has been the best for long enough."""
@@ -133,17 +151,15 @@ class _Best(TrainerCallback):  # type: ignore[misc]
         if not best or (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"]):
             self.best = {"step": step, **found}
             if leads():
-                self.weights.parent.mkdir(parents=True, exist_ok=True)
-                half = self.weights.with_suffix(".tmp")
-                save_file(_trained(self.model), half)
-                half.replace(self.weights)
-                write_whole(self.known, json.dumps(self.best))
+                with self.space.saving(CHECKPOINTS) as scratch:
+                    save_file(_trained(self.model), scratch / _WEIGHTS)
+                self.space.write(_BEST, sealed(self.best))
         elif self.is_over(step):
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
         """Put the best weights back."""
-        self.model.load_state_dict(load_file(self.weights), strict=False)
+        self.model.load_state_dict(load_file(self.space.folder / CHECKPOINTS / _WEIGHTS), strict=False)
 
 
 def _trained(model: Any) -> dict[str, Tensor]:
@@ -158,10 +174,10 @@ def fit(
     collate: Callable[[list[Example]], dict[str, Any]],
     loss: Loss,
     knobs: SupervisedStage,
-    folder: Path,
+    space: Workspace,
     early: Early | None = None,
 ) -> tuple[dict[str, Any], Any]:
-    """Train ``model``, going on from the newest checkpoint in ``folder`` if there is one.
+    """Train ``model``, going on from the newest checkpoint of the run if there is one.
 
     A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
     ``torchrun``, the processes share each batch.
@@ -174,7 +190,7 @@ def fit(
         collate: makes a batch, with the ``id`` of each row.
         loss: model and batch to a scalar, the mean over the batch.
         knobs: steps, batch size, optimiser, seed and the like.
-        folder: for checkpoints and ``metrics.jsonl``.
+        space: for checkpoints and ``metrics.jsonl``.
         early: with it the best weights are kept, and training stops when they stay the best.
 
     Returns:
@@ -197,8 +213,9 @@ def fit(
         raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
     if knobs.gradient_checkpointing:
         recompute_activations(model)
+    scratch = space.folder / first_says(lambda: space.scratch)
     args = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(scratch),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulate,
         max_steps=steps,
@@ -232,31 +249,33 @@ def fit(
     trainer.model_accepts_loss_kwargs = False  # a loss is a mean: over microbatches it is averaged
     trainer.remove_callback(PrinterCallback)
     with Progress(label, steps, knobs.quiet or not leads()) as bar:
-        checkpoint = first_says(lambda: checkpoints.newest(folder / "checkpoints", bar.say))
+        checkpoint = first_says(lambda: checkpoints.newest(space, bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
         bar.skip_to(done)
         trainer.epochs_done = done // per_epoch
-        with MetricsLog(folder, knobs.report_to, after=done) if leads() else nullcontext() as log:
-            trainer.add_callback(_Listen(bar, log))
+        with MetricsLog(space, knobs.report_to, after=done) if leads() else nullcontext() as log:
+            trainer.add_callback(_Listen(bar, log, space))
             best = None
             if early is not None:
                 early = early._replace(every=early.every or per_epoch)
-                best = _Best(model, early, folder / "checkpoints", log)
+                best = _Best(model, early, space, log)
                 trainer.add_callback(best)
             if checkpoint and (done >= steps or (best and best.is_over(done))):  # killed after its last step
                 _load(model, checkpoint)
             else:
                 _train(trainer, model, checkpoint)
+        space.sweep()
         interrupt.check()
     if trainer.is_fsdp_enabled:
-        model = gathered(trainer, model, folder / "checkpoints" / "whole")
+        model = gathered(trainer, model, scratch)
+        space.sweep()
     if not leads():  # the first process writes the files that the rest is read from
         return {}, model
-    fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(folder, "loss")}
+    fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(space.folder, "loss")}
     if best:
         best.restore()
         fitted["best_step"] = int(best.best["step"])
-    checkpoints.keep_last(folder / "checkpoints")
+    checkpoints.keep_last(space)
     if knobs.gradient_checkpointing:
         recompute_activations(model, on=False)
     model.eval()

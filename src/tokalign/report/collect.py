@@ -1,6 +1,5 @@
 """Finding artifacts below folders, and what of them a page shows."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
@@ -8,19 +7,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign.artifacts import MANIFEST, Manifest
+from tokalign.artifacts import MANIFEST, Artifact, Manifest, looks_ours, open_artifact
 from tokalign.errors import InputError
+from tokalign.readers import read_file
 from tokalign.report.spans import MOST, Span, clipped, is_whole, rewarded
 from tokalign.report.text import safe
-from tokalign.schemas import KINDS
+from tokalign.schemas import Row, TokenRewards
+from tokalign.sources import check_row
 
 
 class Found(NamedTuple):
-    """An artifact: its path below the folder that was named, or that folder's own name, and where it lies."""
+    """An artifact: its path below the folder that was named, or that folder's own name, and what was opened there."""
 
     name: str
-    folder: Path
-    manifest: Manifest
+    artifact: Artifact
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.artifact.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says of itself."""
+        return self.artifact.manifest
 
 
 class Example(NamedTuple):
@@ -47,20 +57,13 @@ class Rated(NamedTuple):
 
 
 def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]:
-    """All artifacts, each once, nested ones too, but for checkpoints. Links are followed.
+    """All artifacts, each once and checked, nested ones too, but for checkpoints. Links are not followed.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or one is damaged.
     """
-    found: dict[Path, Found] = {}
-    for folder in folders:
-        below = sorted(_folders(folder))
-        if not below:
-            raise InputError("no artifact here or below", where=str(folder), remedy="name folders of runs")
-        for p in below:
-            name = p.relative_to(folder).as_posix() if p != folder else folder.resolve().name
-            found.setdefault(p.resolve(), Found(name, p, Manifest.read(p)))
-    kept = [f for f in found.values() if not only or any(fnmatch(f.name, glob) for glob in only)]
+    below = folders_below(folders)
+    kept = [Found(n, open_artifact(p)) for n, p in below if not only or any(fnmatch(n, glob) for glob in only)]
     if not kept:
         raise InputError(
             f"no artifact matches {only}",
@@ -71,26 +74,29 @@ def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]
     return kept
 
 
+def folders_below(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The names and folders of :func:`artifacts_below`, unchecked.
+
+    Raises:
+        InputError: there are none below one of the folders.
+    """
+    names: dict[Path, tuple[str, Path]] = {}
+    for folder in folders:
+        below = sorted(_folders(folder))
+        if not below:
+            raise InputError("no artifact here or below", where=str(folder), remedy="name folders of runs")
+        for p in below:
+            name = p.relative_to(folder).as_posix() if p != folder else folder.resolve().name
+            names.setdefault(p.resolve(), (name, p))
+    return list(names.values())
+
+
 def _folders(folder: Path) -> Iterator[Path]:
     """Folders that hold an artifact."""
-    seen = set()
-    for here, below, files in os.walk(folder, followlinks=True):
+    for here, below, files in os.walk(folder):
         below[:] = [name for name in below if name != "checkpoints"]
-        if (place := os.path.realpath(here)) in seen:
-            below.clear()
-            continue
-        seen.add(place)
-        if MANIFEST in files and _ours(Path(here, MANIFEST)):
+        if MANIFEST in files and looks_ours(Path(here)):
             yield Path(here)
-
-
-def _ours(path: Path) -> bool:
-    """Whether a manifest is one of ours; other tools have files of this name."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(raw, dict) and raw.get("kind") in KINDS
 
 
 def of_kind(found: Sequence[Found], *kinds: str) -> dict[str, list[Found]]:
@@ -111,7 +117,7 @@ def labelled(found: Sequence[Found], most: int) -> list[Example]:
             continue
         first: dict[str, Example] = {}
         others: list[Example] = []
-        for row, load in islice(look_up_labels(f.folder), 400):
+        for row, load in islice(look_up_labels(f.artifact), 400):
             flaws = ", ".join(sorted(set(row["categories"])))
             whole = load()._asdict()
             if whole["original"] == whole["edited"]:
@@ -137,7 +143,10 @@ def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
     Where reward models scored different responses, those that most of them scored; of an edit, the original.
     """
     scored = [f for f in found if f.manifest.kind == "token-rewards"]
-    rows = {f.name: {(r["id"], r["response"]): r for r in islice(_rows(f.folder), 200)} for f in scored}
+    rows = {
+        f.name: {(r["id"], r["response"]): r for r in islice(checked(f.artifact.file("data.jsonl"), TokenRewards), 200)}
+        for f in scored
+    }
     alike = [[name for name, of in rows.items() if of.keys() & one.keys()] for one in rows.values()]
     names = max(alike, key=len, default=[])
     if not names:
@@ -157,9 +166,10 @@ def samples(found: Sequence[Found], names: Sequence[str], most: int) -> dict[str
     """What the policies of these names wrote at the end of their training, with the rewards that they were paid."""
     shown = {}
     for f in found:
-        files = sorted((f.folder / "samples").glob("*.jsonl"))
+        files = f.artifact.find("samples/*.jsonl")
         if files and f.name in names and safe(f.name) not in shown:
-            shown[safe(f.name)] = [_rated(files[-1].stem, row) for row in islice(_lines(files[-1]), most)]
+            rows = islice(checked(files[-1], TokenRewards), most)
+            shown[safe(f.name)] = [_rated(files[-1].stem, row) for row in rows]
     return shown
 
 
@@ -177,11 +187,12 @@ def flat(prompt: Any) -> str:
     return safe(prompt if left <= 0 else f"{prompt[:half]}\n[… {left} characters …]\n{prompt[-half:]}")
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    return _lines(folder / "data.jsonl")
+def checked(path: Path, row: type[Row]) -> Iterator[dict[str, Any]]:
+    """The rows of a file of an artifact, each as its type says.
 
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    Raises:
+        InputError: one is not.
+    """
+    for at, raw in read_file(path):
+        check_row(at, raw, row)
+        yield raw

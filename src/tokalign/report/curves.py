@@ -1,12 +1,11 @@
 """Curves of PPO runs from their logs: the same run with other seeds is one line, with a band."""
 
-import json
-import math
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
+from tokalign.artifacts import Artifact
+from tokalign.readers import read_file
 from tokalign.report.plot import Series
 
 METRICS = {
@@ -16,22 +15,21 @@ METRICS = {
     "length": "length, tokens",
 }
 """Column of ``metrics.jsonl`` → what the axis says."""
+METRICS_LOG = "metrics.jsonl"
+_LARGEST = 1e15
+"""What is larger is no number that a plot can show, nor are infinity and NaN."""
 _TIMES = ("seconds_rollout", "seconds_scoring", "seconds_update")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(run: Artifact) -> list[dict[str, Any]]:
     """The steps of a run, with ``minutes`` of work up to each; [] where there is no log."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
-    spent = accumulate(sum(row.get(k, 0.0) for k in _TIMES) for row in rows)
+    rows = [row for path in run.find(METRICS_LOG) for _, row in read_file(path) if isinstance(row.get("step"), int)]
+    spent = accumulate(sum(row[k] for k in _TIMES if _is_number(row.get(k))) for row in rows)
     return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, spent, strict=True)]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by: str) -> Series:

@@ -14,14 +14,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokalign import __version__
-from tokalign.artifacts import write_whole
 from tokalign.config import ReportConfig
-from tokalign.errors import ConflictError, InputError
+from tokalign.errors import InputError
+from tokalign.outfile import refuse_taken, writing_file
 from tokalign.report import collect, curves, lineage, plot, winrates
 from tokalign.report.collect import Found
 from tokalign.report.plot import Series
 from tokalign.report.text import safe
 
+_GENERATOR = '<meta name="generator" content="tokalign '
+"""Stands at the head of every page: one that has it may be written over by the next."""
 _CURVES = 8
 """Runs drawn in one plot: as many as there are colours."""
 _FEW = 20
@@ -41,17 +43,17 @@ def run(config: ReportConfig) -> Written:
     """Write the page.
 
     Raises:
-        ConflictError: the file is there already.
+        ConflictError: the file is there already; with ``--fresh``, one that is not such a page is moved beside.
         InputError: there is nothing to show.
     """
-    if config.out.exists() and not config.fresh:
-        raise ConflictError(f"{config.out} is there already", remedy="choose another --out, or pass --fresh")
     if config.out.is_dir() or not config.out.parent.is_dir():
         raise InputError(
             "no file can be written there", where=str(config.out), remedy="name a file in a folder that is there"
         )
+    refuse_taken(config.out, config.fresh)
     found = collect.artifacts_below(config.folders, config.only)
-    write_whole(config.out, render(found, config))
+    with writing_file(config.out, config.fresh, config.quiet, lambda head: _GENERATOR.encode() in head) as path:
+        path.write_text(render(found, config), encoding="utf-8")
     return Written(str(config.out), len(found), {})
 
 
@@ -62,6 +64,7 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     environment = Environment(
         loader=PackageLoader("tokalign.report"),
         autoescape=True,
+        finalize=lambda value: safe(value) if type(value) is str else value,  # whatever the template prints
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -73,6 +76,7 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     outer = [f for f in found if not contests & set(f.folder.parents)]  # what was made for one is counted there
     return environment.get_template("report.html.j2").render(
         title=safe(config.title),
+        generator=Markup(f'{_GENERATOR}{__version__}">'),
         version=__version__,
         css=Markup(css),  # our own
         csp=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
@@ -107,7 +111,7 @@ def _table(f: Found) -> tuple[list[str], list[list[str]]]:
 def _trained(policies: dict[str, list[Found]]) -> dict[str, list[list[dict[str, Any]]]]:
     """The logs of what was trained by PPO, by name."""
     logs = {
-        name: [log for f in runs if "best_step" in f.manifest.stats and (log := curves.read(f.folder))]
+        name: [log for f in runs if "best_step" in f.manifest.stats and (log := curves.read(f.artifact))]
         for name, runs in policies.items()
     }
     return {name: found for name, found in logs.items() if found}

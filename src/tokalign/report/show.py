@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.text import Text
 
 from tokalign import artifacts
-from tokalign.artifacts import Manifest
+from tokalign.artifacts import Artifact
 from tokalign.config import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import collect, tables, winrates
 from tokalign.report.rows import show_row
 from tokalign.report.summary import headline
 from tokalign.report.text import safe
+from tokalign.schemas import KINDS, TokenRewards
 
 Row = dict[str, Any]
 Found = tuple[Row, Callable[[], Row]]
@@ -36,20 +37,21 @@ def run(config: ShowConfig) -> None:
     """Print rows of an artifact, or the overview of a folder."""
     folder = config.artifact
     if artifacts.is_artifact(folder):
-        manifest = artifacts.verify(folder)
+        artifact = artifacts.open_artifact(folder)
         if config.json:
-            print(json.dumps(asdict(manifest), ensure_ascii=False))
+            print(json.dumps(asdict(artifact.manifest), ensure_ascii=False))
         else:
             with _paged(config.pager) as console:
-                _artifact(console, folder, manifest, config)
+                _artifact(console, artifact, config)
     elif folder.is_dir():
         _overview(folder, config)
     else:
         raise InputError("there is no such artifact", where=str(folder), remedy="give an artifact's folder")
 
 
-def _artifact(console: Console, folder: Path, manifest: Manifest, config: ShowConfig) -> None:
-    rows = _chosen(_rows(folder, manifest), folder, config)
+def _artifact(console: Console, artifact: Artifact, config: ShowConfig) -> None:
+    folder, manifest = artifact.folder, artifact.manifest
+    rows = _chosen(_rows(artifact), folder, config)
     shown = list(islice(rows, 1))  # what is wrong with the choice is told before anything is printed
     if not shown and (config.id is not None or config.grep is not None):
         sought = "id" if config.id is not None else "grep"
@@ -89,23 +91,22 @@ def _overview(folder: Path, config: ShowConfig) -> None:
         console.print(*tables.flaws(manifest))
 
 
-def _rows(folder: Path, manifest: Manifest) -> Iterator[Found]:
-    if manifest.kind == "token-labels":
+def _rows(artifact: Artifact) -> Iterator[Found]:
+    kind = artifact.manifest.kind
+    if kind == "token-labels":
         from tokalign.tables import look_up_labels
 
-        for row, load in look_up_labels(folder):
+        for row, load in look_up_labels(artifact):
             yield row, lambda load=load: load()._asdict()  # type: ignore[misc]
         return
-    if manifest.kind == "winrates":
-        for row in winrates.disputed(folder):
+    if kind == "winrates":
+        for row in winrates.disputed(artifact):
             yield row, lambda row=row: row  # type: ignore[misc]
         return
-    for path in (folder / "data.jsonl", *sorted((folder / "samples").glob("*.jsonl"), reverse=True)):
-        if path.is_file():
-            with path.open(encoding="utf-8") as file:
-                for line in file:
-                    row = json.loads(line)
-                    yield row, lambda row=row: row  # type: ignore[misc]
+    schema = TokenRewards if kind == "policy" else KINDS[kind].row
+    for path in (*artifact.find("data.jsonl"), *reversed(artifact.find("samples/*.jsonl"))):
+        for row in collect.checked(path, schema) if schema else ():
+            yield row, lambda row=row: row  # type: ignore[misc]
 
 
 def _chosen(rows: Iterable[Found], folder: Path, config: ShowConfig) -> Iterator[Callable[[], Row]]:

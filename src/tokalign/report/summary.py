@@ -118,7 +118,8 @@ def headline(m: Manifest) -> list[str]:
         beware = [f"beware, {sign}" for sign in s.get("warnings", {}).values()]
         return [f"kept step {s['best_step']} of {s['steps']}{won}{ended}", *beware]
     if m.kind == "policy":
-        return [f"{s['weights']} weights, {s['steps']} steps, final loss {s['final_loss']:.4f}"]
+        loss = "" if s["final_loss"] is None else f", final loss {s['final_loss']:.4f}"
+        return [f"{s['weights']} weights, {s['steps']} steps{loss}"]
     if m.kind == "winrates":
         return _win_rates(m)
     return []
@@ -143,14 +144,15 @@ def _win_rates(m: Manifest) -> list[str]:
     lines = []
     for name, c in m.stats["candidates"].items():
         if c["win_rate"] is None:
-            lines.append(f"{name}: none of {c['n_unjudged']} comparisons has a verdict")
+            lines.append(f"{name}: none of {c.get('n_unjudged', 0)} comparisons has a verdict")
             continue
         lines.append(f"{name}: {c['win_rate']:.1f} %{_interval(c, '')} of {c['n_total']}")
-        if c["n_unjudged"]:
+        if c.get("n_unjudged"):
             lines[-1] += f"; {c['n_unjudged']} more have no verdict"
         if c.get("agreement") is not None:
             told = f"the judge agrees with itself on {c['agreement']:.0f} %, prefers the first in"
-            lines.append(f"  {told} {c['prefers_first']:.0f} %; {c['n_disagreements']} disagreements count as ties")
+            first, against = c.get("prefers_first") or 0.0, c.get("n_disagreements", 0)
+            lines.append(f"  {told} {first:.0f} %; {against} disagreements count as ties")
     for p in m.stats["paired"]:
         lines.append(f"{p['a']} less {p['b']}: {p['difference']:+.1f}{_interval(p, '+')}, p {p['p_value']:.2g}")
     return lines + _money(m)
@@ -167,9 +169,9 @@ def _money(m: Manifest) -> list[str]:
     """What was paid, and what is left to do."""
     lines = []
     if u := m.usage:
-        lines.append(f"paid ${u['usd']:.4f} for {u['answers']} answers, in all runs together")
-        if u["lost_calls"]:
-            lines[-1] += f", and perhaps ${u['perhaps_usd']:.4f} for {u['lost_calls']} calls whose outcome is unknown"
+        lines.append(f"paid ${u.get('usd', 0.0):.4f} for {u.get('answers', 0)} answers, in all runs together")
+        if lost := u.get("lost_calls"):
+            lines[-1] += f", and perhaps ${u.get('perhaps_usd', 0.0):.4f} for {lost} calls whose outcome is unknown"
     if failed := m.rows.get("failed"):
         lines.append(f"{failed} rows failed; the same command tries them again")
     return lines

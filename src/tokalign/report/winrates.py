@@ -4,14 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from tokalign.artifacts import Manifest
+from tokalign.artifacts import Artifact, Manifest
+from tokalign.readers import read_file
 from tokalign.report import tables
 from tokalign.report.text import safe
+from tokalign.schemas import Compared
+from tokalign.sources import check_row
 
 Rows = list[list[str]]
 
@@ -106,13 +108,11 @@ def _latex(text: str) -> str:
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in _plain(text))
 
 
-def disputed(folder: Path) -> Iterator[dict[str, Any]]:
+def disputed(artifact: Artifact) -> Iterator[dict[str, Any]]:
     """What was compared, by how far the candidates' preferences lie apart; with one candidate, as it stands."""
-    path = folder / "compared.jsonl"
-    if not path.is_file():  # of an older version
-        return
     rows = []
-    for row in _read(path):
+    for at, row in (placed for path in artifact.find("compared.jsonl") for placed in read_file(path)):
+        check_row(at, row, Compared)
         known = [p for p in row["preferences"].values() if p is not None]
         apart = max(known) - min(known) if known else 0.0
         if apart or len(row["preferences"]) == 1:
@@ -125,9 +125,3 @@ def disputed(folder: Path) -> Iterator[dict[str, Any]]:
             }
             rows.append({**shown, **texts})
     yield from sorted(rows, key=lambda row: -row["apart"])
-
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

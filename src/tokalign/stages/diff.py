@@ -42,7 +42,8 @@ def run(config: DiffConfig) -> Manifest:
         if out.finished is not None:
             return out.finished
         codec = train_tiny(_texts(edits), config.vocab) if config.tokenizer == "tiny" else Codec.load(config.tokenizer)
-        codec.save(out.folder / "tokenizer")
+        with out.space.saving("tokenizer") as scratch:
+            codec.save(scratch)
         with (
             out.rows("data.arrow", tables.HEAD, tables.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,

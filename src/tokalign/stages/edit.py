@@ -11,8 +11,9 @@ from tokalign.config import EditConfig
 from tokalign.editors import Editor, gate
 from tokalign.errors import UsageError
 from tokalign.progress import Progress
-from tokalign.rowfile import PROGRESS, RowFile, group
+from tokalign.rowfile import RowFile, group
 from tokalign.schemas import Edit, Preference, RecordedEdit
+from tokalign.workspace import PROGRESS
 from tokalign.writer import writing
 
 CHUNK = 256
@@ -51,7 +52,7 @@ def run(config: EditConfig) -> Manifest | Any:
             return out.finished
         usage: dict[str, Any] = {}
         if config.editor == "human":  # decisions may have changed since a run was killed as it wrote them down
-            (out.folder / PROGRESS).unlink(missing_ok=True)
+            out.space.remove(PROGRESS)
         with out.rows() as file, Progress("edit", len(rows), config.quiet, file.taken) as bar:
             if config.editor == "claude":
                 usage = asyncio.run(_paid(rows, config, file, bar))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign import artifacts, sources
-from tokalign.artifacts import Manifest
 from tokalign.config import ExportConfig
-from tokalign.errors import ConflictError, UsageError
+from tokalign.errors import UsageError
 from tokalign.formats import as_transcript
+from tokalign.outfile import refuse_taken, writing_file
 from tokalign.schemas import Edit, Preference, Prompt, ResponseRow
 
 Out = dict[str, Any]
@@ -39,24 +39,17 @@ def run(config: ExportConfig) -> Exported:
     """Write the file whole or not at all.
 
     Raises:
-        ConflictError: another file of that name is there.
+        ConflictError: another file of that name is there; with ``--fresh`` it is moved to a dated name beside.
         UsageError: the layout is not one for what the source holds.
     """
+    refuse_taken(config.out, config.fresh)
     rows, skipped = _rows(config)
     write = _csv if config.to == "csv" else _WRITERS.get(config.out.suffix)
     if write is None:
         raise UsageError(f"--out {config.out}", remedy=f"end the name in one of {', '.join(_WRITERS)}")
-    if config.out.exists() and not config.fresh:
-        raise ConflictError(f"{config.out} is there already", remedy="choose another --out, or pass --fresh")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = config.out.with_name(f".{config.out.name}.tmp")
     counted = Counter[str]()
-    try:
-        write(temporary, _count(rows, counted))
-        artifacts.sync(temporary)
-        temporary.replace(config.out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing_file(config.out, config.fresh, config.quiet) as path:
+        write(path, _count(rows, counted))
     return Exported(str(config.out), counted["rows"], skipped)
 
 
@@ -79,7 +72,7 @@ def _rows(config: ExportConfig) -> tuple[Iterator[Out], dict[str, int]]:
 
 def _pairs(config: ExportConfig) -> tuple[sources.Rows[Any], Callable[[], Iterator[Pair]]]:
     path = Path(config.source)
-    if artifacts.is_artifact(path) and Manifest.read(path).kind == "preferences":
+    if artifacts.kind_of(path) == "preferences":
         preferences = sources.read_rows(path, Preference, "preferences", how=config, limit=config.limit)
         return preferences, lambda: (Pair(r.id, r.prompt, r.chosen, r.rejected) for r in preferences)
 

@@ -1,7 +1,6 @@
 """``tokalign train-ppo``: prompts, a policy and what pays in; a better policy out."""
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from tokalign import checkpoints, interrupt, sources
-from tokalign.artifacts import Manifest, write_whole
+from tokalign.artifacts import Manifest
 from tokalign.config import TrainPpoConfig
 from tokalign.core import hacking
 from tokalign.dashboard import Dashboard
@@ -27,8 +26,10 @@ from tokalign.models.ppo import Learner
 from tokalign.models.rollout import Asked
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
+from tokalign.workspace import CHECKPOINTS, Workspace
 from tokalign.writer import Writer, writing
 
+LAST = f"{CHECKPOINTS}/last"
 SHOWN = ("reward", "kl", "length", "win_rate")
 
 
@@ -70,13 +71,14 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             if not contest.ids:
                 raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
-        at, warned = _train(learner, contest, fitting, out.folder)
+        at, warned = _train(learner, contest, fitting, out.space)
         if not leads():
             return None
-        folder = out.folder / "checkpoints"
-        codec.save(folder / "last")
-        codec.save(out.folder)
-        networks.export(folder / (f"best-{at.best_step}" if contest else "last"), out.folder)
+        with out.space.saving(LAST) as scratch:
+            codec.save(scratch)
+        with out.space.saving() as scratch:
+            codec.save(scratch)
+            networks.export(out.folder / (_best(at.best_step) if contest else LAST), scratch)
         skipped = len(data) - len(fitting)
         reasons = {"over --max-length": skipped} if skipped else {}
         last = {k: last_logged(out.folder, k) for k in SHOWN}
@@ -131,18 +133,20 @@ class At:
     """Steps that were asked for."""
 
 
-def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], out: Path) -> tuple[At, dict[str, str]]:
+def _train(
+    learner: Learner, contest: Contest | None, prompts: Sequence[Asked], space: Workspace
+) -> tuple[At, dict[str, str]]:
     """All steps that are left. Returns how far the run came, and the signs of reward hacking it showed."""
-    config, folder = learner.knobs, out / "checkpoints"
+    config = learner.knobs
     batches = _batches(len(prompts), config.batch_size, config.seed)
     with Dashboard("train-ppo", config.steps, config.quiet or not leads()) as bar:
-        at, warned = _resume(learner, first_says(lambda: checkpoints.newest(folder, bar.say)))
+        at, warned = _resume(learner, first_says(lambda: checkpoints.newest(space, bar.say)))
         bar.skip_to(at.step)
         if contest is not None and contest.left_out:
             bar.say(f"{contest.left_out} held-out prompts leave no room for a response (--max-length) and are left out")
         for _ in range(at.step):
             next(batches)
-        with MetricsLog(out, config.report_to, after=at.step) if leads() else nullcontext() as log:
+        with MetricsLog(space, config.report_to, after=at.step) if leads() else nullcontext() as log:
             for step in range(at.step + 1, config.steps + 1):
                 if at.stopped:
                     break
@@ -151,36 +155,38 @@ def _train(learner: Learner, contest: Contest | None, prompts: Sequence[Asked], 
                 far = _too_far(metrics, config)
                 if contest is not None and (step % config.eval_every == 0 or step == config.steps or far):
                     metrics |= contest.hold()
-                    at = _judged(at, metrics["win_rate"], learner, folder)
+                    at = _judged(at, metrics["win_rate"], learner, space)
                 new = hacking.signs(learner.first, metrics, at.best_win_rate)
                 for name in new.keys() - warned.keys():
                     warned[name] = f"step {step}: {new[name]}"
-                    bar.say(f"beware, {warned[name]}; see {out / 'samples'}")
+                    bar.say(f"beware, {warned[name]}; see {space.folder / 'samples'}")
                 at = replace(at, stopped=far or _no_better(at, config))
                 if log:
                     log.write(step, metrics)
                 if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
-                    _keep_samples(learner, out / "samples" / f"step-{step:05d}.jsonl")
+                    _keep_samples(learner, space, step)
                 bar.advance(1, **metrics)
                 signal = distributed.most(interrupt.received())
                 if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
-                    _save(learner, at, warned, folder)
+                    _save(learner, at, warned, space)
                 if signal:  # all processes end, whichever of them it has reached
                     raise StoppedError(signal)
     if at.stopped:
         bar.say(f"stopped after step {at.step}: {at.stopped}")
-    learner.networks.save_policy(folder / "last")
+    with space.saving(LAST) as scratch:
+        learner.networks.save_policy(scratch)
     if leads():
-        checkpoints.keep_last(folder)
-        _forget_old_best(at, folder)
+        checkpoints.keep_last(space)
+        _forget_old_best(at, space)
     return at, warned
 
 
-def _judged(at: At, win_rate: float, learner: Learner, folder: Path) -> At:
+def _judged(at: At, win_rate: float, learner: Learner, space: Workspace) -> At:
     """An evaluation was held: the best policy so far is kept."""
     if at.best_win_rate is not None and win_rate <= at.best_win_rate:
         return replace(at, stale=at.stale + 1)
-    learner.networks.save_policy(folder / f"best-{at.step}")
+    with space.saving(_best(at.step)) as scratch:
+        learner.networks.save_policy(scratch)
     return replace(at, best_step=at.step, best_win_rate=win_rate, stale=0)
 
 
@@ -198,15 +204,14 @@ def _no_better(at: At, config: TrainPpoConfig) -> str:
     return ""
 
 
-def _keep_samples(learner: Learner, path: Path) -> None:
+def _keep_samples(learner: Learner, space: Workspace, step: int) -> None:
     """Some responses of the last rollout with their rewards, as rows of ``token-rewards``."""
     assert learner.seen is not None
     asked, responses, rewards = learner.seen
     texts, places = learner.codec.located(responses)
-    path.parent.mkdir(exist_ok=True)
     rows = [
         {
-            "id": f"{path.stem}-{k}",
+            "id": f"step-{step:05d}-{k}",
             "sample": 0,
             "prompt": a.prompt,
             "response": text,
@@ -221,24 +226,30 @@ def _keep_samples(learner: Learner, path: Path) -> None:
         }
         for k, (a, ids, reward, text, where) in enumerate(zip(asked, responses, rewards, texts, places, strict=True))
     ]
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    space.write(f"samples/step-{step:05d}.jsonl", text)
 
 
-def _save(learner: Learner, at: At, warned: dict[str, str], folder: Path) -> None:
+def _save(learner: Learner, at: At, warned: dict[str, str], space: Workspace) -> None:
     state = learner.state_dict()  # of sharded weights all have a part
     if not leads():
         return
-    checkpoint = folder / f"checkpoint-{at.step}"
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    torch.save({"at": asdict(at), "warned": warned, "learner": state}, checkpoint / "state.pt")
-    checkpoints.seal(checkpoint)
-    _forget_old_best(at, folder)
+    made = space.folder / space.scratch
+    made.mkdir()
+    torch.save({"at": asdict(at), "warned": warned, "learner": state}, made / "state.pt")
+    checkpoints.keep(space, made, at.step)
+    made.rmdir()
+    _forget_old_best(at, space)
 
 
-def _forget_old_best(at: At, folder: Path) -> None:
-    for old in folder.glob("best-*"):
-        if old.name != f"best-{at.best_step}":
-            shutil.rmtree(old)
+def _best(step: int) -> str:
+    return f"{CHECKPOINTS}/best-{step}"
+
+
+def _forget_old_best(at: At, space: Workspace) -> None:
+    for name in {"/".join(name.split("/")[:2]) for name in space.names(CHECKPOINTS)}:
+        if name.startswith(_best(0)[:-1]) and name != _best(at.best_step):
+            space.remove(name)
 
 
 def _resume(learner: Learner, checkpoint: Path | None) -> tuple[At, dict[str, str]]:

@@ -19,6 +19,7 @@ from tokalign.config import TrainRmConfig
 from tokalign.core import rewards
 from tokalign.core.diff import NEVER, Way
 from tokalign.errors import InputError
+from tokalign.model_files import check_model
 from tokalign.models import evaluation, loading, lora
 from tokalign.models.batch import Batch, pad_rows, room
 from tokalign.models.card import card
@@ -39,7 +40,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
     folder = Path(config.labels)
     if not artifacts.is_artifact(folder):
         raise InputError("not a token-labels artifact", where=config.labels, remedy="make one: tokalign diff")
-    manifest = artifacts.verify(folder, "token-labels")
+    labels = artifacts.open_artifact(folder, "token-labels")
+    manifest = labels.manifest
+    check_model(folder / "tokenizer")
     lineage = {**manifest.lineage(), "path": config.labels}
     inputs = {"labels": lineage}
     if config.model != "tiny":
@@ -52,7 +55,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         codec = Codec.load(folder / "tokenizer")
-        split = _read(folder, config, codec)
+        split = _read(labels, config, codec)
         heldout = split.heldout
         examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
         if not examples:
@@ -72,16 +75,17 @@ def run(config: TrainRmConfig) -> Manifest | None:
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
         batched = partial(collate, codec=codec, device=device)
         fitted, model = fit(
-            "train-rm", model, examples, lengths, batched, loss, config, out.folder, early if config.patience else None
+            "train-rm", model, examples, lengths, batched, loss, config, out.space, early if config.patience else None
         )
         if not leads():
             return None
-        if config.lora:
-            model = lora.merge(model, out.folder / loading.ADAPTER)
-        else:
-            model.to(getattr(torch, config.dtype))
-        model.save_pretrained(str(out.folder))
-        codec.save(out.folder)
+        with out.space.saving() as scratch:
+            if config.lora:
+                model = lora.merge(model, scratch / loading.ADAPTER)
+            else:
+                model.to(getattr(torch, config.dtype))
+            model.save_pretrained(str(scratch))
+            codec.save(scratch)
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = evaluation.evaluate(
@@ -92,7 +96,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         kept = split.rows - n_skipped
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
         account |= {"train": kept - len(heldout), "heldout": len(heldout)}
-        (out.folder / "README.md").write_text(card(config, model, stats, account), encoding="utf-8")
+        out.space.write("README.md", card(config, model, stats, account))
         return out.commit(account, stats)
 
 
@@ -131,10 +135,10 @@ class Split:
     """Looked at, skipped ones included."""
 
 
-def _read(folder: Path, config: TrainRmConfig, codec: Codec) -> Split:
+def _read(labels: artifacts.Artifact, config: TrainRmConfig, codec: Codec) -> Split:
     """All rows that fit, their prompts cut if that is wanted."""
     split = Split()
-    rows = islice(tables.iter_labels(folder), config.limit)
+    rows = islice(tables.iter_labels(labels), config.limit)
     while part := list(islice(rows, AT_ONCE)):
         split.rows += len(part)
         for row, c in zip(part, codec.responses([r.chosen or "" for r in part]), strict=True):

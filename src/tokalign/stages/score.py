@@ -59,7 +59,7 @@ def run(config: ScoreConfig) -> Manifest:
 def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], Iterable[ResponseRow], int]:
     """The input, its rows as responses, and how many those are."""
     path = Path(config.responses)
-    if not (artifacts.is_artifact(path) and Manifest.read(path).kind == "edits"):
+    if artifacts.kind_of(path) != "edits":
         kinds = ("responses", "sft")
         data = sources.read_rows(config.responses, ResponseRow, *kinds, how=config, limit=config.limit)
         return data, data, len(data)

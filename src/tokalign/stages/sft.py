@@ -62,21 +62,22 @@ def run(config: TrainSftConfig) -> Manifest | None:
             return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
-        fitted, model = fit("train-sft", model, examples, lengths, collate, _loss, config, out.folder)
+        fitted, model = fit("train-sft", model, examples, lengths, collate, _loss, config, out.space)
         if not leads():
             return None
-        if config.lora:
-            model = lora.merge(model, out.folder / loading.ADAPTER)
-        else:
-            model.to(getattr(torch, config.dtype))
-        model.save_pretrained(str(out.folder))
-        codec.save(out.folder)
+        with out.space.saving() as scratch:
+            if config.lora:
+                model = lora.merge(model, scratch / loading.ADAPTER)
+            else:
+                model.to(getattr(torch, config.dtype))
+            model.save_pretrained(str(scratch))
+            codec.save(scratch)
         stats = {**fitted, "weights": model.num_parameters()}
         return out.commit(data.account(skipped.items()), stats)
 
 
 def _read(config: TrainSftConfig) -> sources.Rows[Any]:
-    if artifacts.is_artifact(Path(config.data)) and Manifest.read(Path(config.data)).kind == "edits":
+    if artifacts.kind_of(Path(config.data)) == "edits":
         return sources.read_edits(config.data, config, config.limit)
     return sources.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
 

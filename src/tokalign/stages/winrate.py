@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,10 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
         with Progress("eval-winrate", len(sides) * len(data), config.quiet) as bar:
             for n, side in enumerate(sides):
                 bar.skip_to(n * len(data))
-                texts[side.name] = answers.responses(side, data, config, out.folder, bar.advance)
+                texts[side.name] = answers.responses(side, data, config, out, bar.advance)
         judge = _local(config)
         pairs = _pairs(list(data), texts)
-        with writing("judgements", replace(config, fresh=False), inputs, out.folder / "judgements") as nested:
+        with out.part("judgements", config, inputs, "judgements") as nested:
             if nested.finished is None:
                 _judge(config, judge, pairs, recorded, nested)
         told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()} if judge else {}
@@ -194,7 +193,7 @@ def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: 
         raise UsageError(
             f"--dry-run samples nothing, and {absent[0]!r} has no responses yet", remedy="make them: tokalign generate"
         )
-    texts = {s.name: answers.responses(s, data, config, config.out, lambda _: None) for s in sides}
+    texts = {s.name: answers.responses(s, data, config, None, lambda _: None) for s in sides}
     shown = claude.Pairings(_pairs(list(data), texts), ORDERS if config.both_orders else ORDERS[:1])
     return asyncio.run(claude.estimated(shown, config))
 
@@ -252,7 +251,7 @@ def _commit(
     stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": told}
     made = out.folder / "judgements"
     below = Manifest.read(made) if artifacts.is_artifact(made) else None
-    failed, usage = (below.rows["failed"], below.usage) if below else (0, {})
+    failed, usage = (below.rows.get("failed", 0), dict(below.usage)) if below else (0, {})
     return out.commit({"in": rows, "out": rows, "failed": failed}, stats, usage)
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from tokalign import appendlog
-from tokalign.artifacts import hash_json, sync
+from tokalign.disk import hash_json, sync
 from tokalign.schemas import Prompt
 
 CLAIM = 180.0

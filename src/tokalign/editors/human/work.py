@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokalign.artifacts import ANNOTATIONS, Manifest, is_artifact
+from tokalign.artifacts import ANNOTATIONS, kind_of
 from tokalign.config import EditConfig
 from tokalign.editors import gate
 from tokalign.editors.human.desk import Desk, Task
@@ -16,7 +16,7 @@ from tokalign.schemas import Edit, Preference
 def row_type(source: str) -> tuple[type[Any], str]:
     """What SOURCE holds: preferences to edit, or edits (of a model) to review."""
     folder = Path(source)
-    if is_artifact(folder) and Manifest.read(folder).kind == "edits":
+    if kind_of(folder) == "edits":
         return Edit, "edits"
     return Preference, "preferences"
 
