@@ -1,11 +1,18 @@
 """A log that only grows, one JSON object a line: what stands in it when its writer is killed is found again."""
 
+import errno
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tokalign.disk import check_nesting
 from tokalign.errors import InputError
+
+_BEGINS = b'{"event"'
+"""How every line of such a log begins: a last one that does not is somebody else's, and stays."""
 
 
 def replay(file: BinaryIO, path: Path, take: Callable[[dict[str, Any], int], None], remedy: str) -> None:
@@ -24,23 +31,48 @@ def replay(file: BinaryIO, path: Path, take: Callable[[dict[str, Any], int], Non
     """
     file.seek(0)
     whole = 0
+    unended = False
     for number, line in enumerate(iter(file.readline, b""), 1):
-        if not line.endswith(b"\n"):
-            if not _is_json(line):
+        unended = not line.endswith(b"\n")
+        if unended and not _is_json(line):
+            if line.startswith(_BEGINS) or _BEGINS.startswith(line):  # ours, cut short by a kill
                 file.truncate(whole)
-                break
-            file.write(b"\n")
-            file.flush()
+                return
+            raise InputError("not a line that belongs here", where=f"{path}:{number}", remedy=remedy)
         try:
-            take(json.loads(line), whole)
-        except (ValueError, KeyError, TypeError) as e:
-            problem = f"not a line that belongs here: {type(e).__name__}"
-            raise InputError(problem, where=f"{path}:{number}", remedy=remedy) from e
+            entry = json.loads(line)
+            check_nesting(entry)
+            take(entry, whole)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise InputError("not a line that belongs here", where=f"{path}:{number}", remedy=remedy) from e
         whole += len(line)
+    if unended:
+        file.write(b"\n")
+        file.flush()
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log for reading and appending; a link is not followed, for what it points to is somebody else's.
+
+    Raises:
+        InputError: it is a link, or no regular file.
+    """
+    try:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+    except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        handle = -1
+    if handle < 0 or not stat.S_ISREG(os.fstat(handle).st_mode):
+        if handle >= 0:
+            os.close(handle)
+        raise InputError("not a regular file", where=str(path), remedy="move it elsewhere")
+    return open(handle, "a+b")  # noqa: PTH123 - of a descriptor
 
 
 def _is_json(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

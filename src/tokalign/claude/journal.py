@@ -32,6 +32,7 @@ finished    a run has come to its end
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -82,6 +83,17 @@ def key_of(request: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def _dollars(amount: Any) -> float:
+    """A sum of money as a journal has it: one that is none, or negative, would switch the cap off.
+
+    Raises:
+        ValueError: it is.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+        raise ValueError(f"no sum of money: {amount!r}")
+    return float(amount)
+
+
 class Journal:
     """``with Journal(path) as journal``: one process at a time, which its caller's lock sees to.
 
@@ -109,7 +121,7 @@ class Journal:
         self._planned: dict[str, Plan] = {}
         self._synced = time.monotonic()
         self._open: dict[str, float] = {}
-        self._file: BinaryIO = path.open("a+b")
+        self._file: BinaryIO = appendlog.open_log(path)
         remedy = "mend it, or pass --discard-journal (what was paid is then paid again)"
         appendlog.replay(self._file, path, self._take, remedy)
         for key in list(self._open):
@@ -118,10 +130,10 @@ class Journal:
     def _take(self, entry: dict[str, Any], at: int) -> None:
         event, key = entry["event"], entry["key"]
         if event == SENT:
-            self._open[key] = float(entry["most"])
+            self._open[key] = _dollars(entry["most"])
         elif event == PLANNED:
             keys, at_time = list(entry["keys"]), datetime.fromisoformat(entry["at"])
-            plan = Plan(key, keys, float(entry["most"]), at_time, entry["rates"], set(keys))
+            plan = Plan(key, keys, _dollars(entry["most"]), at_time, entry["rates"], set(keys))
             self.plans[key] = plan
             self._planned |= dict.fromkeys(keys, plan)
         elif event == CREATED:
@@ -141,11 +153,11 @@ class Journal:
         """A request has come to an end, or a plan as a whole."""
         most, plan = self._open.pop(key, 0.0), self.plans.get(key)
         if event == ANSWERED:
+            self.spent += _dollars(entry["cost"])
             self._answers[key] = at
-            self.spent += float(entry["cost"])
             self.charged += 1
         elif event == LOST:
-            self.perhaps += float(entry.get("most", most))
+            self.perhaps += _dollars(entry.get("most", most))
             self.lost += len(plan.left) if plan else 1
             self.retries[entry["why"]] += 1
         elif event == REFUSED:

@@ -13,6 +13,8 @@ from tokalign.errors import InputError, UsageError
 BATCH = 0.5
 """Message Batches cost half."""
 MILLION = 1_000_000
+_TOO_MANY = 1e12
+"""Tokens that no call has."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,18 @@ class Rates:
     """Tokens of a prompt up to which these rates hold; None: any."""
 
     def cost(self, usage: Mapping[str, Any], batch: bool = False) -> float:
-        """US dollars for what the API says a call used; tokens written to the cache count by how long they are kept."""
+        """US dollars for what the API says a call used; tokens written to the cache count by how long they are kept.
+
+        Raises:
+            ValueError: a number of tokens is none.
+        """
         written = usage.get("cache_creation") or {}
-        for_an_hour = int(written.get("ephemeral_1h_input_tokens") or 0)
-        all_written = int(usage.get("cache_creation_input_tokens") or 0)
+        for_an_hour = _tokens(written.get("ephemeral_1h_input_tokens"))
+        all_written = _tokens(usage.get("cache_creation_input_tokens"))
         dollars = (
-            self.input * int(usage.get("input_tokens") or 0)
-            + self.output * int(usage.get("output_tokens") or 0)
-            + self.cache_read * int(usage.get("cache_read_input_tokens") or 0)
+            self.input * _tokens(usage.get("input_tokens"))
+            + self.output * _tokens(usage.get("output_tokens"))
+            + self.cache_read * _tokens(usage.get("cache_read_input_tokens"))
             + self.cache_write_1h * for_an_hour
             + self.cache_write_5m * max(all_written - for_an_hour, 0)
         )
@@ -45,6 +51,21 @@ class Rates:
         """The most that a call of so many tokens can cost: all of its prompt written to the cache, the answer full."""
         dearest = max(self.input, self.cache_write_5m, self.cache_write_1h, self.cache_read)
         return (dearest * prompt_tokens + self.output * answer_tokens) / MILLION * (BATCH if batch else 1)
+
+
+def _tokens(number: Any) -> int:
+    """A number of tokens, as the API tells it; null is none.
+
+    Raises:
+        ValueError: it is negative, not finite, not whole, or no number.
+    """
+    if number is None:
+        return 0
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < _TOO_MANY:
+        raise ValueError(f"not a number of tokens: {number!r}")
+    if number != int(number):
+        raise ValueError(f"not a whole number of tokens: {number!r}")
+    return int(number)
 
 
 class Estimate(NamedTuple):

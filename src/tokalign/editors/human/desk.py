@@ -105,7 +105,7 @@ class Desk:
         """All rows before this one are decided."""
         self._saves: deque[float] = deque(maxlen=20)
         new = not path.exists()
-        self._file = path.open("a+b")
+        self._file = appendlog.open_log(path)
         if new:
             sync(path.parent)
         appendlog.replay(self._file, path, self._take, "mend it, or move it away: it holds a person's work")

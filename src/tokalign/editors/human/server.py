@@ -177,7 +177,7 @@ class Pages:
         try:
             said = json.loads(body)
             number = said["at"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {}, None
         there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.desk.tasks)
         return (said, number) if there else ({}, None)
