@@ -16,6 +16,7 @@ from tokalign.config import ExportConfig, ExportTo
 from tokalign.errors import ConflictError, InputError, UsageError
 from tokalign.knobs import Foreign
 from tokalign.schemas import Preference, ResponseRow
+from tokalign.spreadsheet import quoted
 from tokalign.stages import export
 
 TURNS = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}, {"role": "user", "content": "So?"}]
@@ -116,3 +117,14 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     done = run(ROOT, "export", "data/edits", "--to", "trl", "--out", str(tmp_path / "deep" / "o.jsonl"), "--json")
     assert json.loads(done.stdout) == {"file": str(tmp_path / "deep" / "o.jsonl"), "rows": 200, "skipped": {}}
     assert "200 rows →" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("@x", "'@x"), ("+1+cmd", "'+1+cmd"), ("-1+cmd", "'-1+cmd"),
+        ("- an item", "- an item"), ("-1.5", "-1.5"), ("a=b", "a=b"), ("", ""), (-2, -2), ("\t=1", "'\t=1"),
+    ],
+)  # fmt: skip
+def test_text_that_a_spreadsheet_would_run_is_quoted(cell: Any, written: Any) -> None:
+    assert quoted(cell) == written

@@ -12,6 +12,7 @@ from typing import Any
 from tokalign import probe, sandbox
 from tokalign.disk import LONGEST, check_nesting
 from tokalign.errors import InputError, UsageError, first_line
+from tokalign.spreadsheet import unquoted
 
 Placed = tuple[str, dict[str, Any]]
 """A row as it came, and its place: ``file:line`` in text, ``file: row N`` (from 0) elsewhere."""
@@ -158,7 +159,7 @@ def _cell(text: str) -> Any:
             return found
         except (ValueError, RecursionError):
             return text
-    return text
+    return unquoted(text)
 
 
 def _parquet(path: Path) -> Iterator[Placed]:

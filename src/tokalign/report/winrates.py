@@ -14,6 +14,7 @@ from tokalign.report import tables
 from tokalign.report.text import safe
 from tokalign.schemas import Compared
 from tokalign.sources import check_row
+from tokalign.spreadsheet import quoted
 
 Rows = list[list[str]]
 
@@ -87,7 +88,7 @@ def _csv(manifest: Manifest) -> str:
     writer.writerow(["candidate", *names])
     for name, c in found.items():
         values = (c.get(key) for key in names)
-        writer.writerow([name, *(json.dumps(v) if isinstance(v, list) else v for v in values)])
+        writer.writerow([quoted(name), *(json.dumps(v) if isinstance(v, list) else v for v in values)])
     return out.getvalue().rstrip("\n")
 
 

@@ -14,6 +14,7 @@ from tokalign.errors import UsageError
 from tokalign.formats import as_transcript
 from tokalign.outfile import refuse_taken, writing_file
 from tokalign.schemas import Edit, Preference, Prompt, ResponseRow
+from tokalign.spreadsheet import quoted
 
 Out = dict[str, Any]
 
@@ -133,7 +134,7 @@ def _csv(path: Path, rows: Iterator[Out]) -> None:
     with path.open("w", encoding="utf-8", newline="") as f:
         table = csv.DictWriter(f, list(first))
         table.writeheader()
-        table.writerows(chain([first], rows))
+        table.writerows({k: quoted(v) for k, v in row.items()} for row in chain([first], rows))
 
 
 def _parquet(path: Path, rows: Iterator[Out]) -> None:

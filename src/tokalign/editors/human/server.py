@@ -28,6 +28,8 @@ from tokalign.editors.human.lines import as_in
 from tokalign.errors import UsageError
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
+_COMPARED = 100_000
+"""Characters of two texts, together, that are compared while someone writes."""
 _VERDICTS = ("edited", "unchanged", "failed")
 
 
@@ -119,6 +121,8 @@ class Pages:
         if number is None or not isinstance(text, str):
             return _say({"error": "a row and a text"}, 400)
         original = self.desk.tasks[number].original
+        if len(original) + len(text) > _COMPARED:  # it would hold up everyone else
+            return _say({"parts": [], "similarity": None, "large": False, "long": True})
         text = as_in(original, text)
         kept = diff.compare_words(split([original]), split([text]), diff.Way())
         parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]

@@ -156,6 +156,11 @@ async function compare() {
       }
   }
   $("diff").replaceChildren(...pieces);
+  if (found.long) {
+    $("keeps").textContent = "too long to compare while you write; Save works as usual";
+    $("keeps").className = "soft";
+    return;
+  }
   const share = `keeps ${Math.round(100 * found.similarity)} % of the words`;
   const same = text === unix(row.original);
   $("keeps").textContent = same ? "as it was" : found.large ? `${share}: that is a rewrite; can less be changed?` : share;
