@@ -145,7 +145,8 @@ def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
     assert made.select("rows") == {"limit": None, "seed": 7, "loose": 0.0, **sizes}
     assert made.select("out") == {"out": str(Path("runs") / "x")}
     assert type(made.select("out")["out"]) is str
-    assert made.select("run", "out") == {"out": "runs/x", "fresh": False, "json": False, "quiet": True}
+    probing = {"probe_seconds": 4.0, "probe_memory": 1024}
+    assert made.select("run", "out") == {"out": "runs/x", "fresh": False, "json": False, "quiet": True, **probing}
     assert made.select() == {}
 
 

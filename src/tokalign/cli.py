@@ -193,12 +193,12 @@ def _build(name: str, command: Command) -> Any:
     knobs = command.load_knobs()
 
     def body(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
-        settings = knobs(**values)
-        if isinstance(settings, Stage):
-            sandbox.set_limits(sandbox.Limits(settings.probe_seconds, settings.probe_memory))
-        result = importlib.import_module(command.module).run(settings)
+        config = knobs(**values)
+        if isinstance(config, Stage):
+            sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
+        result = importlib.import_module(command.module).run(config)
         if result is not None:  # nothing to look at, or another process tells of it
-            importlib.import_module("tokalign.report.summary").written(settings, result)
+            importlib.import_module("tokalign.report.summary").written(config, result)
         if getattr(result, "rows", None) and isinstance(result.rows, dict) and result.rows.get("failed"):
             raise typer.Exit(UNRESOLVED)
 
