@@ -58,3 +58,9 @@ def test_a_whole_last_line_without_its_end_counts_and_gets_one(tmp_path: Path) -
     with Journal(path) as journal:
         assert journal.spent == 0.5
     assert path.read_text() == json.dumps(entry) + "\n"
+
+
+def test_usage_that_says_nothing_costs_the_most_that_a_call_can() -> None:
+    assert cost_of({"usage": {}}, RATES, most=0.75) == 0.75
+    assert cost_of({"usage": {"cache_read_input_tokens": 0}}, RATES, most=0.75) == 0.75
+    assert cost_of({"usage": {"input_tokens": 0, "output_tokens": 0}}, RATES, most=0.75) == 0.0

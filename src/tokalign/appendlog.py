@@ -34,7 +34,7 @@ def replay(file: BinaryIO, path: Path, take: Callable[[dict[str, Any], int], Non
     unended = False
     for number, line in enumerate(iter(file.readline, b""), 1):
         unended = not line.endswith(b"\n")
-        if unended and not _is_json(line):
+        if unended and not _may_be_whole(line):
             if line.startswith(_BEGINS) or _BEGINS.startswith(line):  # ours, cut short by a kill
                 file.truncate(whole)
                 return
@@ -71,8 +71,10 @@ def open_log(path: Path) -> BinaryIO:
     return open(handle, "a+b")  # noqa: PTH123 - of a descriptor
 
 
-def _is_json(line: bytes) -> bool:
+def _may_be_whole(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+    except RecursionError:  # no such line is ours, cut short or not
+        return True
+    except ValueError:
         return False

@@ -17,7 +17,7 @@ from typing import Any
 
 import anthropic
 
-from tokalign.claude.client import Claude, R, Request, T, cost_of, tokens_at_most
+from tokalign.claude.client import Claude, R, Request, T, check_answer, cost_of, tokens_at_most
 from tokalign.claude.journal import Answer, Plan, key_of
 from tokalign.claude.limits import over_the_cap
 from tokalign.claude.prices import Rates
@@ -210,13 +210,13 @@ class Batches:
             kind = result["type"]
             if kind == "succeeded":
                 message = result["message"]
-                message["content"]
+                check_answer(message)
                 cost = cost_of(message, Rates(**plan.rates), plan.most / len(plan.keys), batch=True)
                 self.journal.answer(key, message, cost)
                 return
             error = result["error"]["error"] if kind == "errored" else {"type": kind}
             why = str(error["type"])
-        except (KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return
         self.journal.refuse(key, why)
         if why == "invalid_request_error":
@@ -241,7 +241,7 @@ class Batches:
             try:
                 row = json.loads(line)
                 yield str(row["custom_id"]), row["result"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
     async def _wait(self, attempt: int) -> None:

@@ -6,6 +6,7 @@ they came, before anything is read out of them but what they cost, so that a bet
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from itertools import islice
@@ -18,6 +19,7 @@ from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.limits import Pace, Purse
 from tokalign.claude.prices import Rates
 from tokalign.claude.trouble import Again, Failed, after_status, may_have_passed, nap, never_left, patience
+from tokalign.disk import check_nesting
 from tokalign.errors import ServiceError
 from tokalign.knobs import Paid
 
@@ -124,8 +126,8 @@ class Claude:
         self.pace.learn(raw.headers)
         try:
             message = json.loads(raw.http_response.text)
-            message["content"]
-        except (ValueError, KeyError, TypeError):
+            check_answer(message)
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.journal.lose(key, "not an answer")
             return Again("not an answer")
         cost = cost_of(message, self.rates, most)
@@ -190,9 +192,23 @@ def tokens_at_most(request: Request) -> int:
     return len(json.dumps(request, ensure_ascii=False).encode()) + _OVERHEAD
 
 
+def check_answer(message: Any) -> None:
+    """Refuse what is no answer, or could not be read back from the journal.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has no content, or is nested too deeply.
+    """
+    message["content"]
+    check_nesting({"answer": message})
+
+
 def cost_of(message: dict[str, Any], rates: Rates, most: float, batch: bool = False) -> float:
-    """US dollars for a message: by what it says was used; where it does not say, the most it can be."""
+    """US dollars for a message: by what it says was used; where it says nothing that can be, the most it can be."""
     try:
-        return rates.cost(message["usage"], batch)
-    except (KeyError, TypeError, AttributeError, ValueError):
+        usage = message["usage"]
+        if not {"input_tokens", "output_tokens"} & usage.keys():  # it says nothing
+            return most
+        cost = rates.cost(usage, batch)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return most
+    return cost if 0 <= cost < math.inf else most

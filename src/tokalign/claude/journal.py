@@ -32,7 +32,6 @@ finished    a run has come to its end
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import time
@@ -51,6 +50,10 @@ PLANNED, CREATED, CLOSED = "planned", "created", "closed"
 DISCARDED, FINISHED = "discarded", "finished"
 SYNC = 1.0
 """Seconds of answers that a loss of power may cost; a killed process loses none."""
+
+
+_DEAREST = 1e100
+"""US dollars; any sum of so much is still a number."""
 
 
 class Answer(NamedTuple):
@@ -89,7 +92,7 @@ def _dollars(amount: Any) -> float:
     Raises:
         ValueError: it is.
     """
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= _DEAREST:
         raise ValueError(f"no sum of money: {amount!r}")
     return float(amount)
 
@@ -174,6 +177,8 @@ class Journal:
             self._planned.pop(key, None)
 
     def _write(self, event: str, key: str, **more: Any) -> None:
+        for name in more.keys() & {"cost", "most"}:  # what cannot be read back is not written
+            _dollars(more[name])
         entry = {"event": event, "key": key, **more}
         at = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(entry).encode() + b"\n")  # in ASCII: an answer may hold half a character

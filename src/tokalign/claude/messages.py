@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tokalign.claude.client import Request
 from tokalign.claude.journal import Answer
+from tokalign.claude.prices import tokens
 from tokalign.errors import InputError, UsageError
 from tokalign.knobs import Paid
 
@@ -82,12 +84,15 @@ def answered_by(answers: Sequence[Answer]) -> str | None:
 
 
 def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Tokens by kind and US dollars of some answers."""
+    """Tokens by kind and US dollars of some answers; what is no number of tokens is left out."""
     total: Counter[str] = Counter()
     for answer in answers:
         usage = answer.message.get("usage")
         counts = usage.items() if isinstance(usage, dict) else ()
-        total.update({k: n for k, n in counts if k.endswith("_tokens") and isinstance(n, int)})
+        for kind, count in counts:
+            if kind.endswith("_tokens") and count is not None:
+                with suppress(ValueError):
+                    total[kind] += tokens(count)
     return {**total, "usd": round(sum(a.cost for a in answers), 8)}
 
 

@@ -14,7 +14,7 @@ BATCH = 0.5
 """Message Batches cost half."""
 MILLION = 1_000_000
 _TOO_MANY = 1e12
-"""Tokens that no call has."""
+"""Tokens that no call has, and dollars that no rate is."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,18 @@ class Rates:
         Raises:
             ValueError: a number of tokens is none.
         """
-        written = usage.get("cache_creation") or {}
-        for_an_hour = _tokens(written.get("ephemeral_1h_input_tokens"))
-        all_written = _tokens(usage.get("cache_creation_input_tokens"))
+        written = {} if usage.get("cache_creation") is None else usage["cache_creation"]
+        if not isinstance(written, Mapping):
+            raise ValueError("cache_creation is no object")
+        for_an_hour = tokens(written.get("ephemeral_1h_input_tokens"))
+        told = tokens(written.get("ephemeral_5m_input_tokens")) + for_an_hour
+        all_written = max(tokens(usage.get("cache_creation_input_tokens")), told)
         dollars = (
-            self.input * _tokens(usage.get("input_tokens"))
-            + self.output * _tokens(usage.get("output_tokens"))
-            + self.cache_read * _tokens(usage.get("cache_read_input_tokens"))
+            self.input * tokens(usage.get("input_tokens"))
+            + self.output * tokens(usage.get("output_tokens"))
+            + self.cache_read * tokens(usage.get("cache_read_input_tokens"))
             + self.cache_write_1h * for_an_hour
-            + self.cache_write_5m * max(all_written - for_an_hour, 0)
+            + self.cache_write_5m * (all_written - for_an_hour)
         )
         return dollars / MILLION * (BATCH if batch else 1)
 
@@ -53,7 +56,7 @@ class Rates:
         return (dearest * prompt_tokens + self.output * answer_tokens) / MILLION * (BATCH if batch else 1)
 
 
-def _tokens(number: Any) -> int:
+def tokens(number: Any) -> int:
     """A number of tokens, as the API tells it; null is none.
 
     Raises:
@@ -127,6 +130,6 @@ def _rates(model: str, row: Any, where: str) -> Rates:
     if not isinstance(row, dict) or set(row) - set(names) or set(needed) - set(row):
         raise InputError(f"[{model}] needs {', '.join(needed)}", where=where, field=model)
     for name, value in row.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _TOO_MANY:
             raise InputError(f"no price: {value!r}", where=where, field=f"{model}.{name}", remedy="dollars, 0 or more")
     return Rates(**row)

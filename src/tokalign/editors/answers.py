@@ -48,6 +48,10 @@ class Reading(NamedTuple):
 _COMPLAINTS = {
     "unparsed": "That is not the JSON object that was asked for. Answer with it alone.",
     "empty": "The edited response is empty. Keep what can stand of the response, and mend the rest.",
+    "changed without a reason": (
+        "You named nothing that is wrong, but changed the text. Name what is wrong and mend only that; or, if nothing "
+        "is wrong, say none and give the response back exactly as it was."
+    ),
     "unchanged": "You named what is wrong, but changed nothing. Mend it; or, if nothing is wrong, say none.",
     "over-edited": (
         "That keeps only {kept:.0%} of the words of the response. Start again from the response as it was, change "
@@ -85,6 +89,8 @@ def _judge(proposal: Proposal, original: str, chosen: str | None, min_similarity
     copied = chosen is not None and proposal.edited.strip() == chosen.strip()
     if copied and (verdict.similarity or 0.0) < _SMALL:
         return verdict._replace(status="rejected", reason="copy of chosen")
+    if not proposal.categories:
+        return verdict._replace(status="rejected", reason="changed without a reason")
     return verdict
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from tokalign import appendlog
 from tokalign.disk import hash_json, sync
@@ -25,6 +25,7 @@ CLAIM = 180.0
 LEAVING = 10.0
 """Seconds for which a row waits for a page that is left: it may only be loaded anew."""
 Verdict = Literal["edited", "unchanged", "failed"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Task(NamedTuple):
@@ -76,6 +77,41 @@ class ConflictError(Exception):
     """The row was decided by someone else meanwhile."""
 
 
+def _text_in(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    value.encode()  # half a character cannot be written
+    return value
+
+
+def _work_in(value: Any) -> Work:
+    """Work as it stands in a journal.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    work = Work(**value)
+    if not isinstance(work.categories, list):
+        raise ValueError("not a list of categories")
+    for text in (work.text, work.rationale, *work.categories):
+        _text_in(text)
+    return work
+
+
+def _decision_in(entry: dict[str, Any], work: Work) -> Decision:
+    """A decision as it stands in a journal.
+
+    Raises:
+        ValueError, KeyError: it is none.
+    """
+    verdict, version = entry["verdict"], entry["version"]
+    if verdict not in VERDICTS:
+        raise ValueError("no such verdict")
+    if type(version) is not int or version < 1:
+        raise ValueError("not a version")
+    return Decision(verdict, work, _text_in(entry["annotator"]), version)
+
+
 class Desk:
     """``with Desk(tasks, path, annotator) as desk``: one process at a time, which its caller's lock sees to.
 
@@ -111,11 +147,13 @@ class Desk:
         appendlog.replay(self._file, path, self._take, "mend it, or move it away: it holds a person's work")
 
     def _take(self, entry: dict[str, Any], _: int) -> None:
-        work = Work(**entry["work"])
+        work, key = _work_in(entry["work"]), _text_in(entry["key"])
         if entry["event"] == "draft":
-            self.drafts[entry["key"]] = work
+            self.drafts[key] = work
+        elif entry["event"] == "decided":
+            self._decided(key, _decision_in(entry, work))
         else:
-            self._decided(entry["key"], Decision(entry["verdict"], work, entry["annotator"], entry["version"]))
+            raise ValueError("no such event")
 
     def _decided(self, key: str, decision: Decision) -> None:
         if key not in self.decisions:

@@ -1,8 +1,9 @@
 """Who is let through to the page: its own session, and nobody else.
 
-The secret comes in the address that is printed and opened; it becomes a cookie that scripts cannot read, named by the
-port, for browsers send cookies to every port of a host. Every request must name this host, and what changes anything
-must come from the page itself.
+The secret comes in the address that is printed; a browser that we start gets one that lets in a single time, for
+others can read its arguments. Either becomes a cookie that scripts cannot read, named by the port, for browsers send
+cookies to every port of a host. Every request must name this host, and what changes anything must come from the page
+itself.
 """
 
 import secrets

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -22,7 +23,7 @@ from tokalign import interrupt
 from tokalign.core import diff
 from tokalign.core.words import split
 from tokalign.editors.answers import CATEGORIES
-from tokalign.editors.human.desk import ConflictError, Desk, Work
+from tokalign.editors.human.desk import VERDICTS, ConflictError, Desk, Work
 from tokalign.editors.human.guard import BYTES, HEADERS, Guard, cookie_of, equal
 from tokalign.editors.human.lines import as_in
 from tokalign.errors import UsageError
@@ -30,17 +31,33 @@ from tokalign.errors import UsageError
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 _COMPARED = 100_000
 """Characters of two texts, together, that are compared while someone writes."""
-_VERDICTS = ("edited", "unchanged", "failed")
+_WORDS = 20_000
+"""Their words."""
 
 
 class Pages:
-    """The routes. ``saved`` is called after each decision, ``finish`` when the person says that all is done."""
+    """The routes.
+
+    Args:
+        desk: the work.
+        secret: what lets in, in the address that is printed.
+        min_similarity: what keeps less of the words is warned of.
+        saved: called after each decision.
+        finish: called when the person says that all is done.
+        once: what lets in a single time, in the address that a browser is started with: others can read that.
+    """
 
     def __init__(
-        self, desk: Desk, secret: str, min_similarity: float, saved: Callable[[], None], finish: Callable[[], None]
+        self,
+        desk: Desk,
+        secret: str,
+        min_similarity: float,
+        saved: Callable[[], None],
+        finish: Callable[[], None],
+        once: str = "",
     ) -> None:
         self.desk, self.secret, self.min_similarity = desk, secret, min_similarity
-        self._saved, self._finish = saved, finish
+        self._saved, self._finish, self._once = saved, finish, once
 
     def routes(self) -> list[Route]:
         """Where each is."""
@@ -57,13 +74,21 @@ class Pages:
         ]
 
     async def open(self, request: Request) -> Response:
-        """Turn the secret of the address into a cookie."""
-        if not equal(request.query_params.get("key", ""), self.secret):
+        """Turn the secret of the address, or what stands for it a single time, into a cookie."""
+        said = request.query_params
+        if not equal(said.get("key", ""), self.secret) and not self._first(said.get("once", "")):
             return Response("open the address that the command printed", 403, HEADERS)
         answer = RedirectResponse("/", 303, HEADERS)
         # Lax, not strict: a click on the address in a page of another site (a terminal in a browser) is a way in too.
         answer.set_cookie(cookie_of(request.headers["host"]), self.secret, httponly=True, samesite="lax", path="/")
         return answer
+
+    def _first(self, once: str) -> bool:
+        """Whether this lets in, for the first and last time."""
+        if not self._once or not equal(once, self._once):
+            return False
+        self._once = ""
+        return True
 
     async def page(self, request: Request) -> Response:
         """The page."""
@@ -121,13 +146,7 @@ class Pages:
         if number is None or not isinstance(text, str):
             return _say({"error": "a row and a text"}, 400)
         original = self.desk.tasks[number].original
-        if len(original) + len(text) > _COMPARED:  # it would hold up everyone else
-            return _say({"parts": [], "similarity": None, "large": False, "long": True})
-        text = as_in(original, text)
-        kept = diff.compare_words(split([original]), split([text]), diff.Way())
-        parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
-        similarity = diff.similarity(original, text)
-        return _say({"parts": parts, "similarity": similarity, "large": similarity < self.min_similarity})
+        return _say(await run_in_threadpool(_compared, original, text, self.min_similarity))
 
     async def draft(self, request: Request) -> Response:
         """Keep what is being written."""
@@ -143,7 +162,7 @@ class Pages:
         """Hand work in. The answer comes when it is on disk."""
         said, number = await self._said(request)
         work, verdict, version = self._work(said, number), said.get("verdict"), said.get("version")
-        if number is None or work is None or verdict not in _VERDICTS or not isinstance(version, int):
+        if number is None or work is None or verdict not in VERDICTS or not isinstance(version, int):
             return _say({"error": "a row, a verdict, a version and a text"}, 400)
         task = self.desk.tasks[number]
         if verdict == "edited" and (not work.text.strip() or work.text == task.original):
@@ -202,6 +221,21 @@ class Pages:
         return Work(as_in(task.original, text), [c for c in known if c in categories], rationale)
 
 
+def _compared(original: str, text: str, min_similarity: float) -> dict[str, Any]:
+    """What an edit removes and puts in; nothing of texts that are too long for someone to wait."""
+    long: dict[str, Any] = {"parts": [], "similarity": None, "large": False, "long": True}
+    if len(original) + len(text) > _COMPARED:
+        return long
+    text = as_in(original, text)
+    a, b = split([original]), split([text])
+    if len(a.ids) + len(b.ids) > _WORDS:
+        return long
+    kept = diff.compare_words(a, b, diff.Way())
+    parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
+    (similarity,) = diff.similarities(a, b)
+    return {"parts": parts, "similarity": similarity, "large": similarity < min_similarity}
+
+
 def _say(what: dict[str, Any], status: int = 200) -> Response:
     return JSONResponse(what, status, HEADERS)
 
@@ -255,13 +289,13 @@ def serve(
         def finish() -> None:
             server.finished = True
 
-        pages = Pages(desk, secret, min_similarity, saved, finish)
+        once = secrets.token_urlsafe(32) if show else ""
+        pages = Pages(desk, secret, min_similarity, saved, finish, once)
         app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=secret, host=host)])
         server = _Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
-        address = f"http://{host}/open?key={secret}"
-        say(f"the page is at {address}  (Ctrl-C ends; everything handed in is kept)")
+        say(f"the page is at http://{host}/open?key={secret}  (Ctrl-C ends; everything handed in is kept)")
         if show:
-            threading.Thread(target=_open, args=(address,), daemon=True).start()
+            threading.Thread(target=_open, args=(f"http://{host}/open?once={once}",), daemon=True).start()
         server.run(sockets=[listener])
     interrupt.check()
 
