@@ -14,7 +14,7 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test test-browser unit lint format data paper ablations soak clean
+.PHONY: all pipeline install test test-browser unit lint format data paper ablations soak fuzz clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -107,6 +107,10 @@ ablations: install
 soak: install
 	TOKALIGN_TEST_TREES=500 $(BIN)/pytest -q -n 2 tests/test_never_destroy.py
 	$(BIN)/python -m tests.soak
+
+# Fifty thousand damaged and hostile files: only errors of ours may come of them. MINUTES=5 ends sooner, SEED=1 differs.
+fuzz: install
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),60) --seed $(SEED)
 
 clean:
 	rm -rf $(RUN)

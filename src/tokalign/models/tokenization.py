@@ -95,7 +95,9 @@ class Codec:
         """
         # They bring torch, which a process that is sent a tokenizer does without.
         from transformers import AutoTokenizer, GenerationConfig
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # it would print what stands in the folder as it stands there
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         except Exception as e:  # whatever a foreign folder leads a library to
