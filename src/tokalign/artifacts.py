@@ -202,7 +202,13 @@ def check_name(name: str) -> None:
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name:
-        raise ValueError(f"{name!r} points outside the artifact")
+        raise ValueError(f"{name[:200]!r} points outside the artifact")
+    if max(len(part.encode(errors="replace")) for part in path.parts) > _NAME or len(name) > _PATH:
+        raise ValueError(f"{name[:80]!r}… is longer than the name of a file can be")
+
+
+_NAME, _PATH = 255, 2048
+"""Bytes of a file's name that all file systems take, and characters of a path."""
 
 
 @dataclass(frozen=True)
@@ -287,8 +293,10 @@ def _check_file(folder: Path, entry: dict[str, Any]) -> None:
                     f"{entry['name']!r} points outside the artifact", where=str(folder / MANIFEST), field="files"
                 )
         found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise InputError("the file is missing", where=str(path), remedy="make the artifact again") from e
+    except OSError as e:
+        missing = isinstance(e, FileNotFoundError | NotADirectoryError)
+        problem = "the file is missing" if missing else f"it cannot be read: {e.strerror}"
+        raise InputError(problem, where=str(path), remedy="make the artifact again") from e
     if not stat.S_ISREG(found.st_mode):
         raise InputError(
             f"{entry['name']!r} is not a regular file; it points outside the artifact, or is none",

@@ -16,6 +16,8 @@ from tokalign.errors import InputError
 
 _HEADER = 100 * 1024 * 1024
 """Bytes of the header of a file of weights."""
+_ELEMENTS = 2**48
+"""Numbers in one tensor."""
 _CONFIG = 8 * 1024 * 1024
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 """Numbers that cannot be larger than that of the tensors."""
@@ -88,11 +90,17 @@ def _weights(folder: Path) -> Iterator[int]:
                 header = json.loads(file.read(size))
             for name, tensor in header.items():
                 if name != "__metadata__":
-                    elements = 1
-                    for n in tensor["shape"]:
-                        elements *= int(n)
-                    yield elements
+                    yield _elements(tensor["shape"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise InputError(
                 f"not a file of weights: {e}", where=str(path), remedy="fetch or make the model again"
             ) from e
+
+
+def _elements(shape: Any) -> int:
+    elements = 1
+    for n in shape:
+        elements *= n
+        if type(n) is not int or not 0 <= n <= _ELEMENTS or elements > _ELEMENTS:
+            raise ValueError(f"a tensor of shape {str(shape)[:80]}")
+    return elements

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from tokalign.core.words import joins
@@ -126,9 +125,10 @@ class Codec:
         if self.tokenizer.chat_template:
             try:
                 return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-            except TemplateError as e:
+            except Exception as e:  # a template is a program of somebody else's
                 raise InputError(
-                    f"the model's chat template refuses it: {e}: {json.dumps(turns, ensure_ascii=False)[:200]}",
+                    f"the model's chat template refuses it: {first_line(e)}: "
+                    f"{json.dumps(turns, ensure_ascii=False)[:200]}",
                     field="prompt",
                     remedy="give turns as the model wants them, or a model without such a rule",
                 ) from e
@@ -143,7 +143,7 @@ class Codec:
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
         try:
             _, _, tail = str(self.tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(mark)
-        except TemplateError:
+        except Exception:  # a template is a program of somebody else's
             return None
         ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
         return next((i for i in ids if i in self.tokenizer.all_special_ids), None)
