@@ -68,6 +68,16 @@ LAYOUTS: dict[Format, dict[str, Any]] = {
     "qa-feedback": {"question": "Q?", "passages": [["T", "p"]], "prediction 1": "Bad.",
                     "feedback": {"corrected-prediction": "Good."}},
     "alpaca-eval": {"instruction": "Q?", "output": "Good.", "generator": "g"},
+    "orca": {"system": "S", "question": "Q?", "chosen": "Good.", "rejected": "Bad."},
+    "llama-factory": {"conversations": [{"from": "human", "value": "Q?"}], "system": "S",
+                      "chosen": {"from": "gpt", "value": "Good."}, "rejected": {"from": "gpt", "value": "Bad."}},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "Good."}]},
+    "argilla": {"instruction": "Q?", "chosen_response": "Good.", "rejected_response": "Bad."},
+    "nectar": {"prompt": "\n\nHuman: Q?\n\nAssistant: ", "answers": [{"answer": "Good.", "rank": 1.0},
+                                                                   {"answer": "Bad.", "rank": 2.0}]},
+    "shp": {"history": "Q?", "human_ref_A": "Good.", "human_ref_B": "Bad.", "labels": 1},
+    "pku-saferlhf": {"prompt": "Q?", "response_0": "Good.", "response_1": "Bad.", "better_response_id": 0},
+    "helpsteer": {"prompt": "Q?", "response_1": "Good.", "response_2": "Bad.", "preference_strength": -1},
 }  # fmt: skip
 ROWS = (Preference, RecordedEdit, Edit, Sft, PromptRow, ResponseRow, Judgement)
 

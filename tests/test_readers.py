@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from csv import DictWriter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tokalign import readers, sources
 from tokalign.errors import InputError
 from tokalign.knobs import Foreign, Stage
 from tokalign.migrations import MIGRATIONS
-from tokalign.schemas import KINDS, Edit, Kind, Preference, PromptRow, ResponseRow
+from tokalign.schemas import KINDS, Edit, Judgement, Kind, Preference, PromptRow, RecordedEdit, ResponseRow
 from tokalign.writer import writing
 
 ROWS = [
@@ -89,6 +90,62 @@ def test_csv_cells_take_the_types_of_their_columns(tmp_path: Path) -> None:
     assert (first.prompt, first.edited, first.chosen) == ([{"role": "user", "content": "Q?"}], "", None)
     assert (first.attempts, first.similarity, first.categories) == (2, 0.5, ["fact"])
     assert (second.prompt, second.chosen, second.attempts, second.categories) == ("[Q]", "z", 1, [])
+
+
+def table(path: Path, *rows: dict[str, str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as f:
+        out = DictWriter(f, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    return path
+
+
+def test_a_response_in_csv_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+    turns = json.dumps([{"role": "assistant", "content": "x"}])
+    texts = ["[1, 2]", "[]", '["a"]', "{}", "null", "2.0", turns, "Plain."]
+    rows = [{"prompt": t, "original": t, "edited": f"{t}."} for t in texts]
+    read = list(sources.read_rows(table(tmp_path / "a.csv", *rows), RecordedEdit, "edits"))
+    assert [(r.original, r.edited) for r in read] == [(t, f"{t}.") for t in texts]
+    assert [r.prompt for r in read] == [json.loads(t) if t == turns else t for t in texts], "but a prompt may be turns"
+    pairs = [{"prompt": "Q?", "chosen": t, "rejected": "Bad."} for t in texts]
+    pairs_read = sources.read_rows(table(tmp_path / "b.csv", *pairs), Preference, "preferences")
+    assert [r.chosen for r in pairs_read] == texts
+    assert pairs_read.lineage["kind"] == "preferences"
+
+
+def test_messages_in_csv_are_spelt_out_as_json(tmp_path: Path) -> None:
+    def one(role: str, text: str) -> str:
+        return json.dumps([{"role": role, "content": text}])
+
+    rows = [{"prompt": one("user", "Q?"), "chosen": one("assistant", f"{i}"), "rejected": one("assistant", "Bad.")}
+            for i in range(2)]  # fmt: skip
+    read = sources.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
+    assert [(r.prompt, r.chosen, r.rejected) for r in read] == [("Q?", f"{i}", "Bad.") for i in range(2)]
+    assert read.lineage["kind"] == "trl"
+
+
+def test_numbers_in_csv_are_numbers_however_they_are_written(tmp_path: Path) -> None:
+    rows = [{"instruction": "Q?", "input": "", "output_1": "Bad.", "output_2": "Good.", "preference": p}
+            for p in ("2.0", "2", " 2")]  # fmt: skip
+    read = sources.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
+    assert [r.chosen for r in read] == ["Good."] * 3
+    judged = [{"id": "a", "candidate": "c", "order": "reference_first", "preference": "2.0"}]
+    (one,) = sources.read_rows(table(tmp_path / "b.csv", *judged), Judgement, "judgements")
+    assert one.preference == 2
+    samples = [{"id": "a", "sample": "1.0", "prompt": "Q?", "response": "[1]"}]
+    (response,) = sources.read_rows(table(tmp_path / "c.csv", *samples), ResponseRow, "responses")
+    assert (response.sample, response.response) == (1, "[1]")
+
+
+def test_a_table_of_structs_has_nulls_that_count_for_nothing(tmp_path: Path) -> None:
+    plain = {"role": "user", "content": "Q?"}
+    rows = [
+        {"prompt": [{**plain, "tool_calls": None}], "original": "x", "edited": "y", "chosen": None, "rationale": None},
+        {"prompt": [plain, {**plain, "tool_calls": "t"}], "original": "x", "edited": "y", "chosen": "z"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows[:1]), tmp_path / "a.parquet")
+    (read,) = sources.read_rows(tmp_path / "a.parquet", RecordedEdit, "edits")
+    assert (read.prompt, read.chosen, read.rationale) == ([plain], None, "")
 
 
 BAD_CSV = [

@@ -20,7 +20,10 @@ from tokalign.errors import UsageError
 
 Role = Literal["rows", "more", "run", "input", "out"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
-Format = Literal["auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval"]
+Format = Literal[
+    "auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval", "orca",
+    "llama-factory", "sharegpt", "argilla", "nectar", "shp", "pku-saferlhf", "helpsteer",
+]  # fmt: skip
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
 ReportTo = Literal["none", "tensorboard", "wandb"]

@@ -80,7 +80,9 @@ class _OddValueError(ValueError):
 
 def _parse(text: str, at: str, what: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_number)
+        if text.startswith("\ufeff"):
+            raise json.JSONDecodeError("a byte order mark (BOM) in the middle", text, 0)
+        return _JSON.decode(text)
     except _OddValueError as e:
         raise InputError(str(e), where=at, remedy="write the row anew") from e
     except json.JSONDecodeError as e:
@@ -104,6 +106,9 @@ def _no_number(name: str) -> Any:
     raise _OddValueError(f"{name} is not a number that JSON knows")
 
 
+_JSON = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_number)
+
+
 def _object(row: Any, at: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"expected an object, got {type(row).__name__}", where=at)
@@ -124,7 +129,7 @@ def _decode(raw: bytes, where: str, start: int) -> str:
 
 
 def _csv(path: Path) -> Iterator[Placed]:
-    """A cell is text; a conversation, or another list, is written as JSON."""
+    """A cell is text; which columns spell out lists as JSON is known to those who know the columns."""
     limit = csv.field_size_limit(LONGEST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
@@ -142,24 +147,13 @@ def _csv(path: Path) -> Iterator[Placed]:
                         remedy="quote cells that hold commas",
                     )
                 if cells:
-                    yield at, {k: _cell(v) for k, v in zip(columns, cells, strict=True)}
+                    yield at, {k: unquoted(v) for k, v in zip(columns, cells, strict=True)}
     except UnicodeDecodeError as e:
         raise InputError(f"not UTF-8: {e}", where=str(path), remedy="convert it: iconv -t UTF-8") from e
     except csv.Error as e:
         raise InputError(f"not valid CSV: {e}", where=f"{path}:{reader.line_num}", remedy="see RFC 4180") from e
     finally:
         csv.field_size_limit(limit)
-
-
-def _cell(text: str) -> Any:
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            found = json.loads(text)
-            check_nesting(found)
-            return found
-        except (ValueError, RecursionError):
-            return text
-    return unquoted(text)
 
 
 def _parquet(path: Path) -> Iterator[Placed]:

@@ -2,15 +2,19 @@
 
 Every row is validated before any is used: a fault of the file, or of a row in our own layout, raises
 :class:`InputError` with ``file:line`` and field; an unusable row of a foreign layout is skipped and its reason
-counted. Then rows are read again as they are used, so memory does not grow with them.
+counted. Then rows are read again as they are used, so memory does not grow with them. The layout is that of the file
+as a whole, told from its first rows.
 """
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 import numpy as np
 from pydantic import ValidationError
@@ -24,40 +28,65 @@ from tokalign.knobs import Foreign
 from tokalign.migrations import migrate
 from tokalign.model_files import check_model
 from tokalign.readers import Placed
-from tokalign.schemas import KINDS, Edit, Row
+from tokalign.schemas import KINDS, Edit, PromptRow, ResponseRow, Row
+from tokalign.shapes import Shape
+from tokalign.turns import UnusableError, is_turns, parsed, with_system, without_nulls
 
 R = TypeVar("R", bound=Row)
 Item = tuple[str, R | Skip]
 """A place, and the valid row there or why it is left out."""
 
 _KEY = ("id", "sample", "candidate", "judge", "order")
+_OWN_IDS = ("id", "prompt_id", "uid", "uuid")
+"""Columns of foreign layouts that may name a row."""
+_REASONS = 50
+"""Different reasons that are counted apart."""
+OTHER = "other reasons"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+SAMPLE = 50
+"""Rows by which a layout is told."""
 
 
 class Rows(Generic[R]):
     """Valid rows of one input, read anew each time they are iterated, and how they came to be.
 
+    Args:
+        items: reads the rows.
+        lineage: of the input.
+        shared: where given, a key that stands several times is no error: its hash is added here, and ``items``, which
+            looks here, gives such rows a name of their own.
+        remedy: what to do where no row is usable.
+
     Raises:
         InputError: a row is not valid, an id stands twice, or there are none.
     """
 
-    def __init__(self, items: Callable[[], Iterator[Item[R]]], lineage: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        items: Callable[[], Iterator[Item[R]]],
+        lineage: dict[str, Any],
+        shared: set[int] | None = None,
+        remedy: str = "",
+    ) -> None:
         self._items, self.lineage = items, lineage
         self.total = 0
         """Rows looked at, skipped ones included."""
         self.reasons: Counter[str] = Counter()
         """Why rows are skipped, with counts."""
-        hashes = array("q")
-        for _, item in items():
+        hashes, first = array("q"), ""
+        for at, item in items():
             self.total += 1
             if isinstance(item, Skip):
-                self.reasons[item.reason] += 1
+                known = item.reason in self.reasons or len(self.reasons) < _REASONS
+                self.reasons[item.reason if known else OTHER] += 1
+                first = first or at
             else:
                 hashes.append(hash(_key(item)))
         if not self.total:
             raise InputError("there are no rows", where=str(lineage["path"]))
         if not len(self):
-            raise InputError(f"no usable rows: {dict(self.reasons)}", where=str(lineage["path"]))
-        self._refuse_twins(hashes)
+            raise InputError(f"no usable rows: {dict(self.reasons)}", where=first, remedy=remedy)
+        self._tell_apart(hashes, shared)
 
     def __len__(self) -> int:
         return self.total - sum(self.reasons.values())
@@ -71,11 +100,14 @@ class Rows(Generic[R]):
         n = sum(reasons.values())
         return {"in": self.total, "out": self.total - n, "skipped": n, "reasons": dict(reasons), **more}
 
-    def _refuse_twins(self, hashes: "array[int]") -> None:
+    def _tell_apart(self, hashes: "array[int]", shared: set[int] | None) -> None:
         """Keys are compared by hash, eight bytes a row; where two are equal, the rows are read again."""
         ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
         suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         if not suspects:
+            return
+        if shared is not None:
+            shared |= suspects
             return
         seen: dict[tuple[str, ...], str] = {}
         for at, item in self._items():
@@ -101,8 +133,9 @@ def read_rows(
 ) -> Rows[R]:
     """Rows of an artifact of one of ``kinds``, a file or a dataset, with the columns of ``row`` or a foreign layout.
 
-    Plain rows without an id are called ``row-0, row-1, …``; foreign ones by their layout, ``hh-0, hh-1, …``.
-    ``keep`` says why a valid row is skipped all the same; "" keeps it.
+    Plain rows without an id are called ``row-0, row-1, …``. Foreign ones keep an id of their own that no other has; the
+    others are called by their layout, ``hh-0, hh-1, …``. ``keep`` says why a valid row is skipped all the same; ""
+    keeps it.
 
     Raises:
         InputError: nothing is there, or a row is not valid.
@@ -110,18 +143,25 @@ def read_rows(
     """
     how = how or Foreign()
     placed, lineage = _open(str(path), kinds, how)
-    name: str = "tokalign" if lineage["version"] else how.format
+    plain, text = lineage["version"] is None, Path(path).suffix == ".csv"
+    name: str = how.format if plain else "tokalign"
+    shape = _shape(placed, limit, text) if plain else Shape(())
     if name == "auto":
-        name = _layout(next(placed(), None), row)
-    text = Path(path).suffix == ".csv"
+        name = _layout(shape, row)
+    shared: set[int] = set()
 
     def items() -> Iterator[Item[R]]:
         some = islice(placed(), limit)
-        for at, item in _ours(some, row, text) if name == "tokalign" else _foreign(some, row, name, how):
+        found = _ours(some, row, text, plain) if name == "tokalign" else _foreign(some, row, name, how, spelt, shared)
+        for at, item in found:
             reason = "" if isinstance(item, Skip) else keep(item)
             yield at, Skip(reason) if reason else item
 
-    return Rows(items, lineage if name == "tokalign" else {**lineage, "kind": name})
+    if name == "tokalign":
+        return Rows(items, lineage)
+    spelt = formats.spelt_out(shape) if text else frozenset[str]()
+    remedy = f"layout {name}: a row needs {LAYOUTS[name].columns}; the columns are {', '.join(shape.kinds)[:300]}"
+    return Rows(items, {**lineage, "kind": name}, shared, f"{remedy}; see --format")
 
 
 def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None = None) -> Rows[Edit]:
@@ -194,40 +234,116 @@ def _artifact(folder: Path, *kinds: str) -> Artifact:
     raise KindError(f"not an artifact (no {artifacts.MANIFEST})", where=str(folder), remedy=f"make one: {made_by}")
 
 
-def _layout(first: Placed | None, row: type[Row]) -> str:
-    """Which layout a file has, by its first row: ours if it has our columns, else the first that fits."""
-    if first is None:
+def _shape(placed: Callable[[], Iterator[Placed]], limit: int | None, text: bool) -> Shape:
+    """What the columns hold, by the first rows; a fault among them is told when its turn comes."""
+    rows: list[dict[str, Any]] = []
+    with suppress(InputError):
+        rows.extend(raw for _, raw in islice(placed(), SAMPLE if limit is None else min(limit, SAMPLE)))
+    return Shape(rows, text)
+
+
+def _layout(shape: Shape, row: type[Row]) -> str:
+    """Which layout a file has: ours if it has our columns, else the first that fits."""
+    if "prompt" not in row.model_fields:
         return "tokalign"
-    raw = first[1]
-    ours = set(_required(row)) <= raw.keys() and not isinstance(raw.get("chosen"), list)
-    return "tokalign" if ours else formats.detect(raw) or "tokalign"
+    ours = shape.has(*_required(row)) and shape.kinds.get("chosen") not in ("turns", "object", "list")
+    found = formats.detect(shape)
+    marked = row is PromptRow and found in ("nectar", "helpsteer")  # a talk within the text of the prompt
+    return found if found and (marked or not ours) else "tokalign"
 
 
-def _ours(placed: Iterable[Placed], row: type[R], text: bool) -> Iterator[Item[R]]:
-    """``text``: cells are text, whatever the column holds, and an empty one stands for nothing."""
+def _ours(placed: Iterable[Placed], row: type[Row], text: bool, plain: bool) -> Iterator[Item[Any]]:
+    """Rows with our columns.
+
+    Args:
+        placed: the rows as they came.
+        row: their type.
+        text: cells are text, and an empty one stands for nothing; lists are spelt out as JSON.
+        plain: they are of no artifact: what tables add is taken out, and a system message may stand in its own column.
+    """
     needed = _required(row)
+    lists = [name for name, f in row.model_fields.items() if get_origin(f.annotation) is list] if text else []
+    systems = ("system", "system_prompt") if "prompt" in needed and row is not ResponseRow else ()
     for number, (at, raw) in enumerate(placed):
-        value = {k: v for k, v in raw.items() if v != "" or k in needed} if text else raw
+        value = raw
+        if text:
+            value = {k: v for k, v in raw.items() if v != "" or k in needed}
+            value |= {k: parsed(value[k]) for k in lists if k in value}
+            if is_turns(turns := parsed(value.get("prompt"))):
+                value["prompt"] = turns
+        if plain:
+            value = _tidied(at, value, needed, systems)
         yield at, check_row(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
 
 
-def _foreign(placed: Iterable[Placed], row: type[R], name: str, how: Foreign) -> Iterator[Item[R]]:
-    layout = LAYOUTS[name]
+def _tidied(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str, ...]) -> dict[str, Any]:
+    """A row without the nulls that tables add, and with its system message in the prompt."""
+    value = {k: v for k, v in raw.items() if v is not None or k in needed} if None in raw.values() else raw
+    prompt = value.get("prompt")
+    if type(prompt) is list:
+        prompt = without_nulls(prompt)
+        value = {**value, "prompt": prompt}
+    for name in systems:
+        if name in value and isinstance(value[name], str) and prompt and isinstance(prompt, str | list):
+            try:
+                return {**value, "prompt": with_system(value[name], prompt)}
+            except (UnusableError, AttributeError, KeyError, TypeError):
+                return value  # the prompt is none, which is told with the row
+    return value
+
+
+def _foreign(
+    placed: Iterable[Placed], row: type[Row], name: str, how: Foreign, spelt: frozenset[str], shared: set[int]
+) -> Iterator[Item[Any]]:
+    """Rows of a foreign layout; those that cannot be used are skipped, or refused if that is wanted.
+
+    Args:
+        placed: the rows as they came.
+        row: the type they are to have.
+        name: of the layout.
+        how: to read them.
+        spelt: columns whose cells are text that spells out JSON.
+        shared: hashes of the keys that stand several times, and so name no row.
+    """
+    layout, prompts_alone = LAYOUTS[name], _required(row) == ["prompt"]
     for number, (at, raw) in enumerate(placed):
+        if spelt:
+            raw = {k: parsed(v) if k in spelt else v for k, v in raw.items()}  # noqa: PLW2901
+        made_up = f"{layout.prefix}-{number}"
         try:
-            made = layout.adapt(raw)
-        except (KeyError, TypeError, IndexError, AttributeError) as e:
-            raise InputError(
-                f"not the {name} layout: {type(e).__name__} {e}", where=at, remedy=f"a row needs {layout.columns}"
-            ) from e
-        if not isinstance(made, Skip):
+            made = formats.adapt(name, raw)
+            if "unusable" in made and not prompts_alone:
+                raise UnusableError(made["unusable"])
             if name == "qa-feedback" and not how.passages:
                 made["prompt"] = made["question"]
-            yield at, check_row(at, {"source": name, **made, "id": f"{layout.prefix}-{number}"}, row)
-        elif how.strict:
-            raise InputError(made.reason, where=at, remedy="mend the row, or run without --strict")
-        else:
-            yield at, made
+            item = row.model_validate({"source": name, **made, "id": _own_id(raw) or made_up})
+            yield at, item.model_copy(update={"id": made_up}) if shared and hash(_key(item)) in shared else item
+        except (UnusableError, ValidationError) as e:
+            reason = str(e) if isinstance(e, UnusableError) else _why_not(e)
+            if how.strict:
+                raise InputError(reason, where=at, remedy="mend the row, or run without --strict") from e
+            yield at, Skip(reason)
+
+
+def _own_id(raw: dict[str, Any]) -> str | None:
+    """What a foreign row is called where it came from."""
+    for name in _OWN_IDS:
+        value = raw.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+            return str(value)
+        if isinstance(value, str) and value.strip() and len(value) <= 512 and not _SURROGATE.search(value):
+            return value
+    return None
+
+
+def _why_not(error: ValidationError) -> str:
+    """Why a foreign row is none of ours, in words that do not differ from row to row."""
+    first = error.errors()[0]
+    column = str(first["loc"][0]) if first["loc"] else "row"
+    if first["type"] == "missing":
+        return f"no {column}"
+    problem = first["msg"].removeprefix("Value error, ").partition(" at character")[0]
+    return f"field {column!r}: {problem[:1].lower()}{problem[1:]}"
 
 
 def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
@@ -254,4 +370,9 @@ def _required(row: type[Row]) -> list[str]:
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    return tuple(str(getattr(row, k)) for k in _KEY if hasattr(row, k))
+    return tuple([str(getattr(row, k)) for k in _key_columns(type(row))])
+
+
+@cache
+def _key_columns(row: type[Row]) -> tuple[str, ...]:
+    return tuple(k for k in _KEY if k in row.model_fields)

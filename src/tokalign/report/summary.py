@@ -11,8 +11,10 @@ from typing import Any
 from tokalign.artifacts import Manifest
 from tokalign.claude.prices import Estimate
 from tokalign.config import EvalWinrateConfig, ReportConfig
+from tokalign.formats import LAYOUTS
 from tokalign.knobs import Stage
 from tokalign.report.text import safe
+from tokalign.schemas import KINDS
 
 NEXT = {
     "preferences": ["tokalign edit {path} --editor rules --out EDITS"],
@@ -91,10 +93,25 @@ def _say(path: Path, m: Manifest) -> None:
     print(f"{m.kind}/{m.version} → {safe(str(path))}", file=sys.stderr)
     counts = f"{rows.get('in', 0)} rows in, {rows.get('out', 0)} out, {rows.get('skipped', 0)} skipped"
     print(f"  {counts}  ({m.seconds:.1f} s)", file=sys.stderr)
+    for line in _layouts(m):
+        print(f"  {safe(line)}", file=sys.stderr)
     for reason, n in rows.get("reasons", {}).items():
         print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
     for line in headline(m):
         print(f"  {safe(line)}", file=sys.stderr)
+
+
+def _layouts(m: Manifest) -> list[str]:
+    """How each input that holds rows was read."""
+    rows = [i for i in m.inputs if i.get("kind") in LAYOUTS or (i.get("kind") in KINDS and KINDS[i["kind"]].row)]
+    return [f"{i['name'].replace('_', ' ')}: read as {layout(i['kind'], i.get('version'))}" for i in rows]
+
+
+def layout(kind: str, version: int | None) -> str:
+    """What an input was taken for: an artifact, rows with our columns, or a layout made elsewhere."""
+    if kind in LAYOUTS:
+        return f"layout {kind} ({LAYOUTS[kind].columns})"
+    return f"{kind}/{version}" if version is not None else f"layout tokalign ({kind})"
 
 
 def headline(m: Manifest) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from tokalign import artifacts, sources
 from tokalign.config import ExportConfig
 from tokalign.errors import UsageError
-from tokalign.formats import as_transcript
 from tokalign.outfile import refuse_taken, writing_file
 from tokalign.schemas import Edit, Preference, Prompt, ResponseRow
 from tokalign.spreadsheet import quoted
+from tokalign.turns import as_transcript
 
 Out = dict[str, Any]
 
