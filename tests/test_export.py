@@ -115,8 +115,62 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     done = run(ROOT, "export", "data/edits", "--to", "trl", "--out", str(tmp_path / "deep" / "o.jsonl"), "--json")
-    assert json.loads(done.stdout) == {"file": str(tmp_path / "deep" / "o.jsonl"), "rows": 200, "skipped": {}}
+    told = json.loads(done.stdout)
+    assert told["read_as"]["kind"] == "edits"
+    assert (told["file"], told["rows"], told["skipped"]) == (str(tmp_path / "deep" / "o.jsonl"), 200, {})
+    assert told["left_out"] == {
+        f"column {name}": 200 for name in ("id", "chosen", "editor", "categories", "similarity")
+    }
+    assert "left out, as the layout does not hold it: column id (200 rows), column chosen (200 rows)" in done.stderr
     assert "200 rows →" in done.stderr
+
+
+TURNED = json.dumps([{"role": "user", "content": "Q?"}])
+LIKE_LISTS = ["[1, 3, 2]", "[]", '["a", "b"]', "{}", "null", "2.0", "true", TURNED]
+
+
+def test_what_looks_like_a_list_comes_back_from_csv_as_the_text_it_is(tmp_path: Path) -> None:
+    rows = [edit(i, text, text, f"{text}!") for i, text in enumerate(LIKE_LISTS)]
+    back = list(sources.read_rows(exported(tmp_path, rows, "csv", "o.csv"), Preference, "preferences"))
+    assert [(r.id, r.rejected, r.chosen) for r in back] == [(f"e{i}", t, f"{t}!") for i, t in enumerate(LIKE_LISTS)]
+    prompts = [r.prompt if isinstance(r.prompt, str) else r.prompt[0]["content"] for r in back]
+    assert prompts == LIKE_LISTS, "a text that would be read as turns is written as a turn"
+
+
+@pytest.mark.parametrize(
+    ("to", "left_out"),
+    [
+        ("trl", {"column id": 2, "column chosen": 1, "column categories": 1}),
+        ("trl-sft", {"column id": 2, "column chosen": 1, "column categories": 1, "column original": 2}),
+        ("csv", {"column chosen": 1, "column categories": 1}),
+        ("hh-rlhf", {"column id": 2, "column chosen": 1, "column categories": 1,
+                     "roles other than user and assistant: they became Human": 1}),
+    ],
+)  # fmt: skip
+def test_what_a_layout_does_not_hold_is_counted(tmp_path: Path, to: ExportTo, left_out: dict[str, int]) -> None:
+    system = [{"role": "system", "content": "Be kind."}, *TURNS]
+    rows = [edit(0, system), edit(1, chosen="Best.", categories=["fact"]), edit(2, edited="")]
+    source = tmp_path / "s.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = export.run(ExportConfig(source=str(source), to=to, out=tmp_path / "o.jsonl"))
+    assert (made.rows, made.skipped, made.left_out) == (2, {"empty response": 1}, left_out)
+
+
+def test_what_is_left_out_of_responses_is_counted(tmp_path: Path) -> None:
+    source = tmp_path / "s.jsonl"
+    rows = [{"prompt": TURNS, "response": "A.", "finished": False, "sample": 1}, {"prompt": "Q?", "response": "A."}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = export.run(ExportConfig(source=str(source), to="alpaca-eval", out=tmp_path / "o.jsonl"))
+    expected = {"column id": 2, "column sample": 1, "column finished": 1, "turns before the last": 1}
+    assert (made.rows, made.left_out) == (2, expected)
+
+
+def test_foreign_preferences_are_exported(tmp_path: Path) -> None:
+    source = tmp_path / "s.jsonl"
+    rows = [{"question": "Q?", "chosen": t, "rejected": "Bad."} for t in ("Good.", "", "Best.")]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = export.run(ExportConfig(source=str(source), to="trl", out=tmp_path / "o.jsonl"))
+    assert (made.rows, made.skipped, made.read_as["kind"]) == (2, {"empty response": 1}, "orca")
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,7 @@ def test_the_layout_is_that_of_the_file_and_not_of_its_first_row(tmp_path: Path)
 
 def test_a_system_message_in_a_column_of_its_own_comes_first(tmp_path: Path) -> None:
     row = {"prompt": "Q?", "system": "Be kind.", "chosen": "Good.", "rejected": "Bad."}
-    rows = [row, {**row, "system": ""}, {**row, "system": None}]
+    rows: list[dict[str, Any]] = [row, {**row, "system": ""}, {**row, "system": None}]
     expected = [[said("system", "Be kind."), USER], "Q?", "Q?"]
     assert [r.prompt for r in prefs(write(tmp_path / "a.jsonl", *rows))] == expected
     assert [r.prompt for r in prefs(tmp_path / "a.jsonl", format="trl")] == expected

@@ -96,11 +96,17 @@ class TrainSftConfig(SupervisedStage, Foreign):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRmConfig(SupervisedStage):
+class TrainRmConfig(SupervisedStage, Foreign):
     """Knobs of ``tokalign train-rm``."""
 
-    labels: str = knob(..., "a token-labels artifact, made by diff", role="input", positional=True)
+    labels: str = knob(
+        ...,
+        "token labels made by diff; sequence level also preferences: an artifact, a file or a dataset",
+        role="input",
+        positional=True,
+    )
     model: str = knob(..., "model folder or hub id, or tiny: a small Llama from scratch", role="input")
+    vocab: int = knob(4096, "tiny, on preferences: largest vocabulary", low=300)
     level: Level = knob(..., "token: bad / neutral / good at every token; sequence: Bradley-Terry")
     pairs: Pairs = knob("chosen", "sequence level trains on chosen over rejected, edited over original, or both")
     weight_bad: float = knob(1.0, "class weight of bad tokens in the loss", low=0)
@@ -131,7 +137,12 @@ class GenerateConfig(Sampling, Compute, Foreign, Stage):
 class ScoreConfig(Compute, Foreign, Stage):
     """Knobs of ``tokalign score``."""
 
-    responses: str = knob(..., "responses: an artifact, a file or a dataset", role="input", positional=True)
+    responses: str = knob(
+        ...,
+        "responses, or edits (both sides are scored): an artifact, a file or a dataset",
+        role="input",
+        positional=True,
+    )
     reward_model: str = knob(..., "reward model folder or hub id", role="input")
     tokenizer: str | None = knob(
         None, "model folder or hub id: carry the rewards over to the tokens of its tokenizer", role="input"
@@ -235,7 +246,7 @@ class ExportConfig(Foreign, Stage):
 
     source: str = knob(
         ...,
-        "edits, preferences or responses: an artifact, or a file of edits or responses",
+        "edits, preferences or responses: an artifact, a file or a dataset",
         role="input",
         positional=True,
     )

@@ -173,6 +173,22 @@ def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None =
     return read_rows(path, Edit, "edits", how=how, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}")
 
 
+def holds_edits(path: str | Path, how: Foreign) -> bool:
+    """Whether an input, of which edits are only one kind that a command takes, holds edits.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if Path(path).is_dir() and artifacts.is_artifact(Path(path)):
+        return artifacts.kind_of(Path(path)) == "edits"
+    if how.format not in ("auto", "tokalign"):
+        return how.format == "qa-feedback"
+    placed, _ = _open(str(path), ("edits",), how)
+    shape = _shape(placed, None, False)
+    ours = shape.has(*_required(Edit)) and not shape.has("response")
+    return ours or (how.format == "auto" and formats.detect(shape) == "qa-feedback")
+
+
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
     """Lineage of a model: an artifact of ours, a folder of files, or a hub id (known by its name alone).
 

@@ -73,8 +73,12 @@ def _file(config: Stage, exported: Any) -> None:
     if not config.quiet:
         counted = "artifacts" if isinstance(config, ReportConfig) else "rows"
         print(f"{exported.rows} {counted} → {safe(exported.file)}", file=sys.stderr)
+        if read := getattr(exported, "read_as", None):
+            print(f"  source: read as {layout(read['kind'], read['version'])}", file=sys.stderr)
         for reason, n in exported.skipped.items():
             print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
+        if left := ", ".join(f"{what} ({n} rows)" for what, n in getattr(exported, "left_out", {}).items()):
+            print(f"  left out, as the layout does not hold it: {safe(left)}", file=sys.stderr)
 
 
 def _estimate(config: Stage, e: Estimate) -> None:

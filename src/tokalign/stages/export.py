@@ -8,28 +8,35 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign import artifacts, sources
+from tokalign import sources
 from tokalign.config import ExportConfig
 from tokalign.errors import UsageError
 from tokalign.outfile import refuse_taken, writing_file
-from tokalign.schemas import Edit, Preference, Prompt, ResponseRow
+from tokalign.schemas import Edit, Preference, Prompt, ResponseRow, Row
 from tokalign.spreadsheet import quoted
-from tokalign.turns import as_transcript
+from tokalign.turns import as_transcript, is_turns, parsed
 
 Out = dict[str, Any]
 
 
 class Exported(NamedTuple):
-    """What was written: the file, its rows, and why others were skipped, with counts."""
+    """What was written: the file and its rows; and what was not."""
 
     file: str
     rows: int
     skipped: dict[str, int]
+    """Why rows were left out, with counts."""
+    left_out: dict[str, int]
+    """What the layout does not hold, with the number of rows in which there was any."""
+    read_as: dict[str, Any]
+    """The lineage of the source."""
 
 
 class Pair(NamedTuple):
     """A better and a worse response: of an edit, the edited and the original."""
 
+    row: Row
+    """Where they are from."""
     id: str
     prompt: Prompt
     chosen: str
@@ -44,44 +51,60 @@ def run(config: ExportConfig) -> Exported:
         UsageError: the layout is not one for what the source holds.
     """
     refuse_taken(config.out, config.fresh)
-    rows, skipped = _rows(config)
+    counted, left_out = Counter[str](), Counter[str]()
+    data, rows = _rows(config, left_out)
     write = _csv if config.to == "csv" else _WRITERS.get(config.out.suffix)
     if write is None:
         raise UsageError(f"--out {config.out}", remedy=f"end the name in one of {', '.join(_WRITERS)}")
-    counted = Counter[str]()
     with writing_file(config.out, config.fresh, config.quiet) as path:
         write(path, _count(rows, counted))
-    return Exported(str(config.out), counted["rows"], skipped)
+    return Exported(str(config.out), counted["rows"], dict(data.reasons), dict(left_out), data.lineage)
 
 
-def _rows(config: ExportConfig) -> tuple[Iterator[Out], dict[str, int]]:
+def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[sources.Rows[Any], Iterator[Out]]:
+    """The source, and its rows in the new layout; what that does not hold is counted as they are made."""
     if config.to == "alpaca-eval":
-        responses = sources.read_rows(config.source, ResponseRow, "responses", how=config, limit=config.limit)
-        return map(_alpaca_eval, responses), dict(responses.reasons)
+        data = sources.read_rows(config.source, ResponseRow, "responses", how=config, limit=config.limit)
+        return data, (_alpaca_eval(r, left_out) for r in data)
     data, pairs = _pairs(config)
     if config.to == "hh-rlhf":
-        made = ({s: as_transcript(p.prompt, getattr(p, s)) for s in ("chosen", "rejected")} for p in pairs())
+        made = (_hh_rlhf(p, left_out) for p in pairs())
     elif config.to == "csv":
-        made = ({**p._asdict(), "prompt": _flat(p.prompt)} for p in pairs())
+        made = (_flat_pair(p, left_out) for p in pairs())
     else:
         # TRL wants one kind of prompt in a file.
         talk = any(not isinstance(p.prompt, str) for p in pairs())
         shape = _trl if config.to == "trl" else _trl_sft
-        made = (shape(p, talk) for p in pairs())
-    return made, dict(data.reasons)
+        made = (shape(p, talk, left_out) for p in pairs())
+    return data, made
 
 
 def _pairs(config: ExportConfig) -> tuple[sources.Rows[Any], Callable[[], Iterator[Pair]]]:
-    path = Path(config.source)
-    if artifacts.kind_of(path) == "preferences":
-        preferences = sources.read_rows(path, Preference, "preferences", how=config, limit=config.limit)
-        return preferences, lambda: (Pair(r.id, r.prompt, r.chosen, r.rejected) for r in preferences)
+    if not sources.holds_edits(config.source, config):
+        preferences = sources.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
+        return preferences, lambda: (Pair(r, r.id, r.prompt, r.chosen, r.rejected) for r in preferences)
 
     def why_not(edit: Edit) -> str:
-        return f"status {edit.status}" if edit.status != "edited" else ""
+        if edit.status != "edited":
+            return f"status {edit.status}"
+        return "" if edit.edited.strip() else "empty response"
 
-    edits = sources.read_rows(path, Edit, "edits", how=config, limit=config.limit, keep=why_not)
-    return edits, lambda: (Pair(r.id, r.prompt, r.edited, r.original) for r in edits)
+    edits = sources.read_rows(config.source, Edit, "edits", how=config, limit=config.limit, keep=why_not)
+    return edits, lambda: (Pair(r, r.id, r.prompt, r.edited, r.original) for r in edits)
+
+
+_SIDES = ("prompt", "chosen", "rejected")
+_OF_EDITS = {"chosen": "edited", "rejected": "original"}
+
+
+def _leave_out(row: Row, held: Iterable[str], left_out: Counter[str]) -> None:
+    """Count the columns of a row that hold something and are not among ``held``, as pairs call them."""
+    of = _OF_EDITS if isinstance(row, Edit) else {}
+    names = {of.get(name, name) for name in held}
+    for name, field in type(row).model_fields.items():
+        value = getattr(row, name)
+        if name not in names and value not in (None, "", []) and (field.is_required() or value != field.default):
+            left_out[f"column {name}"] += 1
 
 
 def _turns(prompt: Prompt) -> list[dict[str, str]]:
@@ -92,25 +115,45 @@ def _said(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _trl(p: Pair, talk: bool) -> Out:
+def _trl(p: Pair, talk: bool, left_out: Counter[str]) -> Out:
+    _leave_out(p.row, _SIDES, left_out)
     if not talk:
         return {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
     return {"prompt": _turns(p.prompt), "chosen": _said(p.chosen), "rejected": _said(p.rejected)}
 
 
-def _trl_sft(p: Pair, talk: bool) -> Out:
+def _trl_sft(p: Pair, talk: bool, left_out: Counter[str]) -> Out:
+    _leave_out(p.row, ("prompt", "chosen"), left_out)
     if not talk:
         return {"prompt": p.prompt, "completion": p.chosen}
     return {"prompt": _turns(p.prompt), "completion": _said(p.chosen)}
 
 
-def _alpaca_eval(r: ResponseRow) -> Out:
-    prompt = r.prompt if isinstance(r.prompt, str) else r.prompt[-1]["content"]
-    return {"instruction": prompt, "output": r.response, "generator": r.generator}
+def _hh_rlhf(p: Pair, left_out: Counter[str]) -> Out:
+    _leave_out(p.row, _SIDES, left_out)
+    if any(turn["role"] not in ("user", "assistant") for turn in _turns(p.prompt)):
+        left_out["roles other than user and assistant: they became Human"] += 1
+    return {side: as_transcript(p.prompt, getattr(p, side)) for side in ("chosen", "rejected")}
+
+
+def _flat_pair(p: Pair, left_out: Counter[str]) -> Out:
+    _leave_out(p.row, ("id", *_SIDES), left_out)
+    return {"id": p.id, "prompt": _flat(p.prompt), "chosen": p.chosen, "rejected": p.rejected}
 
 
 def _flat(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    """A conversation as JSON; so is a text that would be read back as one."""
+    if isinstance(prompt, str) and not is_turns(parsed(prompt)):
+        return prompt
+    return json.dumps(_turns(prompt), ensure_ascii=False)
+
+
+def _alpaca_eval(r: ResponseRow, left_out: Counter[str]) -> Out:
+    _leave_out(r, ("prompt", "response", "generator"), left_out)
+    turns = _turns(r.prompt)
+    if len(turns) > 1:
+        left_out["turns before the last"] += 1
+    return {"instruction": turns[-1]["content"], "output": r.response, "generator": r.generator}
 
 
 def _count(rows: Iterable[Out], counted: Counter[str]) -> Iterator[Out]:

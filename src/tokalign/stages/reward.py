@@ -1,12 +1,12 @@
-"""``tokalign train-rm``: token labels in, a token-level or sequence-level reward model out."""
+"""``tokalign train-rm``: token labels (or preferences) in, a token-level or sequence-level reward model out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ from tokalign.artifacts import Manifest
 from tokalign.config import TrainRmConfig
 from tokalign.core import rewards
 from tokalign.core.diff import NEVER, Way
-from tokalign.errors import InputError
+from tokalign.errors import InputError, KindError, UsageError
 from tokalign.model_files import check_model
 from tokalign.models import evaluation, loading, lora
 from tokalign.models.batch import Batch, pad_rows, room
 from tokalign.models.card import card
 from tokalign.models.distributed import leads, one_writes
+from tokalign.models.preferences import as_labels, texts
 from tokalign.models.reward import RewardModel, sequence_scores
-from tokalign.models.tokenization import Codec, same_tokenizer
+from tokalign.models.tokenization import Codec, same_tokenizer, train_tiny
 from tokalign.models.training import Early, fit
-from tokalign.schemas import TokenLabels
+from tokalign.schemas import Preference, TokenLabels
 from tokalign.writer import Writer, writing
 
 AT_ONCE = 1000
@@ -37,14 +38,8 @@ Ids = NDArray[np.int32]
 
 def run(config: TrainRmConfig) -> Manifest | None:
     """Train on most prompts, report on the held-out ones."""
-    folder = Path(config.labels)
-    if not artifacts.is_artifact(folder):
-        raise InputError("not a token-labels artifact", where=config.labels, remedy="make one: tokalign diff")
-    labels = artifacts.open_artifact(folder, "token-labels")
-    manifest = labels.manifest
-    check_model(folder / "tokenizer")
-    lineage = {**manifest.lineage(), "path": config.labels}
-    inputs = {"labels": lineage}
+    data = _data(config)
+    inputs = {data.name: data.lineage}
     if config.model != "tiny":
         inputs["model"] = sources.model_lineage(config.model)
 
@@ -54,8 +49,8 @@ def run(config: TrainRmConfig) -> Manifest | None:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        codec = Codec.load(folder / "tokenizer")
-        split = _read(labels, config, codec)
+        codec = data.codec()
+        split = _read(data, config, codec)
         heldout = split.heldout
         examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
         if not examples:
@@ -89,7 +84,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = evaluation.evaluate(
-            RewardModel(model, codec, config.level), heldout, _way(manifest), partial(room, knobs=config)
+            RewardModel(model, codec, config.level), heldout, data.way, partial(room, knobs=config)
         )
         stats = {"level": config.level, **fitted, **metrics}
         n_skipped = sum(split.skipped.values())
@@ -116,10 +111,59 @@ def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
     return loss, partial(evaluation.quick, weights=weights, goals=goals)
 
 
-def _way(labels: artifacts.Manifest) -> Way:
+class Data(NamedTuple):
+    """What there is to learn from."""
+
+    name: str
+    """Of the input: ``labels`` or ``preferences``."""
+    lineage: dict[str, Any]
+    codec: Callable[[], Codec]
+    """What the responses are cut into tokens by."""
+    rows: Callable[[Codec], Iterator[TokenLabels]]
+    way: Way
     """How the labels were aligned."""
-    knobs = labels.config
-    return Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER))
+    skipped: Counter[str]
+    """Rows that could not be read, by reason."""
+
+
+def _data(config: TrainRmConfig) -> Data:
+    folder = Path(config.labels)
+    kind = artifacts.kind_of(folder)
+    if kind == "preferences" or (kind is None and config.level == "sequence"):
+        return _preferences(config)
+    if kind is None:
+        remedy = "edit the worse responses and label the edits: tokalign edit, then tokalign diff"
+        raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
+    labels = artifacts.open_artifact(folder, "token-labels")
+    check_model(folder / "tokenizer")
+    knobs = labels.manifest.config
+    return Data(
+        "labels",
+        {**labels.manifest.lineage(), "path": config.labels},
+        lambda: Codec.load(folder / "tokenizer"),
+        lambda _: islice(tables.iter_labels(labels), config.limit),
+        Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
+        Counter(),
+    )
+
+
+def _preferences(config: TrainRmConfig) -> Data:
+    """The classical baseline, without a detour over edits."""
+    if config.level == "token":
+        remedy = "edit the rejected responses and label the edits: tokalign edit, then tokalign diff"
+        raise KindError("holds preferences, not token-labels", where=config.labels, remedy=remedy)
+    if config.pairs != "chosen":
+        remedy = "leave --pairs out, or edit and label first: tokalign edit, then tokalign diff"
+        raise UsageError(f"--pairs {config.pairs}: {config.labels} holds preferences, not edits", remedy=remedy)
+    rows = sources.read_rows(config.labels, Preference, "preferences", how=config, limit=config.limit)
+    return Data(
+        "preferences",
+        rows.lineage,
+        lambda: train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Codec.load(config.model),
+        lambda codec: as_labels(rows, codec),
+        Way(),
+        rows.reasons,
+    )
 
 
 @dataclass
@@ -135,10 +179,10 @@ class Split:
     """Looked at, skipped ones included."""
 
 
-def _read(labels: artifacts.Artifact, config: TrainRmConfig, codec: Codec) -> Split:
+def _read(data: Data, config: TrainRmConfig, codec: Codec) -> Split:
     """All rows that fit, their prompts cut if that is wanted."""
-    split = Split()
-    rows = islice(tables.iter_labels(labels), config.limit)
+    split = Split(skipped=Counter(data.skipped), rows=data.skipped.total())
+    rows = data.rows(codec)
     while part := list(islice(rows, AT_ONCE)):
         split.rows += len(part)
         for row, c in zip(part, codec.responses([r.chosen or "" for r in part]), strict=True):

@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokalign import artifacts, sources
+from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import ScoreConfig
 from tokalign.core.rewards import project
@@ -26,7 +25,7 @@ CHUNK = 256
 
 
 def run(config: ScoreConfig) -> Manifest:
-    """Rate responses. Of an edits artifact both sides are rated: sample 0 the original, 1 the edited."""
+    """Rate responses. Of edits both sides are rated: sample 0 the original, 1 the edited."""
     data, rows, n_rows = _read(config)
     inputs = {"responses": data.lineage, "reward_model": sources.model_lineage(config.reward_model, "reward-model")}
     if config.tokenizer:
@@ -58,8 +57,7 @@ def run(config: ScoreConfig) -> Manifest:
 
 def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], Iterable[ResponseRow], int]:
     """The input, its rows as responses, and how many those are."""
-    path = Path(config.responses)
-    if artifacts.kind_of(path) != "edits":
+    if not sources.holds_edits(config.responses, config):
         kinds = ("responses", "sft")
         data = sources.read_rows(config.responses, ResponseRow, *kinds, how=config, limit=config.limit)
         return data, data, len(data)

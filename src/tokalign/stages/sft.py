@@ -1,13 +1,12 @@
 """``tokalign train-sft``: prompts with responses in, the policy that PPO starts from out."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokalign import artifacts, sources
+from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import TrainSftConfig
 from tokalign.errors import InputError
@@ -77,9 +76,16 @@ def run(config: TrainSftConfig) -> Manifest | None:
 
 
 def _read(config: TrainSftConfig) -> sources.Rows[Any]:
-    if artifacts.kind_of(Path(config.data)) == "edits":
-        return sources.read_edits(config.data, config, config.limit)
+    if sources.holds_edits(config.data, config):
+        return sources.read_rows(config.data, Edit, "edits", how=config, limit=config.limit, keep=_why_not)
     return sources.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
+
+
+def _why_not(edit: Edit) -> str:
+    """Why an edited response is not to be learnt."""
+    if not edit.stands:
+        return f"status {edit.status}"
+    return "" if edit.edited.strip() else "empty response"
 
 
 def _as_sft(row: Row) -> Sft:
