@@ -9,6 +9,7 @@ number of its input: ``--first N --inputs 1`` tries it again.
 
 import argparse
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -22,6 +23,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from tests.conftest import ROOT
 from tests.manifests import change
@@ -142,6 +145,8 @@ def rows(folder: Path, draw: Draw) -> None:
                           for v in (r.values() if isinstance(r, dict) else [r])) for r in made]  # fmt: skip
         text = "\n".join([",".join(LAYOUTS[name] | {"id": ""}), *cells])
     raw = text.encode(errors="surrogatepass")
+    if draw.random() < 0.1:
+        raw = gzip.compress(raw) if draw.random() < 0.5 else pa.compress(raw, "zstd", asbytes=True)
     (folder / f"rows{suffix}").write_bytes(mutated(raw, draw) if draw.random() < 0.5 else raw)
     how = Foreign(format=draw.choice(["auto", "auto", name]), strict=draw.random() < 0.2)
     row, kind = draw.choice(ROWS), draw.choice(["preferences", "edits", "sft", "prompts", "responses"])
@@ -333,7 +338,6 @@ def models(folder: Path, draw: Draw) -> None:
 
 def tables(folder: Path, draw: Draw) -> None:
     """Arrow and Parquet of somebody else's."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     suffix = draw.choice([".arrow", ".parquet"])

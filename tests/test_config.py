@@ -153,7 +153,7 @@ def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
 def test_paths_are_inputs_or_outputs_never_compared_by_their_spelling() -> None:
     made = minimal(EvalWinrateConfig, prompts="x", candidate=["a=b"], reference="x", rubric=Path("r"))
     rest: dict[str, Any] = {"revision": None, "subset": None, "split": "train", "reward_model": [], "judgements": None}
-    rest |= {"annotations": None, "difficulty": None}
+    rest |= {"annotations": None, "difficulty": None, "prompt": []}
     given = {"prompts": "x", "candidate": ["a=b"], "reference": "x", "rubric": "r"}
     assert made.select("input") == {**given, **rest}
     assert not {"prompts", "candidate", "reference", "out"} & set(made.select("rows"))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.manifests import PLAIN_STATS
 from tokalign import artifacts, disk, sources
-from tokalign.errors import InputError, KindError, UsageError
+from tokalign.errors import InputError, KindError
 from tokalign.knobs import Foreign, Format, Stage
 from tokalign.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
 from tokalign.writer import writing
@@ -44,7 +44,7 @@ BAD: list[Any] = [
     ("a.jsonl", '{"id": "", "prompt": "x", "response": "y"}', ":1", ["'id'", "at least 1"], NEEDS),
     ("a.jsonl", GOOD + "\n" + '{"id": "b", "prompt": "x', ":3", ["not valid JSON", "Unterminated"], CUT),
     ("a.json", '[{"id": "a", "prompt": "x", "response": "y"},\n{"prompt": "x"', ":2", ["not valid JSON"], CUT),
-    ("a.json", GOOD, "", ["expected an array", "dict"], ""),
+    ("a.json", '"rows"', "", ["expected an array", "str"], ""),
     ("a.json", '[{"prompt": "x", "response": "y"}, 5]', ": row 1", ["expected an object", "int"], ""),
     ("a.jsonl", GOOD + "[1, 2]", ":2", ["expected an object", "list"], ""),
     ("a.jsonl", "", "", ["no rows"], ""),
@@ -96,12 +96,12 @@ def test_bad_input_is_refused_by_place_field_and_value(
     assert caught.value.exit_code == 5
 
 
-def test_an_unknown_suffix_is_a_usage_error_that_names_those_known(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.xlsx", GOOD)
-    with pytest.raises(UsageError, match=r"rows\.xlsx") as caught:
-        sources.read_rows(path, Sft, "sft")
+@pytest.mark.parametrize("content", [b"PK\x03\x04", b"%PDF-1.7", b"Name a bird.\n"])
+def test_what_holds_no_rows_is_refused_with_the_kinds_that_are_read(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError, match=r"rows\.xlsx: holds neither JSON nor a table; it begins") as caught:
+        sources.read_rows(write(tmp_path / "rows.xlsx", content), Sft, "sft")
     assert ".jsonl" in caught.value.remedy
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 5
 
 
 @pytest.mark.parametrize(("column", "value"), [("sample", "1"), ("sample", 1.0), ("finished", "yes"), ("finished", 1)])

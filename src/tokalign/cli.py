@@ -131,7 +131,7 @@ def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
     # Required options first, then the rest in the order in which they are declared.
     for f in sorted(fields(knobs), key=lambda f: not is_required(f)):
         names = [f"TOKALIGN_{command}_{f.name}", f"TOKALIGN_{f.name}"]
-        envvar = [name.upper().replace("-", "_") for name in names]
+        envvar = [name.upper().replace("-", "_") for name in names] if f.metadata["env"] else None
         make = typer.Argument if f.metadata["positional"] else typer.Option
         option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False)
         default: Any = inspect.Parameter.empty

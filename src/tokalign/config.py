@@ -126,7 +126,10 @@ class TrainRmConfig(SupervisedStage, Foreign):
 class GenerateConfig(Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign generate``."""
 
-    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input", positional=True)
+    prompts: str | None = knob(
+        None, "prompts: an artifact, a file (.txt: one a line), a dataset; -: stdin", role="input", positional=True
+    )
+    prompt: list[str] = knob([], "a prompt, in place of PROMPTS; repeatable", role="input", env=False)
     policy: str = knob(..., "policy folder or hub id", role="input")
     n: int = knob(1, "responses a prompt; with --reward-model only the best is kept", low=1)
     reward_model: str | None = knob(None, "best-of-n by this reward model", role="input")
@@ -160,7 +163,9 @@ class ScoreConfig(Compute, Foreign, Stage):
 class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign train-ppo``."""
 
-    prompts: str = knob(..., "prompts: an artifact, a file or a dataset", role="input", positional=True)
+    prompts: str = knob(
+        ..., "prompts: an artifact, a file (.txt: one a line), a dataset; -: stdin", role="input", positional=True
+    )
     policy: str = knob(..., "policy to start from, and to stay near", role="input")
     reward_model: list[str] = knob(
         ..., "reward model folder or hub id, or a function as MODULE:NAME; several are summed", role="input"
@@ -215,7 +220,10 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
 class EvalWinrateConfig(Paid, Sampling, Compute, Foreign, Stage):
     """Knobs of ``tokalign eval-winrate``."""
 
-    prompts: str | None = knob(None, "prompts: an artifact, a file or a dataset", role="input")
+    prompts: str | None = knob(
+        None, "prompts: an artifact, a file (.txt: one a line), a dataset; -: stdin", role="input"
+    )
+    prompt: list[str] = knob([], "a prompt, in place of --prompts; repeatable", role="input", env=False)
     candidate: list[str] = knob(
         [], "NAME=PATH of a policy or of responses; PATH@N: the best of N; repeatable", role="input"
     )

@@ -37,9 +37,10 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     positional: bool = False,
+    env: bool = True,
 ) -> Any:
-    """A documented, bounded field. ``default=...`` makes it required."""
-    meta = {"about": about, "role": role, "low": low, "high": high, "positional": positional}
+    """A documented, bounded field. ``default=...`` makes it required; ``env``: environment variables may set it."""
+    meta = {"about": about, "role": role, "low": low, "high": high, "positional": positional, "env": env}
     if default is ...:
         return field(metadata=meta)
     if isinstance(default, list):

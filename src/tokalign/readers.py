@@ -1,57 +1,60 @@
 """Rows out of files and Hugging Face datasets, one by one, each with its place; what they mean is not known here."""
 
 import csv
+import io
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tokalign import probe, sandbox
+from tokalign import files, probe, sandbox
 from tokalign.disk import LONGEST, check_nesting
-from tokalign.errors import InputError, UsageError, first_line
+from tokalign.errors import InputError, first_line
+from tokalign.files import File
 from tokalign.spreadsheet import unquoted
 
 Placed = tuple[str, dict[str, Any]]
 """A row as it came, and its place: ``file:line`` in text, ``file: row N`` (from 0) elsewhere."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ARRAY = 256 * 1024 * 1024
+"""Bytes of the largest array that is unpacked: it is read whole."""
 
 
 def is_hub_id(source: str) -> bool:
     """Whether a source names a dataset on the hub: ``owner/name``, and nothing of that name lies here."""
-    here = Path(source).exists() or Path(source).suffix in _READERS
+    here = Path(source).exists() or files.has_known_name(source)
     return not here and _HUB_ID.fullmatch(source) is not None
 
 
 def read_file(path: Path) -> Iterator[Placed]:
-    """Rows of ``.jsonl``, ``.json`` (an array, read whole), ``.csv``, ``.parquet`` or ``.arrow``.
+    """Rows of a file, whatever it holds.
 
     Raises:
-        UsageError: another suffix.
-        InputError: nothing is there, or it is not what its suffix says; with the place.
+        InputError: nothing is there, or it is not what it seems; with the place.
     """
-    check_file(path)
-    return _READERS[path.suffix](path)
+    return read(files.look(path))
 
 
-def check_file(path: Path) -> None:
-    """Refuse what :func:`read_file` cannot read, by its name."""
-    if not path.is_file() or "\0" in str(path):
-        raise InputError("there is no such file or artifact", where=str(path))
-    if path.suffix not in _READERS:
-        known = ", ".join(_READERS)
-        raise UsageError(f"cannot tell the layout of {str(path)!r}", remedy=f"give a {known} file, or an artifact")
+def read(file: File) -> Iterator[Placed]:
+    """Rows of a file that was looked at: JSON lines, an array of JSON (read whole), CSV, a prompt a line, a table.
+
+    Raises:
+        InputError: it is not what it seems; with the place.
+    """
+    return _READERS[file.kind](file)
 
 
-def _json_lines(path: Path) -> Iterator[Placed]:
-    with path.open("rb") as f:
+def _lines(file: File) -> Iterator[tuple[str, str]]:
+    """Lines of text that hold something, each with its place."""
+    with files.opened(file) as f:
         start, number = 0, 0
         while raw := f.readline(LONGEST + 1):
             number += 1
-            at = f"{path}:{number}"
+            at = f"{file.name}:{number}"
             if len(raw) > LONGEST:
                 raise InputError(
                     f"the line is longer than {LONGEST >> 20} MB; it begins {raw[:40]!r}",
@@ -62,15 +65,31 @@ def _json_lines(path: Path) -> Iterator[Placed]:
             start += len(raw)
             line = line.removeprefix("\ufeff") if number == 1 else line
             if line.strip():
-                yield at, _object(_parse(line, at, "the line"), at)
+                yield at, line
 
 
-def _json_array(path: Path) -> Iterator[Placed]:
-    rows = _parse(_decode(path.read_bytes(), str(path), 0).removeprefix("\ufeff"), str(path), "the file")
+def _json_lines(file: File) -> Iterator[Placed]:
+    for at, line in _lines(file):
+        yield at, _object(_parse(line, at, "the line"), at)
+
+
+def _text(file: File) -> Iterator[Placed]:
+    """A prompt a line."""
+    for at, line in _lines(file):
+        yield at, {"prompt": line.rstrip("\r\n")}
+
+
+def _json_array(file: File) -> Iterator[Placed]:
+    with files.opened(file) as f:
+        raw = f.read(_ARRAY + 1) if file.packing else f.read()
+    if file.packing and len(raw) > _ARRAY:
+        remedy = "unpack it, or write a row a line"
+        raise InputError(f"an array of more than {_ARRAY >> 20} MB, packed", where=file.name, remedy=remedy)
+    rows = _parse(_decode(raw, file.name, 0).removeprefix("\ufeff"), file.name, "the file")
     if not isinstance(rows, list):
-        raise InputError(f"expected an array of rows, got {type(rows).__name__}", where=str(path))
+        raise InputError(f"expected an array of rows, got {type(rows).__name__}", where=file.name)
     for number, row in enumerate(rows):
-        at = f"{path}: row {number}"
+        at = f"{file.name}: row {number}"
         yield at, _object(row, at)
 
 
@@ -128,18 +147,18 @@ def _decode(raw: bytes, where: str, start: int) -> str:
         raise InputError(byte, where=where, remedy="convert it: iconv -t UTF-8") from e
 
 
-def _csv(path: Path) -> Iterator[Placed]:
+def _csv(file: File) -> Iterator[Placed]:
     """A cell is text; which columns spell out lists as JSON is known to those who know the columns."""
     limit = csv.field_size_limit(LONGEST)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            reader = csv.reader(f, strict=True)
+        with files.opened(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as f:
+            reader = csv.reader(_bounded(f, file.name), strict=True)
             columns = next(reader, [])
             if len(set(columns)) < len(columns):
-                raise InputError(f"a column stands twice: {columns}", where=f"{path}:1")
+                raise InputError(f"a column stands twice: {columns}", where=f"{file.name}:1")
             line = reader.line_num + 1
             for cells in reader:
-                at, line = f"{path}:{line}", reader.line_num + 1
+                at, line = f"{file.name}:{line}", reader.line_num + 1
                 if len(cells) != len(columns) and cells:
                     raise InputError(
                         f"{len(cells)} cells, but {len(columns)} columns",
@@ -149,34 +168,34 @@ def _csv(path: Path) -> Iterator[Placed]:
                 if cells:
                     yield at, {k: unquoted(v) for k, v in zip(columns, cells, strict=True)}
     except UnicodeDecodeError as e:
-        raise InputError(f"not UTF-8: {e}", where=str(path), remedy="convert it: iconv -t UTF-8") from e
+        raise InputError(f"not UTF-8: {e}", where=file.name, remedy="convert it: iconv -t UTF-8") from e
     except csv.Error as e:
-        raise InputError(f"not valid CSV: {e}", where=f"{path}:{reader.line_num}", remedy="see RFC 4180") from e
+        raise InputError(f"not valid CSV: {e}", where=f"{file.name}:{reader.line_num}", remedy="see RFC 4180") from e
     finally:
         csv.field_size_limit(limit)
 
 
-def _parquet(path: Path) -> Iterator[Placed]:
-    return _table(path, "parquet")
+def _bounded(f: IO[str], name: str) -> Iterator[str]:
+    while line := f.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise InputError(f"a line is longer than {LONGEST >> 20} MB", where=name, remedy="is it CSV?")
+        yield line
 
 
-def _arrow(path: Path) -> Iterator[Placed]:
-    return _table(path, "arrow")
-
-
-def _table(path: Path, kind: sandbox.Kind) -> Iterator[Placed]:
+def _table(file: File) -> Iterator[Placed]:
     """Rows of a table; it is opened elsewhere first, see :mod:`tokalign.sandbox`."""
     import pyarrow as pa
 
-    _check_table_once(path, kind)
+    kind: sandbox.Kind = "parquet" if file.kind == "parquet" else "arrow"
+    _check_table_once(file.path, kind)
     number = 0
     try:
-        for batch in probe.batches(path, kind):
+        for batch in probe.batches(file.path, kind):
             for row in batch.to_pylist():
-                yield f"{path}: row {number}", _object(row, f"{path}: row {number}")
+                yield f"{file.name}: row {number}", _object(row, f"{file.name}: row {number}")
                 number += 1
     except (probe.BadTableError, pa.ArrowException, OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot be read: {e}", where=str(path), remedy="fetch or make it again") from e
+        raise InputError(f"cannot be read: {e}", where=file.name, remedy="fetch or make it again") from e
 
 
 def _check_table_once(path: Path, kind: sandbox.Kind) -> None:
@@ -191,12 +210,13 @@ def _check_table_once(path: Path, kind: sandbox.Kind) -> None:
 _CHECKED: set[tuple[str, int, int, int]] = set()
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_array,
-    ".csv": _csv,
-    ".parquet": _parquet,
-    ".arrow": _arrow,
+_READERS: dict[files.Kind, Callable[[File], Iterator[Placed]]] = {
+    "lines": _json_lines,
+    "array": _json_array,
+    "csv": _csv,
+    "text": _text,
+    "parquet": _table,
+    "arrow": _table,
 }
 
 

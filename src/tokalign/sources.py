@@ -6,121 +6,41 @@ counted. Then rows are read again as they are used, so memory does not grow with
 as a whole, told from its first rows.
 """
 
-import re
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from pydantic import ValidationError
-
-from tokalign import artifacts, formats, readers
+from tokalign import artifacts, files, formats, readers
 from tokalign.artifacts import Artifact
 from tokalign.disk import hash_json, sha256
-from tokalign.errors import InputError, KindError
+from tokalign.errors import InputError, KindError, UsageError
+from tokalign.files import File
 from tokalign.formats import LAYOUTS, Skip
 from tokalign.knobs import Foreign
 from tokalign.migrations import migrate
 from tokalign.model_files import check_model
 from tokalign.readers import Placed
-from tokalign.schemas import KINDS, Edit, PromptRow, ResponseRow, Row
+from tokalign.rows import Item, Rows, check_row, foreign, ours, required
+from tokalign.schemas import KINDS, Edit, PromptRow, Row
 from tokalign.shapes import Shape
-from tokalign.turns import UnusableError, is_turns, parsed, with_system, without_nulls
 
+__all__ = [
+    "Rows",
+    "check_row",
+    "file_lineage",
+    "holds_edits",
+    "is_rows",
+    "model_lineage",
+    "read_edits",
+    "read_prompts",
+    "read_rows",
+]
 R = TypeVar("R", bound=Row)
-Item = tuple[str, R | Skip]
-"""A place, and the valid row there or why it is left out."""
-
-_KEY = ("id", "sample", "candidate", "judge", "order")
-_OWN_IDS = ("id", "prompt_id", "uid", "uuid")
-"""Columns of foreign layouts that may name a row."""
-_REASONS = 50
-"""Different reasons that are counted apart."""
-OTHER = "other reasons"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 SAMPLE = 50
 """Rows by which a layout is told."""
-
-
-class Rows(Generic[R]):
-    """Valid rows of one input, read anew each time they are iterated, and how they came to be.
-
-    Args:
-        items: reads the rows.
-        lineage: of the input.
-        shared: where given, a key that stands several times is no error: its hash is added here, and ``items``, which
-            looks here, gives such rows a name of their own.
-        remedy: what to do where no row is usable.
-
-    Raises:
-        InputError: a row is not valid, an id stands twice, or there are none.
-    """
-
-    def __init__(
-        self,
-        items: Callable[[], Iterator[Item[R]]],
-        lineage: dict[str, Any],
-        shared: set[int] | None = None,
-        remedy: str = "",
-    ) -> None:
-        self._items, self.lineage = items, lineage
-        self.total = 0
-        """Rows looked at, skipped ones included."""
-        self.reasons: Counter[str] = Counter()
-        """Why rows are skipped, with counts."""
-        hashes, first = array("q"), ""
-        for at, item in items():
-            self.total += 1
-            if isinstance(item, Skip):
-                known = item.reason in self.reasons or len(self.reasons) < _REASONS
-                self.reasons[item.reason if known else OTHER] += 1
-                first = first or at
-            else:
-                hashes.append(hash(_key(item)))
-        if not self.total:
-            raise InputError("there are no rows", where=str(lineage["path"]))
-        if not len(self):
-            raise InputError(f"no usable rows: {dict(self.reasons)}", where=first, remedy=remedy)
-        self._tell_apart(hashes, shared)
-
-    def __len__(self) -> int:
-        return self.total - sum(self.reasons.values())
-
-    def __iter__(self) -> Iterator[R]:
-        return (item for _, item in self._items() if not isinstance(item, Skip))
-
-    def account(self, skipped: Iterable[tuple[str, int]] = (), **more: Any) -> dict[str, Any]:
-        """The manifest's ``rows``: in = out + skipped."""
-        reasons = self.reasons + Counter(dict(skipped))
-        n = sum(reasons.values())
-        return {"in": self.total, "out": self.total - n, "skipped": n, "reasons": dict(reasons), **more}
-
-    def _tell_apart(self, hashes: "array[int]", shared: set[int] | None) -> None:
-        """Keys are compared by hash, eight bytes a row; where two are equal, the rows are read again."""
-        ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
-        suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-        if not suspects:
-            return
-        if shared is not None:
-            shared |= suspects
-            return
-        seen: dict[tuple[str, ...], str] = {}
-        for at, item in self._items():
-            if isinstance(item, Skip) or hash(key := _key(item)) not in suspects:
-                continue
-            if key in seen:
-                raise InputError(
-                    f"{' '.join(key)!r} stands twice, first at {seen[key]}",
-                    where=at,
-                    field="id",
-                    remedy="give each row an id of its own",
-                )
-            seen[key] = at
 
 
 def read_rows(
@@ -142,8 +62,33 @@ def read_rows(
         KindError: an artifact of another kind.
     """
     how = how or Foreign()
-    placed, lineage = _open(str(path), kinds, how)
-    plain, text = lineage["version"] is None, Path(path).suffix == ".csv"
+    return _rows(_open(str(path), kinds, how), row, how, limit, keep)
+
+
+def read_prompts(path: str | None, given: Sequence[str], how: Foreign, limit: int | None = None) -> Rows[PromptRow]:
+    """Prompts of an artifact, a file or a dataset, or those that stand on the command line.
+
+    Raises:
+        UsageError: neither is there, or both, or a prompt says nothing.
+        InputError: as :func:`read_rows`.
+    """
+    if bool(given) == (path is not None):
+        remedy = "name a file or an artifact of prompts, - for standard input, or --prompt TEXT"
+        raise UsageError("prompts from two places" if given else "no prompts", remedy=remedy)
+    if path is not None:
+        return read_rows(path, PromptRow, "prompts", how=how, limit=limit)
+    if not all(text.strip() for text in given):
+        raise UsageError("--prompt is empty", remedy="say something")
+    lineage = {"kind": "prompts", "version": None, "sha256": f"text:{hash_json(list(given))}", "path": "--prompt"}
+    made = Source(lambda: ((f"--prompt {n}", {"prompt": text}) for n, text in enumerate(given, 1)), lineage)
+    return _rows(made, PromptRow, Foreign(format="tokalign"), limit)
+
+
+def _rows(
+    source: "Source", row: type[R], how: Foreign, limit: int | None, keep: Callable[[R], str] = lambda _: ""
+) -> Rows[R]:
+    placed, lineage, text = source
+    plain = lineage["version"] is None
     name: str = how.format if plain else "tokalign"
     shape = _shape(placed, limit, text) if plain else Shape(())
     if name == "auto":
@@ -152,7 +97,7 @@ def read_rows(
 
     def items() -> Iterator[Item[R]]:
         some = islice(placed(), limit)
-        found = _ours(some, row, text, plain) if name == "tokalign" else _foreign(some, row, name, how, spelt, shared)
+        found = ours(some, row, text, plain) if name == "tokalign" else foreign(some, row, name, how, spelt, shared)
         for at, item in found:
             reason = "" if isinstance(item, Skip) else keep(item)
             yield at, Skip(reason) if reason else item
@@ -183,10 +128,17 @@ def holds_edits(path: str | Path, how: Foreign) -> bool:
         return artifacts.kind_of(Path(path)) == "edits"
     if how.format not in ("auto", "tokalign"):
         return how.format == "qa-feedback"
-    placed, _ = _open(str(path), ("edits",), how)
-    shape = _shape(placed, None, False)
-    ours = shape.has(*_required(Edit)) and not shape.has("response")
+    shape = _shape(_open(str(path), ("edits",), how).rows, None, False)
+    ours = shape.has(*required(Edit)) and not shape.has("response")
     return ours or (how.format == "auto" and formats.detect(shape) == "qa-feedback")
+
+
+def is_rows(path: str) -> bool:
+    """Whether a path is of rows that are no artifact: a file, something called like one, or a folder of files."""
+    here = Path(path)
+    if not here.is_dir():
+        return here.is_file() or files.has_known_name(path)
+    return not artifacts.is_artifact(here) and files.holds_rows(here)
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
@@ -220,25 +172,49 @@ def file_lineage(file: Path) -> dict[str, Any]:
     return {"kind": "file", "version": None, "sha256": sha256(file), "path": str(file)}
 
 
-def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> tuple[Callable[[], Iterator[Placed]], dict[str, Any]]:
-    """What reads the raw rows (each time anew), and their lineage, whose version is null unless they are ours."""
+class Source(NamedTuple):
+    """What reads the raw rows (each time anew), and where they are from."""
+
+    rows: Callable[[], Iterator[Placed]]
+    lineage: dict[str, Any]
+    """Its version is null unless they are ours."""
+    cells: bool = False
+    """Whether they are of CSV, where all is text."""
+
+
+def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> Source:
     source = Path(path)
+    lineage: dict[str, Any] = {"kind": kinds[0], "version": None, "path": path}
+    if path == files.STDIN:
+        spooled = files.spooled(sys.stdin.buffer)
+        return _files([files.look(spooled, "stdin")], {**lineage, "sha256": f"stdin:{sha256(spooled)}"})
     if source.is_dir():
-        artifact = _artifact(source, *kinds)
-        kind, version, data = artifact.manifest.kind, artifact.manifest.version, artifact.file("data.jsonl")
-
-        def migrated() -> Iterator[Placed]:
-            for at, raw in readers.read_file(data):
-                yield at, migrate(kind, version, KINDS[kind].version, raw)
-
-        return migrated, {**artifact.manifest.lineage(), "path": path}
-    lineage: dict[str, Any] = {"kind": kinds[0], "version": None}
+        others = not artifacts.is_artifact(source) and not (source / artifacts.PLAN).is_file()
+        if others and (shards := files.shards(source, how.split)):
+            hashes = {p.name: sha256(p) for p in shards}
+            return _files([files.look(p) for p in shards], {**lineage, "sha256": hash_json(hashes)})
+        return _ours_of(source, kinds)
     if readers.is_hub_id(path):
         commit = readers.hub_commit(path, how.revision)
-        lineage |= {"sha256": f"hub:{commit}:{how.subset or ''}:{how.split}", "path": path}
-        return lambda: readers.read_hub(path, commit, how.subset, how.split), lineage
-    readers.check_file(source)
-    return lambda: readers.read_file(source), {**lineage, "sha256": sha256(source), "path": path}
+        lineage["sha256"] = f"hub:{commit}:{how.subset or ''}:{how.split}"
+        return Source(lambda: readers.read_hub(path, commit, how.subset, how.split), lineage)
+    file = files.look(source)
+    return _files([file], {**lineage, "sha256": sha256(source)})
+
+
+def _files(found: Sequence[File], lineage: dict[str, Any]) -> Source:
+    return Source(lambda: chain.from_iterable(readers.read(f) for f in found), lineage, found[0].kind == "csv")
+
+
+def _ours_of(folder: Path, kinds: tuple[str, ...]) -> Source:
+    artifact = _artifact(folder, *kinds)
+    kind, version, data = artifact.manifest.kind, artifact.manifest.version, artifact.file("data.jsonl")
+
+    def migrated() -> Iterator[Placed]:
+        for at, raw in readers.read_file(data):
+            yield at, migrate(kind, version, KINDS[kind].version, raw)
+
+    return Source(migrated, {**artifact.manifest.lineage(), "path": str(folder)})
 
 
 def _artifact(folder: Path, *kinds: str) -> Artifact:
@@ -247,7 +223,8 @@ def _artifact(folder: Path, *kinds: str) -> Artifact:
     made_by = KINDS[kinds[0]].made_by
     if (folder / artifacts.PLAN).is_file():
         raise InputError("an unfinished run", where=str(folder), remedy=f"finish it first: {made_by}")
-    raise KindError(f"not an artifact (no {artifacts.MANIFEST})", where=str(folder), remedy=f"make one: {made_by}")
+    remedy = f"make one: {made_by}; or give the files of rows in it by name"
+    raise KindError(f"not an artifact (no {artifacts.MANIFEST})", where=str(folder), remedy=remedy)
 
 
 def _shape(placed: Callable[[], Iterator[Placed]], limit: int | None, text: bool) -> Shape:
@@ -262,133 +239,7 @@ def _layout(shape: Shape, row: type[Row]) -> str:
     """Which layout a file has: ours if it has our columns, else the first that fits."""
     if "prompt" not in row.model_fields:
         return "tokalign"
-    ours = shape.has(*_required(row)) and shape.kinds.get("chosen") not in ("turns", "object", "list")
+    ours = shape.has(*required(row)) and shape.kinds.get("chosen") not in ("turns", "object", "list")
     found = formats.detect(shape)
     marked = row is PromptRow and found in ("nectar", "helpsteer")  # a talk within the text of the prompt
     return found if found and (marked or not ours) else "tokalign"
-
-
-def _ours(placed: Iterable[Placed], row: type[Row], text: bool, plain: bool) -> Iterator[Item[Any]]:
-    """Rows with our columns.
-
-    Args:
-        placed: the rows as they came.
-        row: their type.
-        text: cells are text, and an empty one stands for nothing; lists are spelt out as JSON.
-        plain: they are of no artifact: what tables add is taken out, and a system message may stand in its own column.
-    """
-    needed = _required(row)
-    lists = [name for name, f in row.model_fields.items() if get_origin(f.annotation) is list] if text else []
-    systems = ("system", "system_prompt") if "prompt" in needed and row is not ResponseRow else ()
-    for number, (at, raw) in enumerate(placed):
-        value = raw
-        if text:
-            value = {k: v for k, v in raw.items() if v != "" or k in needed}
-            value |= {k: parsed(value[k]) for k in lists if k in value}
-            if is_turns(turns := parsed(value.get("prompt"))):
-                value["prompt"] = turns
-        if plain:
-            value = _tidied(at, value, needed, systems)
-        yield at, check_row(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
-
-
-def _tidied(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str, ...]) -> dict[str, Any]:
-    """A row without the nulls that tables add, and with its system message in the prompt."""
-    value = {k: v for k, v in raw.items() if v is not None or k in needed} if None in raw.values() else raw
-    prompt = value.get("prompt")
-    if type(prompt) is list:
-        prompt = without_nulls(prompt)
-        value = {**value, "prompt": prompt}
-    for name in systems:
-        if name in value and isinstance(value[name], str) and prompt and isinstance(prompt, str | list):
-            try:
-                return {**value, "prompt": with_system(value[name], prompt)}
-            except (UnusableError, AttributeError, KeyError, TypeError):
-                return value  # the prompt is none, which is told with the row
-    return value
-
-
-def _foreign(
-    placed: Iterable[Placed], row: type[Row], name: str, how: Foreign, spelt: frozenset[str], shared: set[int]
-) -> Iterator[Item[Any]]:
-    """Rows of a foreign layout; those that cannot be used are skipped, or refused if that is wanted.
-
-    Args:
-        placed: the rows as they came.
-        row: the type they are to have.
-        name: of the layout.
-        how: to read them.
-        spelt: columns whose cells are text that spells out JSON.
-        shared: hashes of the keys that stand several times, and so name no row.
-    """
-    layout, prompts_alone = LAYOUTS[name], _required(row) == ["prompt"]
-    for number, (at, raw) in enumerate(placed):
-        if spelt:
-            raw = {k: parsed(v) if k in spelt else v for k, v in raw.items()}  # noqa: PLW2901
-        made_up = f"{layout.prefix}-{number}"
-        try:
-            made = formats.adapt(name, raw)
-            if "unusable" in made and not prompts_alone:
-                raise UnusableError(made["unusable"])
-            if name == "qa-feedback" and not how.passages:
-                made["prompt"] = made["question"]
-            item = row.model_validate({"source": name, **made, "id": _own_id(raw) or made_up})
-            yield at, item.model_copy(update={"id": made_up}) if shared and hash(_key(item)) in shared else item
-        except (UnusableError, ValidationError) as e:
-            reason = str(e) if isinstance(e, UnusableError) else _why_not(e)
-            if how.strict:
-                raise InputError(reason, where=at, remedy="mend the row, or run without --strict") from e
-            yield at, Skip(reason)
-
-
-def _own_id(raw: dict[str, Any]) -> str | None:
-    """What a foreign row is called where it came from."""
-    for name in _OWN_IDS:
-        value = raw.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
-            return str(value)
-        if isinstance(value, str) and value.strip() and len(value) <= 512 and not _SURROGATE.search(value):
-            return value
-    return None
-
-
-def _why_not(error: ValidationError) -> str:
-    """Why a foreign row is none of ours, in words that do not differ from row to row."""
-    first = error.errors()[0]
-    column = str(first["loc"][0]) if first["loc"] else "row"
-    if first["type"] == "missing":
-        return f"no {column}"
-    problem = first["msg"].removeprefix("Value error, ").partition(" at character")[0]
-    return f"field {column!r}: {problem[:1].lower()}{problem[1:]}"
-
-
-def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
-    """A raw row as its type has it.
-
-    Raises:
-        InputError: it is not one, with its place and the column at fault.
-    """
-    try:
-        return row.model_validate(value, strict=strict)
-    except ValidationError as e:
-        first = e.errors()[0]
-        column = str(first["loc"][0]) if first["loc"] else ""
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            problem = f"missing; the row has {sorted(value)}"
-        else:
-            problem = f"{problem}; got {str(value.get(column))[:80]!r}"
-        raise InputError(problem, where=at, field=column, remedy=f"a row needs {', '.join(_required(row))}") from e
-
-
-def _required(row: type[Row]) -> list[str]:
-    return [name for name, f in row.model_fields.items() if f.is_required() and name != "id"]
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple([str(getattr(row, k)) for k in _key_columns(type(row))])
-
-
-@cache
-def _key_columns(row: type[Row]) -> tuple[str, ...]:
-    return tuple(k for k in _KEY if k in row.model_fields)

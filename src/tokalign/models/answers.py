@@ -14,7 +14,6 @@ from tokalign.writer import Writer
 
 REFERENCE = "reference"
 """Name of the side that all are compared with."""
-_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
 
 class Side(NamedTuple):
@@ -28,8 +27,7 @@ class Side(NamedTuple):
     @property
     def is_there(self) -> bool:
         """Whether the responses need not be sampled."""
-        folder = Path(self.path)
-        return folder.suffix in _FILES or artifacts.kind_of(folder) == "responses"
+        return sources.is_rows(self.path) or artifacts.kind_of(Path(self.path)) == "responses"
 
     def lineage(self) -> dict[str, Any]:
         """Where it comes from, as an input of a stage.
@@ -37,7 +35,7 @@ class Side(NamedTuple):
         Raises:
             InputError: it is not there.
         """
-        if Path(self.path).suffix in _FILES:
+        if sources.is_rows(self.path):
             return sources.read_rows(self.path, ResponseRow, "responses").lineage
         found = sources.model_lineage(self.path, "policy", "responses")
         return {**found, "sha256": f"{found['sha256']}@{self.n}"} if self.n > 1 else found

@@ -10,13 +10,12 @@ from tokalign.models.reward import RewardModel, best_of
 from tokalign.models.sampler import CHUNK, respond_to
 from tokalign.models.tokenization import Codec
 from tokalign.progress import Progress
-from tokalign.schemas import PromptRow
 from tokalign.writer import writing
 
 
 def run(config: GenerateConfig) -> Manifest:
     """Sample ``n`` responses a prompt; keep them all, or the one that the reward model likes best."""
-    data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
+    data = sources.read_prompts(config.prompts, config.prompt, config, config.limit)
     inputs = {"prompts": data.lineage, "policy": sources.model_lineage(config.policy, "policy")}
     if config.reward_model:
         inputs["reward_model"] = sources.model_lineage(config.reward_model, "reward-model")

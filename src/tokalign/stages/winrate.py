@@ -75,7 +75,8 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
 
 def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side]]:
     """The prompts, and who answers them, the reference first."""
-    if config.prompts is None or config.reference is None or not config.candidate:
+    no_prompts = config.prompts is None and not config.prompt
+    if no_prompts or config.reference is None or not config.candidate:
         raise UsageError(
             "eval-winrate needs --prompts, --candidate and --reference", remedy="or --annotations alone; see --help"
         )
@@ -94,7 +95,7 @@ def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side
         sides.append(answers.side(name, path))
     if any(s.n > 1 for s in sides) and not config.reward_model:
         raise UsageError("the best of several needs --reward-model", remedy="name the one that picks")
-    return sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit), sides
+    return sources.read_prompts(config.prompts, config.prompt, config, config.limit), sides
 
 
 def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[str]]) -> list[Pairing]:
