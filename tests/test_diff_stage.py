@@ -141,6 +141,25 @@ def test_several_tokens_on_one_character_are_all_marked(tmp_path: Path) -> None:
     assert row["edited_labels"] == [0, 1, 1, 1, 1, 0, 0, 0]
 
 
+def composing() -> Codec:
+    """As many have it: letters are composed before they are cut, and offsets are those of the text as it was."""
+    codec = train_tiny(CORPUS, 400)
+    codec.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return codec
+
+
+@pytest.mark.parametrize("make", [byte_level, composing])
+def test_letters_that_are_composed_otherwise_are_no_edit(tmp_path: Path, make: Any) -> None:
+    nfd, nfc = "Le cafe\u0301 est bon.", "Le café est bon."
+    same, other, changed = labelled(make(), [(nfd, nfc), (nfc, nfd), (nfd, "Le café est froid.")], tmp_path)
+    for row in (same, other):
+        assert not any(row["original_labels"] + row["edited_labels"] + row["original_spans"] + row["edited_spans"])
+        assert row["similarity"] == 1
+    for side, word in (("original", "bon"), ("edited", "froid")):
+        where = zip(changed[f"{side}_offsets"], changed[f"{side}_labels"], strict=True)
+        assert "".join(changed[side][i:j] for (i, j), z in where if z).strip() == word
+
+
 def test_the_token_after_an_omission_can_be_bad(tmp_path: Path) -> None:
     pairs = [("The sea shines.", "The calm sea shines."), ("The sea", "The sea shines"), ("The sea", "The sky")]
     plain, marked = (labelled(CODECS["byte_level"], pairs, tmp_path, omissions=on) for on in (False, True))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.texts import FAMILY, TEXT
+from tests.texts import FAMILY, TEXT, nfc
 from tokalign.core import words
 from tokalign.core.diff import words as cut
 from tokalign.core.words import number, split
@@ -68,7 +68,7 @@ def test_equal_words_and_no_others_have_one_hash(one: str, other: str) -> None:
             for side in (a, b):
                 begins, ids = (side.begins, side.raw) if raw else (side.bare, side.ids)
                 spans = zip(begins, side.ends, strict=True)
-                texts += [side.characters[i:j].tobytes() for i, j in spans]
+                texts += [nfc("".join(map(chr, side.characters[i:j]))) for i, j in spans]
                 hashes += ids.tolist()
             assert len(set(zip(texts, hashes, strict=True))) == len(set(texts)) == len(set(hashes))
 
@@ -85,3 +85,21 @@ def test_texts_longer_than_the_table_of_powers() -> None:
     text = "word " * 9000
     assert len(set(split([text]).ids.tolist())) == 2, "the word, and the white space at the end"
     assert np.array_equal(split([text, text]).ids[:9001], split([text]).ids)
+
+
+@pytest.mark.parametrize(
+    ("decomposed", "plain"),
+    [
+        ("cafe\u0301 noir", "café noir"), ("\u212bngstro\u0308m", "Ångström"), ("q\u0307\u0323 x", "q\u0323\u0307 x"),
+        ("\u1112\u1161\u11ab\u1100\u1173\u11af", "한글"), ("\u304b\u3099\u304d", "がき"), ("\uf900\uf900", "豈豈"),
+        ("a =\u0338 b", "a ≠ b"), ("x\u2000y", "x\u2002y"), ("\u0958", "\u0915\u093c"), ("Vie\u0323\u0302t", "Việt"),
+    ],
+)  # fmt: skip
+def test_words_are_equal_however_their_letters_are_composed(decomposed: str, plain: str) -> None:
+    one, other = split([decomposed, "x"]), split([plain, "x"])
+    assert one.rows.tolist() == other.rows.tolist()
+    for name in ("ids", "raw", "starts"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+    assert "".join(map(chr, one.characters)) == f"{decomposed}x", "places are those of the text as it is"
+    a, b = number(one, other)
+    assert (a.ids.tolist(), a.raw.tolist()) == (b.ids.tolist(), b.raw.tolist())

@@ -1,5 +1,7 @@
 """Texts of every script, and the short way to compare two of them."""
 
+import unicodedata
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -9,6 +11,19 @@ from tokalign.core.words import split
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
 PIECES = ["The", " sea", "a", " a", ".", ",", " ", "\r\n", "\0", "e\u0301", FAMILY]
+PIECES += [
+    "\u00e9",
+    "\u0301",
+    "\u212b",
+    "\u1112\u1161\u11ab",
+    "\ud55c",
+    "\u304b\u3099",
+    "\u304c",
+    "\u2000",
+    "\u037e",
+    ";",
+]
+PIECES += ["\uf900", "\u8c48", "q\u0323\u0307", "q\u0307\u0323", "=\u0338", "\u2260", "\u037e"]
 PIECES += ["שלום", " \u202e", "漢字", "字", "カタカナ", "ひら", "\u00a0", "ß", "_", "\t\t", "\U0001f1eb\U0001f1f7"]
 TEXT = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=10).map("".join),
@@ -20,6 +35,11 @@ WAYS = [
     *(Way("blocks", merge, whole) for merge, whole in ((0, diff.NEVER), (1, 0.5), (2, 0.8), (3, diff.NEVER))),
 ]
 WAY = st.sampled_from(WAYS)
+
+
+def nfc(text: str) -> str:
+    """Text with its letters composed: equal for texts that differ in nothing else."""
+    return unicodedata.normalize("NFC", text)
 
 
 def compare(original: str, edited: str, way: Way = WAYS[4]) -> Kept:

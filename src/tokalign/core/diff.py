@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Indel, LCSseq, Levenshtein
 
 from tokalign.core.blocks import Match, Side, align_blocks
-from tokalign.core.words import Ints, Words, bounds, number, split
+from tokalign.core.words import Ints, Words, bounds, composed, number, split
 
 Tag = Literal["equal", "replace", "insert", "delete"]
 Spans = NDArray[np.int32]
@@ -97,6 +97,8 @@ def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
     """Which characters each edit kept, from alignments over words.
 
     But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
+    A word that only composes its letters otherwise (NFC, NFD) is kept, so that the two sides of what is kept can differ
+    in characters.
     """
     kept = _compare_words(originals, editeds, way)
     if not _are_equal(originals.characters, editeds.characters, kept):  # two unequal words have one hash
@@ -218,7 +220,10 @@ def changes(ops: Sequence[Opcode]) -> list[Opcode]:
 
 
 def apply(ops: Sequence[Opcode], original: str, edited: str) -> str:
-    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``."""
+    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``.
+
+    It is ``edited``, but that kept words are composed as they were in ``original``.
+    """
     return "".join(original[i1:i2] if tag == "equal" else edited[j1:j2] for tag, i1, i2, j1, j2 in ops)
 
 
@@ -347,9 +352,15 @@ def _omitted(kept: Kept) -> tuple[Ints, Spans]:
 
 
 def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Kept) -> bool:
-    """Whether what is kept is the same on both sides."""
+    """Whether what is kept is the same on both sides, composed or not."""
     in_a, in_b = spans(kept)
-    return np.array_equal(kept.a1 - kept.a0, kept.b1 - kept.b0) and np.array_equal(a[in_a == 0], b[in_b == 0])
+    same_a, same_b = a[in_a == 0], b[in_b == 0]
+    lengths_a, lengths_b = kept.a1 - kept.a0, kept.b1 - kept.b0
+    if np.array_equal(lengths_a, lengths_b) and np.array_equal(same_a, same_b):
+        return True
+    one, cuts_one = composed(same_a, bounds(lengths_a.tolist()))
+    other, cuts_other = composed(same_b, bounds(lengths_b.tolist()))
+    return np.array_equal(cuts_one, cuts_other) and np.array_equal(one, other)
 
 
 def _up_to(marks: NDArray[np.bool_]) -> NDArray[np.int32]:

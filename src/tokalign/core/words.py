@@ -3,7 +3,8 @@
 A word is a run of letters, digits and ``_`` with the marks that go with them, or a single other character: a
 punctuation mark, an emoji with what modifies or is joined to it, a Chinese character (scripts that write no
 spaces are cut into characters, and katakana into its runs). White space belongs to the word that follows; where
-none does, it is a word of its own.
+none does, it is a word of its own. Words are equal where their letters are, however those are composed: an accent may
+be a character of its own (NFD) or not (NFC), and hashes are those of the composed form.
 """
 
 import unicodedata
@@ -23,8 +24,11 @@ _ENDS_SENTENCE[[ord(c) for c in ".!?…。！？"]] = True
 _JOINER = 0x200D
 _AT_ONCE = 20_000
 """Characters worked on at a time: their arrays fit a processor's cache."""
-_NO_SPACES = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF))
-"""Thai and Lao, Burmese, Khmer, hiragana, Chinese characters."""
+_NO_SPACES = (
+    (0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+)  # fmt: skip
+"""Thai and Lao, Burmese, Khmer, hiragana, Chinese characters and those that are the same as one of them."""
 
 
 class Words(NamedTuple):
@@ -40,7 +44,7 @@ class Words(NamedTuple):
     """(W,): … and without it."""
     ends: Ints
     ids: NDArray[np.uint64]
-    """(W,): hash of the word without its white space. Equal words have equal hashes; unequal ones hardly ever."""
+    """(W,): hash of the word, composed, without its white space. Equal words have equal hashes; others hardly ever."""
     raw: NDArray[np.uint64]
     """(W,): … and with it."""
     starts: NDArray[np.bool_]
@@ -79,8 +83,9 @@ def number(a: Words, b: Words) -> tuple[Words, Words]:
     known: dict[bytes, int] = {}
 
     def numbers(side: Words, begins: Ints) -> NDArray[np.uint64]:
-        pairs = zip(begins.tolist(), side.ends.tolist(), strict=True)
-        found = (known.setdefault(side.characters[i:j].tobytes(), len(known)) for i, j in pairs)
+        characters, cuts = composed(side.characters, np.stack([begins, side.ends], axis=1).ravel())
+        pairs = zip(cuts[::2].tolist(), cuts[1::2].tolist(), strict=True)
+        found = (known.setdefault(characters[i:j].tobytes(), len(known)) for i, j in pairs)
         return np.fromiter(found, np.uint64, len(begins))
 
     one, other = (side._replace(ids=numbers(side, side.bare), raw=numbers(side, side.begins)) for side in (a, b))
@@ -96,13 +101,35 @@ def joins(characters: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool
     return np.where(kinds >= _RUNS, kinds, 0).astype(np.uint8), kinds == _MARK
 
 
+def composed(characters: NDArray[np.uint32], cuts: Ints) -> tuple[NDArray[np.uint32], Ints]:
+    """Text in NFC, piece by piece: nothing is composed across a cut.
+
+    Args:
+        characters: (C,) code points.
+        cuts: (K,) places between pieces, in order.
+
+    Returns:
+        The code points in NFC, and where the cuts are among them.
+    """
+    mark = next(code for code in range(0xD800, 0xE000) if not (characters == code).any())  # composes with nothing
+    text = np.insert(characters, cuts, np.uint32(mark)).tobytes().decode("utf-32-le", "surrogatepass")
+    made = _code_points(unicodedata.normalize("NFC", text))
+    is_mark = made == mark
+    return made[~is_mark], np.flatnonzero(is_mark) - np.arange(len(cuts))
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
 def bounds(lengths: Sequence[int]) -> Ints:
     """(N + 1,): where each of N pieces begins, and where the last ends, when they stand one after the other."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
 
 
 def _split(texts: Sequence[str]) -> Words:
-    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    whole = "".join(texts)
+    characters = _code_points(whole)
     places = bounds([len(text) for text in texts])
     first = places[:-1][np.diff(places) > 0]  # characters that begin a text
     kinds = _classes().take(characters)
@@ -125,7 +152,11 @@ def _split(texts: Sequence[str]) -> Words:
         lines = np.concatenate([[0], np.cumsum(breaks, dtype=np.int32)])
         starts |= lines[ends] > lines[begins]
     starts[rows[:-1][np.diff(rows) > 0]] = True
-    ids, raw = _hashes(characters, begins, bare, ends)
+    if whole.isascii() or unicodedata.is_normalized("NFC", whole):
+        ids, raw = _hashes(characters, begins, bare, ends)
+    else:
+        plain, cuts = composed(characters, np.stack([begins, bare], axis=1).ravel())
+        ids, raw = _hashes(plain, cuts[::2], cuts[1::2], np.append(cuts[2::2], len(plain)))
     return Words(characters, solid, begins, bare, ends, ids, raw, starts, rows, places)
 
 
