@@ -126,6 +126,31 @@ def test_of_several_splits_in_a_folder_one_is_read(tmp_path: Path) -> None:
     assert caught.value.remedy == "--split test or train"
 
 
+NAMES = {
+    ("train-00000-of-00002.jsonl.gz", "train-00001-of-00002.jsonl.gz"): "both",
+    ("train_0.jsonl", "train_1.jsonl"): "both",
+    ("part-0.JSONL", "part-1.JSONL"): "both",
+    ("pairs.v1.jsonl", "pairs.v2.jsonl"): "both",
+    ("train.jsonl", "train.more.jsonl"): "both",
+    ("train.jsonl", "validation.jsonl"): "first",
+    ("train.jsonl.zst", "test-00000-of-00001.jsonl"): "first",
+    ("test.jsonl", "validation.jsonl"): "none",
+    ("train_prefs.jsonl", "test_prefs.jsonl"): "none",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_shards_of_one_split_are_told_by_their_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, part in zip(names, (ROWS[:3], ROWS[3:]), strict=True):
+        raw = "".join(json.dumps(row) + "\n" for row in part).encode()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    if NAMES[names] == "none":
+        with pytest.raises(InputError, match="several splits, none of them 'train'"):
+            read(tmp_path)
+    else:
+        assert read(tmp_path) == (ROWS if NAMES[names] == "both" else ROWS[:3])
+
+
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     saved = datasets.Dataset.from_list(ROWS)
     saved.save_to_disk(str(tmp_path / "one"), num_shards=2)

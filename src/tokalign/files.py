@@ -35,7 +35,8 @@ _BOM = b"\xef\xbb\xbf"
 _NOT_ROWS = re.compile(r"(state|dataset_info|dataset_dict|dataset_infos|config)\.json|cache-.*|tmp.*")
 _OURS = (["data.jsonl"], ["data.json"], ["data.arrow"])
 """What lies in artifacts, and alone says nothing."""
-_SHARD = re.compile(r"(.+?)(-\d+-of-\d+)?\.[^.]+")
+_SHARD = re.compile(r"(.+?)([-_.]?\d+)?(-of-\d+)?(\.[A-Za-z0-9]+)+")
+"""The first group: what the shards of one split have in common."""
 _SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval)([._-].*)?")
 
 

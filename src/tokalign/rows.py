@@ -212,12 +212,13 @@ def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True)
     except ValidationError as e:
         first = e.errors()[0]
         column = str(first["loc"][0]) if first["loc"] else ""
-        problem = first["msg"].removeprefix("Value error, ")
+        problem, remedy = first["msg"].removeprefix("Value error, "), f"a row needs {', '.join(required(row))}"
         if first["type"] == "missing":
             problem = f"missing; the row has {sorted(value)}"
+            remedy += "; rename the columns, or name a layout with --format"
         else:
             problem = f"{problem}; got {str(value.get(column))[:80]!r}"
-        raise InputError(problem, where=at, field=column, remedy=f"a row needs {', '.join(required(row))}") from e
+        raise InputError(problem, where=at, field=column, remedy=remedy) from e
 
 
 def required(row: type[Row]) -> list[str]:
