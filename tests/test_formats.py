@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokalign import formats, sources
+from tokalign import rows as rows_module
 from tokalign.errors import InputError
 from tokalign.knobs import Foreign, Format
 from tokalign.schemas import Preference, PromptRow, RecordedEdit, ResponseRow, Sft
@@ -338,6 +339,7 @@ OWN = [
     ([{"id": "a"}, {"id": 7}, {"id": "c"}], ["a", "7", "c"]),
     ([{"prompt_id": "a"}, {"prompt_id": "b"}, {"prompt_id": ""}], ["a", "b", "orca-2"]),
     ([{"id": "a"}, {"id": "a"}, {"id": "b"}], ["orca-0", "orca-1", "b"]),
+    ([{"id": "orca-1"}, {"id": ""}, {"id": "b"}], ["orca-0", "orca-1", "b"]),
     ([{"id": None, "uuid": "u"}, {"id": [1], "uid": "v"}, {"id": "\ud800"}], ["u", "v", "orca-2"]),
 ]  # fmt: skip
 
@@ -349,6 +351,12 @@ def test_a_foreign_row_keeps_an_id_that_no_other_has(
     rows = prefs(write(tmp_path / "a.jsonl", *({**GOOD["orca"], **row} for row in ids)))
     assert [r.id for r in rows] == expected
     assert [r.id for r in rows] == expected, "and again"
+
+
+def test_where_many_ids_stand_twice_no_row_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_SHARED", 2)
+    rows = prefs(write(tmp_path / "a.jsonl", *({**GOOD["orca"], "id": str(i // 2)} for i in range(7))))
+    assert [r.id for r in rows] == [f"orca-{i}" for i in range(7)]
 
 
 def test_text_parts_are_text_and_the_nulls_of_tables_are_nothing(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ Item = tuple[str, R | Skip]
 _KEY = ("id", "sample", "candidate", "judge", "order")
 _OWN_IDS = ("id", "prompt_id", "uid", "uuid")
 """Columns of foreign layouts that may name a row."""
+_SHARED = 100_000
+"""Ids that stand several times, above which no row keeps its own: memory does not grow with the rows."""
+_ALL = -1
+"""Among hashes of keys, which are never that: every row is to have another name."""
 _REASONS = 50
 """Different reasons that are counted apart."""
 OTHER = "other reasons"
@@ -87,11 +91,12 @@ class Rows(Generic[R]):
     def _tell_apart(self, hashes: "array[int]", shared: set[int] | None) -> None:
         """Keys are compared by hash, eight bytes a row; where two are equal, the rows are read again."""
         ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
-        suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-        if not suspects:
-            return
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if shared is not None:
-            shared |= suspects
+            shared |= {_ALL} if len(twice) > _SHARED else set(twice.tolist())
+            return
+        suspects = set(twice.tolist())
+        if not suspects:
             return
         seen: dict[tuple[str, ...], str] = {}
         for at, item in self._items():
@@ -171,8 +176,9 @@ def foreign(
                 raise UnusableError(made["unusable"])
             if name == "qa-feedback" and not how.passages:
                 made["prompt"] = made["question"]
-            item = row.model_validate({"source": name, **made, "id": _own_id(raw) or made_up})
-            yield at, item.model_copy(update={"id": made_up}) if shared and hash(_key(item)) in shared else item
+            item = row.model_validate({"source": name, **made, "id": _own_id(raw, layout.prefix) or made_up})
+            renamed = shared and (_ALL in shared or hash(_key(item)) in shared)
+            yield at, item.model_copy(update={"id": made_up}) if renamed else item
         except (UnusableError, ValidationError) as e:
             reason = str(e) if isinstance(e, UnusableError) else _why_not(e)
             if how.strict:
@@ -180,14 +186,14 @@ def foreign(
             yield at, Skip(reason)
 
 
-def _own_id(raw: dict[str, Any]) -> str | None:
-    """What a foreign row is called where it came from."""
+def _own_id(raw: dict[str, Any], prefix: str) -> str | None:
+    """What a foreign row is called where it came from, if that cannot be the name that another is given here."""
     for name in _OWN_IDS:
         value = raw.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
             return str(value)
         if isinstance(value, str) and value.strip() and len(value) <= 512 and not _SURROGATE.search(value):
-            return value
+            return None if value.startswith(f"{prefix}-") and value[len(prefix) + 1 :].isdigit() else value
     return None
 
 
