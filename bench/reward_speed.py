@@ -60,7 +60,8 @@ def ours(model: str, level: str, examples: list[dict[str, Any]], codec: Codec, e
         loss, _ = reward.objective(knobs, device)
         collate = partial(reward.collate, codec=codec, device=device)
         began = time.perf_counter()
-        fit("bench", loaded, examples, lengths, collate, loss, knobs, Workspace.at(Path(folder)))
+        counts = reward.counts(examples, knobs)
+        fit("bench", loaded, examples, lengths, counts, collate, loss, knobs, Workspace.at(Path(folder)))
         return time.perf_counter() - began
 
 

@@ -155,7 +155,7 @@ class Training(Compute):
     )
     epochs: float = knob(1.0, "passes over the data, where --steps is 0", low=0)
     batch_size: int = knob(16, "rows (pairs, for a reward model) in an optimiser step", low=1)
-    microbatch: int = knob(0, "rows in one forward pass; 0: the whole batch", low=0)
+    microbatch: int = knob(0, "rows in one forward pass, for memory; 0: the whole batch", role="run", low=0)
     lr: float = knob(1e-5, "peak learning rate of AdamW", low=0)
     optimizer: Optimizer = knob("adamw", "muon: matrices by Muon, the rest by AdamW; for models from scratch")
     muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0)

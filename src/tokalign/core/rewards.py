@@ -28,8 +28,13 @@ def targets(soft_neutral: bool = False, smoothing: float = 0.0) -> Tensor:
     return table * (1 - smoothing) + smoothing / 3
 
 
-def token_loss(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor, goals: Tensor) -> Tensor:
+def token_loss(
+    logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor, goals: Tensor, total: float | None = None
+) -> Tensor:
     """Class-weighted cross-entropy over response tokens: ``-Σ w[z]·Σ_c q[z, c]·log p(c) / Σ w[z]``.
+
+    The divisor is the sum of weights over the whole batch of an optimiser step: where that is cut into microbatches,
+    each is given the ``total`` of all, and their losses add up to the loss of the batch.
 
     Args:
         logits: (B, T, 3), bad / neutral / good.
@@ -37,10 +42,11 @@ def token_loss(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor, go
         mask: (B, T) bool, True at response tokens of original and edited.
         weights: (3,) class weights.
         goals: (3, 3), see :func:`targets`.
+        total: what to divide by; None: the weights of these tokens.
     """
     z = labels[mask] + 1
     logp = logits[mask].float().log_softmax(-1)
-    return -(weights[z] * (goals[z] * logp).sum(-1)).sum() / weights[z].sum()
+    return -(weights[z] * (goals[z] * logp).sum(-1)).sum() / (weights[z].sum() if total is None else total)
 
 
 def per_span(rewards: Tensor, mask: Tensor, least: float = 0.1) -> Tensor:
@@ -113,9 +119,9 @@ def _bounds(offsets: NDArray[Any], size: int, origin: float) -> Floats:
     return np.concatenate([[origin if len(ends) else size], inside, size + np.arange(1, after + 1) / max(after, 1)])
 
 
-def pair_loss(better: Tensor, worse: Tensor) -> Tensor:
-    """Bradley-Terry: mean of ``-log σ(better - worse)``. Scores (B,)."""
-    return -torch.nn.functional.logsigmoid(better - worse).mean()
+def pair_loss(better: Tensor, worse: Tensor, total: float | None = None) -> Tensor:
+    """Bradley-Terry: sum of ``-log σ(better - worse)`` over ``total`` (None: the number of pairs). Scores (B,)."""
+    return -torch.nn.functional.logsigmoid(better - worse).sum() / (len(better) if total is None else total)
 
 
 def pair_accuracy(better: Sequence[float], worse: Sequence[float]) -> float | None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tokalign import checkpoints, interrupt
 from tokalign.disk import read_regular, sealed, unseal
@@ -19,12 +20,12 @@ from tokalign.metrics import MetricsLog, last_logged
 from tokalign.models.distributed import first_says, leads, wait, world
 from tokalign.models.loading import recompute_activations
 from tokalign.models.optim import make_optimizer, warmup_then_linear
+from tokalign.models.steps import TOTAL, Batches, Example, microbatches
 from tokalign.progress import Progress
 from tokalign.workspace import CHECKPOINTS, Workspace
 
-Example = dict[str, Any]
-Loss = Callable[[Any, dict[str, Any]], Tensor]
-
+Loss = Callable[[Any, dict[str, Any], float], Tensor]
+"""Model, microbatch and a divisor to the sum of the microbatch's losses over the divisor."""
 
 _WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
 
@@ -60,14 +61,30 @@ class Inside:
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
-    """The loss is a function of ours; batches are of similar length; a loss that is not finite stops the run."""
+    """The loss is a function of ours; an item of the data is an optimiser step; a loss not finite stops the run.
+
+    The Trainer's own accumulation averages over microbatches, of which each must be full. Its ``num_items_in_batch``
+    would be right for tokens with ``labels`` of one shape, not for weights or pairs, nor where microbatches differ in
+    number. So a step takes all its microbatches at once, and the Trainer does not know of them.
+    """
 
     loss: Loss
-    lengths: list[int]
-    epochs_done: int
+    batches: Batches
+    parts: Callable[[list[int]], list[dict[str, Any]]]
+
+    def get_train_dataloader(self) -> Any:
+        rows: Any = range(len(self.train_dataset))
+        return DataLoader(rows, batch_sampler=self.batches, collate_fn=self.parts)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        losses = []
+        for k, part in enumerate(inputs):
+            with nullcontext() if k == len(inputs) - 1 else self.accelerator.no_sync(model=model):
+                losses.append(super().training_step(model, part))
+        return torch.stack(losses).sum()
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        loss = model(run=lambda inside: self.loss(inside, inputs))
+        loss = model(run=lambda inside: self.loss(inside, inputs, inputs[TOTAL]))
         if not torch.isfinite(loss):
             rows = ", ".join(map(str, inputs["id"][:8]))
             raise TokalignError(
@@ -75,14 +92,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
                 remedy="lower --lr, or use --dtype float32",
             )
         return (loss, {}) if return_outputs else loss
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * world()
-        generator = torch.Generator().manual_seed(self.args.seed)
-        sampler = LengthGroupedSampler(group, lengths=self.lengths, generator=generator)
-        for _epoch in range(self.epochs_done):  # each epoch draws its order from the same generator
-            iter(sampler)
-        return sampler
 
 
 class _Listen(TrainerCallback):  # type: ignore[misc]
@@ -171,6 +180,7 @@ def fit(
     model: Any,
     examples: Sequence[Example],
     lengths: Sequence[int],
+    counts: Sequence[float],
     collate: Callable[[list[Example]], dict[str, Any]],
     loss: Loss,
     knobs: SupervisedStage,
@@ -180,15 +190,18 @@ def fit(
     """Train ``model``, going on from the newest checkpoint of the run if there is one.
 
     A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
-    ``torchrun``, the processes share each batch.
+    ``torchrun``, the processes share each batch. The loss of an optimiser step is the mean over all that counts in its
+    batch, of all processes: how a batch is cut into microbatches changes it by rounding alone (and by the noise of
+    dropout, where a model has any).
 
     Args:
         label: what the progress is called.
         model: any Hugging Face model; weights that do not want a gradient stay as they are.
         examples: what ``collate`` turns into a batch; each has an ``id``.
         lengths: tokens of each example, to batch by.
-        collate: makes a batch, with the ``id`` of each row.
-        loss: model and batch to a scalar, the mean over the batch.
+        counts: what each example adds to the divisor of a batch's mean: tokens, weights of tokens, or 1 for a pair.
+        collate: makes a microbatch, with the ``id`` of each row.
+        loss: see :data:`Loss`.
         knobs: steps, batch size, optimiser, seed and the like.
         space: for checkpoints and ``metrics.jsonl``.
         early: with it the best weights are kept, and training stops when they stay the best.
@@ -202,10 +215,8 @@ def fit(
         UsageError: adapters or early stopping are asked for, but the weights are sharded.
         StoppedError: the end was asked for; a checkpoint was made.
     """
-    share = max(1, knobs.batch_size // world())
-    micro = min(knobs.microbatch or share, share)
-    accumulate = max(1, share // micro)
-    per_epoch = max(1, -(-len(examples) // (micro * accumulate * world())))
+    batches = Batches(lengths, knobs.batch_size, knobs.seed)
+    per_epoch = len(batches)
     steps = knobs.steps or max(1, round(knobs.epochs * per_epoch))
     optimizer = make_optimizer(model, knobs.optimizer, knobs.lr, knobs.muon_lr, knobs.weight_decay)
     on_cpu = str(model.device) == "cpu"
@@ -216,8 +227,7 @@ def fit(
     scratch = space.folder / first_says(lambda: space.scratch)
     args = TrainingArguments(
         output_dir=str(scratch),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulate,
+        per_device_train_batch_size=knobs.batch_size,
         max_steps=steps,
         max_grad_norm=knobs.max_grad_norm,
         seed=knobs.seed,
@@ -245,14 +255,15 @@ def fit(
         raise UsageError(
             "--lora and --patience need whole weights", remedy="use torchrun without FSDP, or leave them out"
         )
-    trainer.loss, trainer.lengths = loss, list(lengths)
-    trainer.model_accepts_loss_kwargs = False  # a loss is a mean: over microbatches it is averaged
+    trainer.loss, trainer.batches = loss, batches
+    trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=knobs.microbatch)
+    trainer.model_accepts_loss_kwargs = False  # what a loss is divided by is ours to say
     trainer.remove_callback(PrinterCallback)
     with Progress(label, steps, knobs.quiet or not leads()) as bar:
         checkpoint = first_says(lambda: checkpoints.newest(space, bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
         bar.skip_to(done)
-        trainer.epochs_done = done // per_epoch
+        batches.skip(done // per_epoch)
         with MetricsLog(space, knobs.report_to, after=done) if leads() else nullcontext() as log:
             trainer.add_callback(_Listen(bar, log, space))
             best = None

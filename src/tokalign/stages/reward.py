@@ -69,8 +69,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
         early = Early(lambda m: quick(RewardModel(m, codec, config.level), watched), config.eval_every, config.patience)
         lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
         batched = partial(collate, codec=codec, device=device)
+        looking = early if config.patience else None
         fitted, model = fit(
-            "train-rm", model, examples, lengths, batched, loss, config, out.space, early if config.patience else None
+            "train-rm", model, examples, lengths, counts(examples, config), batched, loss, config, out.space, looking
         )
         if not leads():
             return None
@@ -96,19 +97,28 @@ def run(config: TrainRmConfig) -> Manifest | None:
 
 
 def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
-    """The loss of a batch, and accuracy with loss on rows it is not trained on."""
+    """The loss of a microbatch, and accuracy with loss on rows it is not trained on."""
     weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
     goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
 
-    def loss(model: Any, inputs: dict[str, Any]) -> Tensor:
+    def loss(model: Any, inputs: dict[str, Any], total: float) -> Tensor:
         batch: Batch = inputs["batch"]
         if config.level == "token":
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-            return rewards.token_loss(batch.gather(logits), inputs["labels"], batch.response_mask, weights, goals)
+            cells = batch.gather(logits)
+            return rewards.token_loss(cells, inputs["labels"], batch.response_mask, weights, goals, total)
         better, worse = sequence_scores(model, batch).chunk(2)
-        return rewards.pair_loss(better, worse)
+        return rewards.pair_loss(better, worse, total)
 
     return loss, partial(evaluation.quick, weights=weights, goals=goals)
+
+
+def counts(examples: Sequence[dict[str, Any]], config: TrainRmConfig) -> list[float]:
+    """What each example adds to the divisor of its batch's loss: the class weights of its tokens, or 1 as a pair."""
+    if config.level == "sequence":
+        return [1.0] * len(examples)
+    weights = np.array([config.weight_bad, config.weight_neutral, config.weight_good])
+    return [float(sum(weights[side + 1].sum() for side in e["labels"])) for e in examples]
 
 
 class Data(NamedTuple):

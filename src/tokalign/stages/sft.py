@@ -61,7 +61,8 @@ def run(config: TrainSftConfig) -> Manifest | None:
             return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
-        fitted, model = fit("train-sft", model, examples, lengths, collate, _loss, config, out.space)
+        counts = [len(response) for _, response in (e["pair"] for e in examples)]
+        fitted, model = fit("train-sft", model, examples, lengths, counts, collate, _loss, config, out.space)
         if not leads():
             return None
         with out.space.saving() as scratch:
@@ -95,6 +96,6 @@ def _as_sft(row: Row) -> Sft:
     return row
 
 
-def _loss(model: Any, inputs: dict[str, Any]) -> Tensor:
-    batch: Batch = inputs["batch"]
-    return -response_logprobs(model, batch).logprobs.sum() / batch.response_lens.sum()
+def _loss(model: Any, inputs: dict[str, Any], total: float) -> Tensor:
+    """Sum of -log p over the response tokens, over ``total``."""
+    return -response_logprobs(model, inputs["batch"]).logprobs.sum() / total
