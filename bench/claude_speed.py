@@ -58,13 +58,13 @@ def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
 def judgements(folder: Path) -> list[dict[str, Any]]:
     """The requests of judging."""
     from tokalign.config import EvalWinrateConfig
-    from tokalign.judges import ORDERS, Pairing
+    from tokalign.judges import ORDERS, Answer, Pairing
     from tokalign.judges.claude import ClaudeJudge, Pairings
 
     sides = {name: read(folder / f"{name}.jsonl") for name in ("reference", *map(str, range(CANDIDATES)))}
     reference = sides.pop("reference")
     pairs = [
-        Pairing(r["id"], r["prompt"], name, r["response"], c["response"])
+        Pairing(r["id"], r["prompt"], name, Answer(r["response"]), Answer(c["response"]))
         for name, rows in sides.items()
         for r, c in zip(reference, rows, strict=True)
     ]

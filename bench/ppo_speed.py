@@ -28,7 +28,8 @@ from tokalign.models import loading, payers
 from tokalign.models.networks import Networks
 from tokalign.models.ppo import Learner
 from tokalign.models.rollout import Asked
-from tokalign.models.sampler import generate, sample
+from tokalign.models.sampler import sample
+from tokalign.models.samplers import generate
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
 
@@ -47,7 +48,7 @@ def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model
         value_model=value_model,  # type: ignore[arg-type]
     )  # fmt: skip
     codec = Codec.load(args.policy)
-    networks = Networks(config, torch.device("cpu"))
+    networks = Networks(config, torch.device("cpu"), codec)
     learner = Learner(networks, payers.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0))
     found = []
     for step in range(steps):

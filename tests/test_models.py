@@ -15,7 +15,8 @@ from tokalign.models import loading
 from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
-from tokalign.models.sampler import Sampled, generate, new_seeds, respond, sample
+from tokalign.models.sampler import Sampled, new_seeds, respond, sample
+from tokalign.models.samplers import generate
 from tokalign.models.tokenization import Codec
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 11, 1]), ([5, 9], [12, 1]), ([7, 7, 7, 7, 8, 9], [30]), ([3], [40, 41, 42, 1])]

@@ -18,6 +18,7 @@ from tokalign.models.networks import Networks
 from tokalign.models.payers import ByFunction, ByModel, Emitted
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenization import Codec, train_tiny
+from tokalign.schemas import Answer
 
 PROMPTS = ["Where is the map?", "Tell me about osmosis."]
 TEXTS = ["It is in the hall, I think.", "Osmosis is water moving 🦊 through a membrane."]
@@ -133,10 +134,10 @@ def test_payers_are_loaded_by_what_they_are(
 
     def load(*sources: str, **knobs: Any) -> list[payers.Payer]:
         how = config(tmp_path, reward_model=list(sources), **knobs)
-        return payers.load(how, codec, Networks(how, torch.device("cpu")))
+        return payers.load(how, codec, Networks(how, torch.device("cpu"), codec))
 
     found = load("token", "sequence", "my_rewards:brief", reward_weight=[1.0, 0.5, 2.0])
-    assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", True)]
+    assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", None)]
     assert payers.lineage("my_rewards:brief")["kind"] == "function"
     before = payers.lineage("my_rewards:brief")["sha256"]
     with pytest.raises(UsageError, match="one score a response"):
@@ -151,19 +152,23 @@ def test_payers_are_loaded_by_what_they_are(
     assert payers.lineage("my_rewards:brief")["sha256"] != before
 
 
+def said(texts: list[str]) -> list[Answer]:
+    return [Answer(text) for text in texts]
+
+
 def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
     model = model_of(codec, "token")
     prices = ByFunction(lambda p, r, o: [len(text) for text in r], "length")
     judge = RewardJudge([ByModel(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
     rated = model.rate([(p, r.ids) for p, r in zip(codec.prompts(PROMPTS), codec.responses(TEXTS), strict=True)])
-    means, lengths = judge._scores(PROMPTS, TEXTS)
+    means, lengths = judge._scores(PROMPTS, said(TEXTS))
     assert means == pytest.approx(rated.means)
     assert lengths == [float(len(text)) for text in TEXTS]
-    same = judge.compare(PROMPTS, TEXTS, TEXTS)
+    same = judge.compare(PROMPTS, said(TEXTS), said(TEXTS))
     assert [c.preference for c in same] == [1.5, 1.5]
     only = RewardJudge([prices], [-1.0], codec)
     longer = [text + " Yes." for text in TEXTS]
-    assert [c.preference for c in only.compare(PROMPTS, TEXTS, longer)] == [1.0, 1.0]
+    assert [c.preference for c in only.compare(PROMPTS, said(TEXTS), said(longer))] == [1.0, 1.0]
 
 
 def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Codec) -> None:
@@ -172,7 +177,7 @@ def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Code
     letters = ByFunction(lambda p, r, o: [1000.0 * len(text.split()) for text in r], "thousands")
     judge = RewardJudge([words, letters], [1.0, -1.0], codec)
     longer = [text + " Yes." for text in TEXTS]
-    assert [c.preference for c in judge.compare(PROMPTS, TEXTS, longer)] == [1.5, 1.5]
+    assert [c.preference for c in judge.compare(PROMPTS, said(TEXTS), said(longer))] == [1.5, 1.5]
 
 
 def test_a_function_may_give_tensors_with_a_graph(emitted: Emitted) -> None:
@@ -200,7 +205,7 @@ def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp
     policy.save_pretrained(tmp_path / "policy")
     sources = [str(tmp_path / name) for name in ("same", "other")]
     how = config(tmp_path, reward_model=sources)
-    found = payers.load(how, codec, Networks(how, torch.device("cpu")))
+    found = payers.load(how, codec, Networks(how, torch.device("cpu"), codec))
     assert [p.foreign for p in found if isinstance(p, ByModel)] == [False, True]
 
 
@@ -248,4 +253,4 @@ def test_places_read_off_a_few_tokens_at_a_time_are_those_of_the_whole(codec: Co
     for head in heads:
         so_far = max(so_far, min(len(head.rstrip("\ufffd")), len(whole)))
         ends.append(so_far)
-    assert [end for _, end in codec._spelt(ids, len(whole))] == ends
+    assert [end for _, end in codec.decoder.places(ids, len(whole))] == ends

@@ -12,17 +12,20 @@ from safetensors.torch import load_file
 
 from tokalign.config import TrainPpoConfig
 from tokalign.core import rl
+from tokalign.errors import TokalignError
 from tokalign.judges import Comparison
 from tokalign.judges.contest import Contest
+from tokalign.judges.reward import RewardJudge
 from tokalign.models.batch import Batch
 from tokalign.models.networks import Networks
-from tokalign.models.payers import Emitted
+from tokalign.models.payers import ByFunction, Emitted
 from tokalign.models.policy import response_logprobs
 from tokalign.models.ppo import Learner
 from tokalign.models.rollout import Asked, Rollout
-from tokalign.models.sampler import Sampled, generate, sample
+from tokalign.models.sampler import Sampled, sample
+from tokalign.models.samplers import generate
 from tokalign.models.tokenization import Codec
-from tokalign.schemas import PromptRow
+from tokalign.schemas import Answer, PromptRow
 
 PROMPTS = [
     "Describe the sea with a simile.",
@@ -56,7 +59,7 @@ def learner(policy: Any, codec: Codec, folder: Path, **knobs: Any) -> Learner:
         "missing_eos_penalty": 0.0, "length_guard": 0.0,
     }  # fmt: skip
     config = TrainPpoConfig(out=folder, prompts="-", policy=str(folder), reward_model=["-"], **{**defaults, **knobs})
-    networks = Networks(config, torch.device("cpu"), codec.size)
+    networks = Networks(config, torch.device("cpu"), codec)
     return Learner(networks, [PaysFor()], codec, config, torch.Generator().manual_seed(0))
 
 
@@ -357,7 +360,7 @@ def test_logprobs_are_computed_again_when_the_sampler_disagrees(
     for i, s in zip(mine, sampled, strict=True):
         assert s.logprobs is not None
         right[i] = s.logprobs.clone()
-        s.logprobs.sub_(1.0)
+        s.logprobs.sub_(5e-3)  # more than rounding makes, less than a fault
     found = subject.collector.judge(prompts, mine, sampled)
     assert subject.collector.reuse_logprobs is False
     for row, logprobs in right.items():
@@ -372,12 +375,28 @@ def test_a_sampler_that_goes_wrong_later_is_found_out_by_the_first_update(
     assert subject.collector.reuse_logprobs is True
     honest = subject.collector.sampler
 
-    def wrong(*args: Any) -> list[Sampled]:
-        return [replace(s, logprobs=s.logprobs - 0.5) for s in honest(*args) if s.logprobs is not None]
-
-    subject.collector.sampler = wrong  # type: ignore[assignment]
+    subject.collector.sampler = off_by(honest, 5e-3)  # more than rounding makes, less than a fault
     subject.step(asked(codec))
     assert subject.collector.reuse_logprobs is False
+
+
+def off_by(sampler: Any, nats: float) -> Any:
+    return lambda *args: [replace(s, logprobs=s.logprobs - nats) for s in sampler(*args)]
+
+
+@pytest.mark.parametrize("reuse", [True, False, None])
+def test_a_sampler_that_does_not_follow_the_model_stops_the_run(
+    policy: Any, codec: Codec, tmp_path: Path, reuse: bool | None
+) -> None:
+    """On every rollout, whether its log-probabilities serve or are computed again."""
+    subject = learner(policy, codec, tmp_path)
+    subject.step(asked(codec))
+    subject.collector.reuse_logprobs = reuse
+    subject.collector.sampler = off_by(subject.collector.sampler, 0.2)
+    before = [p.clone() for p in subject.networks.policy.parameters()]
+    with pytest.raises(TokalignError, match=r"does not follow the model.*0\.2 nats"):
+        subject.step(asked(codec))
+    assert all(torch.equal(a, b) for a, b in zip(before, subject.networks.policy.parameters(), strict=True))
 
 
 def test_generate_of_transformers_serves_too(policy: Any, codec: Codec, tmp_path: Path) -> None:
@@ -427,10 +446,28 @@ def test_values_of_the_sampler_are_those_of_the_training_forward(
 class PaysBrief:
     """One number a response, as a function gives it: at the last token."""
 
-    name, dense, averaged = "brief", True, False
+    name, dense, averaged = "brief", False, False
 
     def pay(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
         return [torch.tensor([0.0] * (len(r) - 1) + [-len(r) / 100]) for _, r in emitted.pairs]
+
+
+class PaysLate:
+    """A reward at every token that, as it happens, is nothing before the last."""
+
+    name, dense, averaged = "late", True, False
+    pay = PaysBrief.pay
+
+
+def test_a_dense_reward_that_pays_late_at_first_is_centred_all_the_same(
+    policy: Any, codec: Codec, tmp_path: Path
+) -> None:
+    subject = learner(policy, codec, tmp_path)
+    subject.payers = subject.collector.payers = [PaysLate()]
+    found, _ = rollout(subject, asked(codec, 8))
+    subject._paid(found)
+    assert subject.scaling is not None
+    assert subject.scaling[0].centre != 0
 
 
 def test_one_score_a_response_is_not_centred_away(policy: Any, codec: Codec, tmp_path: Path) -> None:
@@ -480,13 +517,16 @@ def test_what_does_not_end_loses_where_that_is_charged_for(
 ) -> None:
     subject = learner(policy, codec, tmp_path, missing_eos_penalty=penalty)
     rows = [PromptRow(id=str(k), prompt=PROMPTS[0]) for k in range(4)]
-    contest = Contest(subject.networks, codec, rows, Alike())
-    contest.reference = [("a", False), ("b", True), ("c", True), ("d", False)]
-    assert contest._verdict([("a", True), ("b", False), ("c", True), ("d", False)]) == expected
+    alike = ByFunction(lambda prompts, texts, places: [1.0] * len(texts), "alike")
+    judge = RewardJudge([alike], [1.0], codec, ended_wins=bool(penalty))
+    contest = Contest(subject.networks, codec, rows, judge, sample)
+    ends = [(False, True), (True, False), (True, True), (False, False)]
+    contest.reference = [Answer(text, end) for text, (end, _) in zip("abcd", ends, strict=True)]
+    assert contest._verdict([Answer(text, end) for text, (_, end) in zip("ABCD", ends, strict=True)]) == expected
 
 
 def test_prompts_without_room_are_counted(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path, max_length=64)
     rows = [PromptRow(id="short", prompt=PROMPTS[0]), PromptRow(id="long", prompt="Where is it? " * 40)]
-    contest = Contest(subject.networks, codec, rows, Alike())
+    contest = Contest(subject.networks, codec, rows, Alike(), sample)
     assert (contest.prompts, contest.left_out) == ([PROMPTS[0]], 1)

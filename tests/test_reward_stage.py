@@ -256,12 +256,10 @@ def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) ->
     model: Any = Watching(ours, rows)
     most = max(len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) for r in rows)
     whole = evaluation.evaluate(model, rows, Way())["flips"]["edits"]
-    knobs = TrainRmConfig(labels="-", out=Path("-"), model="-", level="token", max_length=60)
-    fitting = evaluation.evaluate(model, rows, Way(), partial(room, knobs=knobs))["flips"]["edits"]
+    fitting = evaluation.evaluate(model, rows, Way(), partial(room, most=60, cut=False))["flips"]["edits"]
     assert 0 < fitting < whole
     seen.clear()
-    cut = TrainRmConfig(labels="-", out=Path("-"), model="-", level="token", max_length=most, cut_prompts=True)
-    assert evaluation.evaluate(model, rows, Way(), partial(room, knobs=cut))["flips"]["edits"] == whole
+    assert evaluation.evaluate(model, rows, Way(), partial(room, most=most, cut=True))["flips"]["edits"] == whole
     assert max(seen) <= most
 
 

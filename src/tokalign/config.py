@@ -4,11 +4,24 @@ One frozen dataclass a command, put together from the groups of :mod:`tokalign.k
 tables and the manifests are all read off these fields.
 """
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from tokalign.knobs import Adapting, Compute, Foreign, Knobs, Paid, ReportTo, Sampling, Stage, SupervisedStage, knob
+from tokalign.knobs import (
+    Adapting,
+    Compute,
+    Foreign,
+    Knobs,
+    Paid,
+    ReportTo,
+    Role,
+    Sampling,
+    Stage,
+    SupervisedStage,
+    Templates,
+    knob,
+)
 
 Editor = Literal["rules", "recorded", "claude", "human"]
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
@@ -22,7 +35,6 @@ Normalise = Literal["none", "word", "span"]
 Granularity = Literal["token", "segment", "sequence"]
 ValueModel = Literal["separate", "shared"]
 KlEstimator = Literal["k1", "k3"]
-SamplerName = Literal["builtin", "generate"]
 EvalJudge = Literal["playground", "reward"]
 Judge = Literal["playground", "claude", "reward", "recorded"]
 LengthControl = Literal["none", "minimal", "alpaca-eval"]
@@ -65,7 +77,7 @@ class EditConfig(Paid, Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffConfig(Foreign, Stage):
+class DiffConfig(Templates, Foreign, Stage):
     """Knobs of ``tokalign diff``."""
 
     edits: str = knob(..., "edits: an artifact, a file or a dataset", role="input", positional=True)
@@ -85,7 +97,7 @@ class DiffConfig(Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSftConfig(SupervisedStage, Foreign):
+class TrainSftConfig(SupervisedStage, Templates, Foreign):
     """Knobs of ``tokalign train-sft``."""
 
     data: str = knob(..., "sft or edits: an artifact, a file or a dataset", role="input", positional=True)
@@ -96,7 +108,7 @@ class TrainSftConfig(SupervisedStage, Foreign):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRmConfig(SupervisedStage, Foreign):
+class TrainRmConfig(SupervisedStage, Templates, Foreign):
     """Knobs of ``tokalign train-rm``."""
 
     labels: str = knob(
@@ -123,7 +135,7 @@ class TrainRmConfig(SupervisedStage, Foreign):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, Compute, Foreign, Stage):
+class GenerateConfig(Sampling, Compute, Templates, Foreign, Stage):
     """Knobs of ``tokalign generate``."""
 
     prompts: str | None = knob(
@@ -137,7 +149,7 @@ class GenerateConfig(Sampling, Compute, Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(Compute, Foreign, Stage):
+class ScoreConfig(Compute, Templates, Foreign, Stage):
     """Knobs of ``tokalign score``."""
 
     responses: str = knob(
@@ -160,7 +172,7 @@ class ScoreConfig(Compute, Foreign, Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
+class TrainPpoConfig(Adapting, Sampling, Compute, Templates, Foreign, Stage):
     """Knobs of ``tokalign train-ppo``."""
 
     prompts: str = knob(
@@ -205,7 +217,6 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     )
     max_length: int = knob(2048, "longest prompt and response together; longer prompts are skipped", low=2)
     sample_batch: int = knob(0, "responses sampled at a time; 0: all of a process", role="run", low=0)
-    sampler: SamplerName = knob("builtin", "what draws responses: our own loop, or generate of transformers")
     eval_prompts: str | None = knob(None, "prompts to choose the best checkpoint on", role="input")
     eval_judge: EvalJudge = knob("reward", "who compares with the starting policy there")
     eval_every: int = knob(10, "steps between evaluations", low=1)
@@ -215,9 +226,13 @@ class TrainPpoConfig(Adapting, Sampling, Compute, Foreign, Stage):
     sample_every: int = knob(10, "steps between responses kept with their rewards; 0: none", role="run", low=0)
     report_to: ReportTo = knob("none", "where metrics go besides metrics.jsonl", role="run")
 
+    def role(self, field: Field[Any]) -> Role:
+        """In half precision a response depends on those that it is drawn with."""
+        return "rows" if field.name == "sample_batch" and self.dtype != "float32" else super().role(field)
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvalWinrateConfig(Paid, Sampling, Compute, Foreign, Stage):
+class EvalWinrateConfig(Paid, Sampling, Compute, Templates, Foreign, Stage):
     """Knobs of ``tokalign eval-winrate``."""
 
     prompts: str | None = knob(

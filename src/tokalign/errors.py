@@ -43,15 +43,17 @@ class InputError(TokalignError):
         message: what is wrong, with the offending value.
         where: ``file:line`` (lines from 1) or the artifact, if known.
         field: the column at fault, if one is.
+        value: what stands there, where the message is to be the same for many.
         remedy: what the user can do about it.
     """
 
     exit_code = 5
 
-    def __init__(self, message: str, *, where: str = "", field: str = "", remedy: str = "") -> None:
-        self.where, self.field = where, field
+    def __init__(self, message: str, *, where: str = "", field: str = "", value: str = "", remedy: str = "") -> None:
+        self.where, self.field, self.reason = where, field, message
         place = ": ".join(p for p in (where, f"field {field!r}" if field else "") if p)
-        super().__init__(f"{place}: {message}" if place else message, remedy=remedy)
+        whole = f"{message}: {value}" if value else message
+        super().__init__(f"{place}: {whole}" if place else whole, remedy=remedy)
 
 
 class KindError(InputError):

@@ -26,6 +26,8 @@ Format = Literal[
 ]  # fmt: skip
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
+SystemTurns = Literal["fold", "drop", "refuse"]
+SamplerName = Literal["auto", "builtin", "generate", "uncached"]
 ReportTo = Literal["none", "tensorboard", "wandb"]
 
 
@@ -66,9 +68,14 @@ class Knobs:
                 bounds = f"{low:g} to {high:g}"
                 raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 
+    def role(self, field: Field[Any]) -> Role:
+        """What a knob is for, with the others as they are."""
+        role: Role = field.metadata["role"]
+        return role
+
     def select(self, *roles: Role) -> dict[str, Any]:
         """The knobs of these roles, as plain JSON values."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["role"] in roles}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if self.role(f) in roles}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -138,8 +145,27 @@ class Compute(Knobs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Templates(Knobs):
+    """How prompts are put into a model's chat template."""
+
+    template_arg: list[str] = knob(
+        [], "KEY=VALUE, a variable of the chat template, such as enable_thinking=false; repeatable", env=False
+    )
+    system: SystemTurns | None = knob(
+        None, "a system turn where the template has none: fold it into the user's (the default), drop it, or refuse"
+    )
+    template_date: str = knob("2024-07-26", "the day that a chat template is told, where it asks: not that of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling(Knobs):
     """How responses are drawn."""
+
+    sampler: SamplerName = knob(
+        "auto",
+        "what draws responses: our own loop, generate of transformers, or a loop without a cache; "
+        "auto: the first of them that is right for the model",
+    )
 
     max_new_tokens: int = knob(256, "longest response, in tokens", low=1)
     temperature: float = knob(1.0, "0 takes the most likely token", low=0)

@@ -57,6 +57,7 @@ class Rows(Generic[R]):
         remedy: str = "",
     ) -> None:
         self._items, self.lineage = items, lineage
+        self._shared, self._remedy = shared, remedy
         self.total = 0
         """Rows looked at, skipped ones included."""
         self.reasons: Counter[str] = Counter()
@@ -81,6 +82,33 @@ class Rows(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         return (item for _, item in self._items() if not isinstance(item, Skip))
+
+    def where(self, why_not: Callable[[R], str], strict: bool = False) -> "Rows[R]":
+        """The rows for which ``why_not`` says nothing; the others are skipped, each reason with its first place.
+
+        Raises:
+            InputError: no row is left; with ``strict``, a row is not.
+        """
+        first: dict[str, str] = {}
+        asked: list[Skip | None] = []
+
+        def ask(at: str, item: R) -> Skip | None:
+            if not (reason := why_not(item)):
+                return None
+            if strict:
+                remedy = "mend the row, or run without --strict"
+                raise InputError(reason, where=at, field=f"id {item.id!r}", remedy=remedy)
+            if reason not in first and len(first) >= _REASONS:
+                return Skip(OTHER)
+            return Skip(f"{reason}; the first is {first.setdefault(reason, f'{at}, id {item.id!r}')}")
+
+        def items() -> Iterator[Item[R]]:
+            for n, (at, item) in enumerate(self._items()):
+                if n == len(asked):  # asked once, however often the rows are read
+                    asked.append(None if isinstance(item, Skip) else ask(at, item))
+                yield at, asked[n] or item
+
+        return Rows(items, self.lineage, self._shared, self._remedy)
 
     def account(self, skipped: Iterable[tuple[str, int]] = (), **more: Any) -> dict[str, Any]:
         """The manifest's ``rows``: in = out + skipped."""

@@ -121,6 +121,13 @@ class ResponseRow(Row):
     generator: Text = ""
 
 
+class Answer(NamedTuple):
+    """A response, and whether it ended: one that did not was cut at the longest that was allowed."""
+
+    text: str
+    finished: bool = True
+
+
 class TokenRewards(Row):
     """``token-rewards/1``. Probabilities are null for a sequence model, whose score stands on the last token."""
 

@@ -65,6 +65,7 @@ class TokenLabels(TypedDict):
     longest_edits: NotRequired[dict[str, Count]]
     unchanged: Amount
     over_length: NotRequired[Amount]
+    notes: NotRequired[list[str]]
 
 
 @with_config(_STRICT)
@@ -161,6 +162,7 @@ class RewardModel(TypedDict):
     auroc: NotRequired[dict[Sides, Area]]
     calibration: NotRequired[Calibration]
     recall: NotRequired[dict[str, dict[Sides, Recall]]]
+    notes: NotRequired[list[str]]
 
 
 @with_config(_STRICT)
@@ -170,6 +172,7 @@ class SftPolicy(TypedDict):
     steps: Count
     final_loss: Number | None
     weights: Count
+    notes: NotRequired[list[str]]
 
 
 @with_config(_STRICT)
@@ -186,6 +189,7 @@ class PpoPolicy(TypedDict):
     eval_prompts: NotRequired[Count]
     eval_prompts_left_out: NotRequired[Count]
     last: NotRequired[dict[str, Number | None]]
+    notes: NotRequired[list[str]]
 
 
 @with_config(_STRICT)
@@ -194,6 +198,7 @@ class TokenRewards(TypedDict):
 
     level: Literal["token", "sequence"]
     score_mean: Number
+    notes: NotRequired[list[str]]
 
 
 @with_config(_STRICT)
@@ -246,6 +251,7 @@ class WinRates(TypedDict):
     candidates: dict[str, Candidate]
     paired: list[Annotated[_Paired, AfterValidator(_within)]]
     judge: NotRequired[dict[str, Described]]
+    notes: NotRequired[list[str]]
 
 
 @cache

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tokalign.schemas import Prompt
+from tokalign.schemas import Answer, Prompt
+
+__all__ = ["ORDERS", "Answer", "Comparison", "Judge", "Pairing", "prefer"]
 
 ORDERS = ("reference_first", "candidate_first")
 """In which a judge can be shown a pair."""
@@ -16,9 +18,9 @@ class Pairing(NamedTuple):
     prompt: Prompt
     candidate: str
     """The candidate's name."""
-    reference: str
+    reference: Answer
     """The reference's response."""
-    response: str
+    response: Answer
     """The candidate's."""
 
 
@@ -35,14 +37,16 @@ class Judge(Protocol):
     name: str
 
     def compare(
-        self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
+        self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
     ) -> list[Comparison]:
         """One comparison a prompt."""
 
-    def describe(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Any]:
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
         """What the judge can say of one set of responses by itself; {} if nothing."""
 
 
-def prefer(candidate: float, reference: float) -> float:
-    """Preference by score."""
+def prefer(candidate: float, reference: float, noise: float = 0.0) -> float:
+    """Preference by score; ``noise``: how far apart two may be and say nothing, next to their size."""
+    if abs(candidate - reference) <= noise * max(1.0, abs(candidate), abs(reference)):
+        return 1.5
     return 2.0 if candidate > reference else 1.0 if candidate < reference else 1.5

@@ -31,6 +31,7 @@ SCHEMA = {
 }
 """Of the answer. The reason comes first: it is thought before the verdict is given."""
 _TASK = "Compare the response between the tags first with the one between the tags second."
+_CUT = "The {} was cut off where it stops: it did not end by itself."
 _REASON = (
     "The first answers all that was asked; the second leaves out the warning that it needs, and is wrong on the date."
 )
@@ -79,10 +80,12 @@ class ClaudeJudge:
 
     def request(self, shown: Shown) -> Request:
         """What is asked: what never changes first, so that it can be cached."""
-        texts = [shown.pair.reference, shown.pair.response]
-        first, second = texts if shown.order == ORDERS[0] else reversed(texts)
-        data = fence([*turns(shown.pair.prompt), ("first", first), ("second", second)])
-        return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
+        sides = [shown.pair.reference, shown.pair.response]
+        first, second = sides if shown.order == ORDERS[0] else reversed(sides)
+        data = fence([*turns(shown.pair.prompt), ("first", first.text), ("second", second.text)])
+        cut = [name for name, side in (("first", first), ("second", second)) if not side.finished]
+        task = " ".join([_TASK, *(_CUT.format(name) for name in cut)])
+        return messages.request(self.knobs, self._system, f"{data}\n\n{task}", SCHEMA)
 
     def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[Answer]) -> Judgement:
         return Judgement(

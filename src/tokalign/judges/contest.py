@@ -7,16 +7,12 @@ from typing import Any
 import torch
 
 from tokalign.core import winrate
-from tokalign.judges import Judge, prefer
-from tokalign.judges.reward import RewardJudge
+from tokalign.judges import Answer, Judge
 from tokalign.models import distributed
 from tokalign.models.networks import Networks
-from tokalign.models.sampler import SAMPLERS, new_seeds, respond
+from tokalign.models.sampler import Sampler, new_seeds, respond
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
-
-Answer = tuple[str, bool]
-"""A response, and whether it ended."""
 
 
 class Contest:
@@ -26,8 +22,10 @@ class Contest:
         InputError: the judge cannot judge these prompts.
     """
 
-    def __init__(self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Judge) -> None:
-        self.networks, self.codec, self.judge = networks, codec, judge
+    def __init__(
+        self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Judge, sampler: Sampler
+    ) -> None:
+        self.networks, self.codec, self.judge, self.sampler = networks, codec, judge, sampler
         knobs = networks.config
         prompts = [r.prompt for r in rows]
         found = list(zip(prompts, codec.prompts(prompts), strict=True))
@@ -50,13 +48,7 @@ class Contest:
         """Preferences, one a prompt."""
 
         def compared() -> list[float]:
-            ours, theirs = [text for text, _ in answers], [text for text, _ in self.reference]
-            found = [c.preference for c in self.judge.compare(self.prompts, theirs, ours)]
-            if self.judge.name != RewardJudge.name or not self.networks.config.missing_eos_penalty:
-                return found
-            # A reward model is shown texts as if they had ended, but in training what does not end is charged for.
-            ended = zip((end for _, end in answers), (end for _, end in self.reference), strict=True)
-            return [p if our == their else prefer(our, their) for p, (our, their) in zip(found, ended, strict=True)]
+            return [c.preference for c in self.judge.compare(self.prompts, self.reference, answers)]
 
         if not distributed.sharded():
             return distributed.first_says(compared)
@@ -74,6 +66,6 @@ class Contest:
             knobs,
             [seeds[i] for i in mine],
             knobs.sample_batch or math.ceil(knobs.batch_size / distributed.world()),
-            SAMPLERS[knobs.sampler],
+            self.sampler,
         )
-        return distributed.gathered(list(zip(mine, drawn, strict=True)))
+        return distributed.gathered([(i, Answer(*one)) for i, one in zip(mine, drawn, strict=True)])

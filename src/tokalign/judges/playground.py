@@ -1,11 +1,11 @@
-"""The playground's oracle as a judge. It reads texts one by one, so order cannot sway it."""
+"""The playground's oracle as a judge. It reads texts one by one, so order cannot sway it; one that was cut shows it."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from tokalign.errors import InputError
-from tokalign.judges import Comparison, prefer
+from tokalign.judges import Answer, Comparison, prefer
 from tokalign.playground import oracle
 from tokalign.schemas import Prompt
 
@@ -16,23 +16,23 @@ class PlaygroundJudge:
     name = "playground"
 
     def compare(
-        self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
+        self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
     ) -> list[Comparison]:
         """One comparison a prompt, with both scores as the reason."""
         compared = []
         for prompt, reference, candidate in zip(prompts, references, candidates, strict=True):
-            r, c = _judge(prompt, reference).score, _judge(prompt, candidate).score
+            r, c = _judge(prompt, reference.text).score, _judge(prompt, candidate.text).score
             compared.append(Comparison(prefer(c, r), f"candidate {c:g}, reference {r:g}"))
         return compared
 
-    def describe(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Any]:
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
         """Mean score; share of requests flawed, by kind and over all; other faults a response."""
         asked: Counter[str] = Counter()
         flaws: Counter[str] = Counter()
         faults: Counter[str] = Counter()
         score = 0.0
         for prompt, response in zip(prompts, responses, strict=True):
-            v = _judge(prompt, response)
+            v = _judge(prompt, response.text)
             asked.update(v.asked)
             flaws.update(v.flaws)
             faults.update(missing=v.missing, broken=v.broken, repeated=v.repeated, off_order=v.off_order)

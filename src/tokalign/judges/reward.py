@@ -4,30 +4,50 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from tokalign.judges import Comparison, prefer
+from tokalign.judges import Answer, Comparison, prefer
 from tokalign.models.payers import Emitted, Payer
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import Prompt
 
 _KEPT = 12
 """Sets of texts whose scores are kept."""
+_NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+"""How far the scores of one text can lie apart, by the company in which it was read, next to their size."""
 
 
 class RewardJudge:
     """Prefers the response that is paid more: by a token-level model on average, by all others in all.
 
-    Of several that pay each counts by its weight, on the scale of its own spread over the references' responses.
+    Equal responses are a tie, and so are those whose scores differ by no more than rounding. One that was cut has no
+    EOS to be paid for, and loses to one that ended.
+
+    Args:
+        payers: what pays. Of several each counts by its weight, on the scale of its own spread over the references.
+        weights: one for each.
+        codec: cuts texts into tokens.
+        dtype: of the arithmetic.
+        microbatch: responses in one forward pass.
+        ended_wins: whether one that ended is preferred to one that was cut, whatever they are paid.
     """
 
     name = "reward"
 
-    def __init__(self, payers: Sequence[Payer], weights: Sequence[float], codec: Codec, microbatch: int = 32) -> None:
+    def __init__(
+        self,
+        payers: Sequence[Payer],
+        weights: Sequence[float],
+        codec: Codec,
+        dtype: str = "float32",
+        microbatch: int = 32,
+        ended_wins: bool = True,
+    ) -> None:
         self.payers, self.weights, self.codec, self.microbatch = payers, weights, codec, microbatch
+        self.noise, self.ended_wins = _NOISE[dtype], ended_wins
         self._known: dict[tuple[str, ...], list[list[float]]] = {}
         """The last texts and their scores: references stay the same, and all are asked for twice."""
 
     def compare(
-        self, prompts: Sequence[Prompt], references: Sequence[str], candidates: Sequence[str]
+        self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
     ) -> list[Comparison]:
         """One comparison a prompt, with both scores as the reason."""
         ours, theirs = self._scores(prompts, candidates), self._scores(prompts, references)
@@ -37,17 +57,26 @@ class RewardJudge:
             [sum(share * score for share, score in zip(shares, row, strict=True)) for row in zip(*side, strict=True)]
             for side in (theirs, ours)
         ]
-        pairs = zip(*totals, strict=True)
-        return [Comparison(prefer(c, r), f"candidate {c:.4g}, reference {r:.4g}") for r, c in pairs]
+        pairs = zip(references, candidates, *totals, strict=True)
+        return [
+            Comparison(self._preference(a, b, r, c), f"candidate {c:.4g}, reference {r:.4g}") for a, b, r, c in pairs
+        ]
 
-    def describe(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Any]:
+    def _preference(self, reference: Answer, candidate: Answer, lower: float, upper: float) -> float:
+        if reference == candidate:
+            return 1.5
+        if self.ended_wins and reference.finished != candidate.finished:
+            return prefer(candidate.finished, reference.finished)
+        return prefer(upper, lower, self.noise)
+
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
         """The mean of what each pays, weighted."""
         means = [fmean(scores) for scores in self._scores(prompts, responses)]
         return {"score": sum(w * mean for w, mean in zip(self.weights, means, strict=True))}
 
-    def _scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[float]]:
+    def _scores(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
         """Of each payer, a score for each response."""
-        key = (*map(str, prompts), *responses)
+        key = (*map(str, prompts), *map(str, responses))
         if (known := self._known.pop(key, None)) is None:
             known = self._score(prompts, responses)
         self._known[key] = known  # the last one that was asked for
@@ -55,10 +84,11 @@ class RewardJudge:
             del self._known[next(iter(self._known))]
         return known
 
-    def _score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[float]]:
-        ids = [r.ids for r in self.codec.responses(responses)]
+    def _score(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
+        read = self.codec.responses([r.text for r in responses])
+        ids = [own.ids if r.finished else own.ids[:-1] or own.ids for own, r in zip(read, responses, strict=True)]
         pairs = list(zip(self.codec.prompts(prompts), ids, strict=True))
-        emitted = Emitted(prompts, pairs, [True] * len(pairs), self.codec)
+        emitted = Emitted(prompts, pairs, [r.finished for r in responses], self.codec)
         return [
             [float(paid.mean() if payer.averaged else paid.sum()) for paid in payer.pay(emitted, self.microbatch)]
             for payer in self.payers

@@ -2,14 +2,15 @@
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign import artifacts, sources
 from tokalign.config import EvalWinrateConfig
 from tokalign.errors import InputError, UsageError
-from tokalign.schemas import PromptRow, ResponseRow
+from tokalign.models.functions import is_function
+from tokalign.schemas import Answer, PromptRow, ResponseRow
 from tokalign.writer import Writer
 
 REFERENCE = "reference"
@@ -55,13 +56,40 @@ def side(name: str, path: str) -> Side:
     return best
 
 
+def readable(
+    data: sources.Rows[PromptRow], sides: Sequence[Side], config: EvalWinrateConfig
+) -> tuple[sources.Rows[PromptRow], list[str]]:
+    """The prompts that every policy, and every reward model that judges, can read and answer; what is left out for all.
+
+    Raises:
+        InputError: none is.
+        UsageError: what is asked of a chat template cannot be.
+    """
+    policies = [s.path for s in sides if not s.is_there]
+    read_by = config.reward_model if config.judge == "reward" or any(s.n > 1 for s in sides) else []
+    models = [path for path in read_by if not is_function(path)]
+    if not policies and not models:
+        return data, []
+    from tokalign.models import loading
+    from tokalign.models.prompts import renderable
+    from tokalign.models.sampler import answerable
+    from tokalign.models.tokenization import Codec
+
+    own = {path: Codec.load(path, config) for path in dict.fromkeys(policies)}
+    codecs = [*own.values(), *(Codec.load(path) for path in models if path not in own)]
+    data, notes = renderable(data, codecs, config.strict)
+    for path, codec in own.items():
+        data = answerable(data, loading.places_of(path), codec, config, config.strict)
+    return data, notes
+
+
 def responses(
     who: Side,
     data: sources.Rows[PromptRow],
     config: EvalWinrateConfig,
     out: Writer | None,
     advance: Callable[[int], None],
-) -> list[str]:
+) -> list[Answer]:
     """Responses in the order of the prompts; what is sampled is kept as a part of ``out``.
 
     Raises:
@@ -75,7 +103,7 @@ def responses(
         with out.part("responses", config, inputs, f"responses/{who.name}") as nested:
             if nested.finished is None:
                 _sample(who, data, config, nested, advance)
-        return [r.response for r in sources.read_rows(nested.folder, ResponseRow, "responses")]
+        return [Answer(r.response, r.finished) for r in sources.read_rows(nested.folder, ResponseRow, "responses")]
     by_id: dict[str, ResponseRow] = {}
     by_prompt: dict[str, deque[ResponseRow]] = {}
     for r in sources.read_rows(who.path, ResponseRow, "responses"):
@@ -94,7 +122,7 @@ def responses(
             raise InputError(
                 f"no response to prompt {row.id!r}", where=who.path, field="id", remedy="answer the same prompts"
             )
-        texts.append(found.response)
+        texts.append(Answer(found.response, found.finished))
     return texts
 
 
@@ -112,17 +140,20 @@ def _sample(
     from tokalign.models import loading
     from tokalign.models.reward import RewardModel, best_of
     from tokalign.models.sampler import CHUNK, respond_to
+    from tokalign.models.samplers import choose
     from tokalign.models.tokenization import Codec
 
-    codec, device = Codec.load(who.path), loading.pick_device(config.device)
+    codec, device = Codec.load(who.path, config), loading.pick_device(config.device)
     policy = loading.load_policy(who.path, config.dtype, to_use=True).to(device)
+    loading.check_vocabulary(policy, codec)
     model = RewardModel.load(config.reward_model[0], config.dtype) if who.n > 1 else None
     if model is not None:
         model.model.to(device)
+    sampler = choose(policy, codec, config, config.dtype)
     with nested.rows() as file:
         for part in file.left(data, CHUNK):
             seed = config.seed + file.taken + (who.name == REFERENCE)  # the reference has draws of its own
-            drawn = respond_to(part, policy, codec, config, seed, config.batch_size, who.name, who.n)
+            drawn = respond_to(part, policy, codec, config, seed, config.batch_size, who.name, who.n, sampler)
             file.append_json(drawn if model is None else best_of(drawn, model, who.n))
             advance(len(part))
     nested.commit({"in": len(data), "out": file.written})

@@ -5,12 +5,10 @@ B sequences of L tokens, prompt first, padded on the right. T is the longest res
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-from tokalign.config import ScoreConfig, TrainRmConfig
 
 Pair = tuple[Any, Any]
 """Prompt ids, response ids (EOS included where the response has ended): sequences of int, or integer arrays."""
@@ -114,9 +112,20 @@ def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:
     return out
 
 
-def room(prompt: Sequence[int], response: int, knobs: TrainRmConfig | ScoreConfig) -> list[int] | None:
-    """The prompt beside a response of so many tokens: whole, without its beginning if it may be cut, or None."""
-    left = knobs.max_length - response
+def room(prompt: Sequence[int], response: int, most: int, cut: bool) -> list[int] | None:
+    """The prompt beside a response, ``most`` tokens together: whole, without its beginning if that may be, or None."""
+    left = most - response
     if len(prompt) <= left:
         return list(prompt)
-    return list(prompt[-left:]) if knobs.cut_prompts and left > 0 else None
+    return list(prompt[-left:]) if cut and left > 0 else None
+
+
+class _Bounded(Protocol):
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a row."""
+
+
+def over(config: _Bounded, most: int) -> str:
+    """Why a row of more than ``most`` tokens is skipped."""
+    return "over --max-length" if most >= config.max_length else f"longer than the {most} tokens that the model reads"

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 class _Growing(DynamicLayer):  # type: ignore[misc]
@@ -43,6 +43,15 @@ class _Growing(DynamicLayer):  # type: ignore[misc]
             filled = self.keys.shape[-2]
             self._room = [room[indices] for room in self._room]
             self.keys, self.values = (room[..., :filled, :] for room in self._room)
+
+
+def keep_rows(cache: Any, rows: Tensor) -> None:
+    """Of all rows that are cached, keep some (N,): keys and values, and what linear attention carries along."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):  # its own way of selecting leaves its states as they are
+            layer.reorder_cache(rows)
+        else:
+            layer.batch_select_indices(rows)
 
 
 def growing_cache(config: Any) -> Any:

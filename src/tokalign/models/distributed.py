@@ -22,6 +22,7 @@ from tokalign.errors import TokalignError
 from tokalign.writer import Writer
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def world() -> int:
@@ -124,7 +125,7 @@ def gathered(mine: list[tuple[int, T]]) -> list[T]:
     return [found for _, found in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
 
 
-def most(n: int) -> int:
+def most(n: N) -> N:
     """The largest ``n`` of all processes."""
     return max(gathered([(rank(), n)]))
 

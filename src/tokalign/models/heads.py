@@ -24,10 +24,10 @@ class Headed(PreTrainedModel):  # type: ignore[misc]
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(self, config: Any) -> None:
+        for name in _ATTENTION:  # what the base can do this can
+            object.__setattr__(self, name, getattr(_base_class(config), name, False))
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = AutoModel.from_config(config)
@@ -43,6 +43,15 @@ class Headed(PreTrainedModel):  # type: ignore[misc]
     def get_input_embeddings(self) -> Any:
         """Those of the base."""
         return self.model.get_input_embeddings()
+
+
+_ATTENTION = ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend")
+"""What a model says of the ways in which its attention can be computed."""
+
+
+def _base_class(config: Any) -> Any:
+    found = AutoModel._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple | list) else found
 
 
 def hidden_size(config: Any) -> int:

@@ -58,7 +58,7 @@ def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(codec.tokenizer),
+            vocab_size=codec.size,
             hidden_size=128,
             intermediate_size=384,
             num_hidden_layers=2,
@@ -136,13 +136,55 @@ def load_policy(source: str | Path, dtype: str = "float32", *, to_use: bool = Fa
 
 
 def positions(model: Any) -> int | None:
-    """How many tokens a model can read, if it learnt a vector for each of their places; None: no such bound."""
+    """How many tokens a model can read, if it has a vector or a bias for each of their places; None: no such bound."""
     found = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _PLACES:
             unused = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
             found.append(module.num_embeddings - unused)
+    found += [len(b) for name, b in model.named_buffers() if name.split(".")[-1] in _PLACES and b.ndim == 2]
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", "") == "mpt":  # its biases are made for so many tokens
+        found.append(config.max_seq_len)
     return min(found, default=None)
+
+
+def places_of(source: str | Path) -> int | None:
+    """:func:`positions` of a causal language model, without its weights; None also where that cannot be told."""
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+            return positions(AutoModelForCausalLM.from_config(config))
+    except Exception:  # what is wrong is told when it is loaded
+        return None
+
+
+def longest(model: Any, most: int) -> int:
+    """How many tokens of a row a model takes: ``most``, or fewer if it has fewer places."""
+    places = positions(model)
+    return most if places is None else min(most, places)
+
+
+def check_vocabulary(model: Any, codec: Codec) -> None:
+    """See that a model has an embedding for every token; padding, which never counts, may go without.
+
+    Raises:
+        InputError: it has not.
+    """
+    rows = len(model.get_input_embeddings().weight)
+    if codec.size <= rows:
+        return
+    beyond = {name for name, i in codec.tokenizer.get_vocab().items() if i >= rows}
+    if codec.pad_id >= rows:
+        beyond.discard(codec.tokenizer.pad_token)
+        codec.pad_id = codec.eos_id
+    if beyond:
+        raise InputError(
+            f"the tokenizer has {len(beyond)} tokens for which the model, with {rows} embeddings, has none, "
+            f"{min(beyond)!r} among them",
+            where=codec.source,
+            remedy="resize the model's embeddings to the tokenizer and save it (transformers: resize_token_embeddings)",
+        )
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:

@@ -28,6 +28,7 @@ from tokalign.models.heads import hidden_size
 from tokalign.models.loading import ADAPTER
 from tokalign.models.lora import POLICY, VALUE
 from tokalign.models.policy import TokenStats, response_logprobs, response_values
+from tokalign.models.tokenization import Codec
 
 
 class Networks:
@@ -36,25 +37,28 @@ class Networks:
     Args:
         config: the stage's knobs.
         device: where they run.
-        size: of the tokenizer's vocabulary; what a policy can say beyond it counts as impossible.
+        codec: of the policy; what it can say beyond the tokenizer's ids counts as impossible.
 
     Raises:
         InputError: the policy cannot be loaded.
         UsageError: a combination that does not work.
     """
 
-    def __init__(self, config: TrainPpoConfig, device: torch.device, size: int | None = None) -> None:
-        self.config, self.device, self.size = config, device, size
+    def __init__(self, config: TrainPpoConfig, device: torch.device, codec: Codec) -> None:
+        self.config, self.device, self.size = config, device, codec.size
         self.shared = config.value_model == "shared"
         self.adapters: lora.Adapters | None = None
         if config.lora:
             if distributed.sharded():
                 raise UsageError("--lora with FSDP is not supported", remedy="torchrun alone: each process has a copy")
             base = loading.load_policy(config.policy, config.dtype).to(device)
+            loading.check_vocabulary(base, codec)
             self.adapters = lora.Adapters(base, config)
             self.policy: Any = self.adapters.model
         else:
-            self.policy = self._placed(loading.load_policy(config.policy))
+            policy = loading.load_policy(config.policy)
+            loading.check_vocabulary(policy, codec)
+            self.policy = self._placed(policy)
         without_dropout(self.policy)
         self._add_value(config)
         self.ref_policy: Any = None

@@ -21,6 +21,7 @@ from tokalign.disk import sha256
 from tokalign.errors import InputError, UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Pair
+from tokalign.models.functions import is_function
 from tokalign.models.networks import Networks, OnAdapter
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenization import Codec, same_reading
@@ -52,10 +53,12 @@ class Payer(Protocol):
     """Pays for responses."""
 
     name: str
-    dense: bool
-    """Whether it tells one token from another; else all it pays stands at the last."""
     averaged: bool
     """Whether what it pays is compared by the mean over tokens; else by the sum."""
+
+    @property
+    def dense(self) -> bool | None:
+        """Whether it tells one token from another; else all it pays stands at the last. None: it has not paid yet."""
 
     def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
         """(T_i,) for each response: a reward for each token that was emitted."""
@@ -95,10 +98,11 @@ class ByModel:
 class ByFunction:
     """A function of the user's."""
 
-    dense, averaged = True, False  # dense, that is, it may be: what it gives shows
+    averaged = False
 
     def __init__(self, function: Function, name: str) -> None:
         self.function, self.name = function, name
+        self.dense: bool | None = None
 
     def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
         """See :class:`Payer`.
@@ -127,14 +131,9 @@ class ByFunction:
             remedy = "give one finite number a response, or one for every token"
             raise InputError(f"{self.name} gave {problem}", field=self.name, remedy=remedy)
         if len(numbers) == tokens:
+            self.dense = self.dense or tokens > 1
             return numbers
         return torch.cat([torch.zeros(tokens - 1), numbers])
-
-
-def is_function(source: str) -> bool:
-    """Whether a ``--reward-model`` names a function: ``package.module:name``."""
-    module, _, name = source.partition(":")
-    return name.isidentifier() and all(part.isidentifier() for part in module.split(".")) and not Path(source).exists()
 
 
 def lineage(source: str) -> dict[str, Any]:
@@ -169,7 +168,7 @@ def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer
         UsageError: rewards at every token are wanted but none tells tokens apart.
     """
     payers = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
-    if config.granularity != "sequence" and not any(p.dense for p in payers):
+    if config.granularity != "sequence" and all(p.dense is False for p in payers):
         raise UsageError(
             f"--granularity {config.granularity}, but {config.reward_model[0]} gives one score a response",
             remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
@@ -224,4 +223,4 @@ def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networ
     head = networks.adapters.load(name, folder / loading.ADAPTER)
     model = OnAdapter(networks.adapters, name, len(head["weight"]), bias="bias" in head)
     model.score.load_state_dict(head)
-    return RewardModel(model, Codec.load(source), level)
+    return RewardModel(model, Codec.load(source), level, most=loading.positions(networks.policy))

@@ -24,6 +24,8 @@ class TokenStats(NamedTuple):
     logprobs: Tensor
     entropy: Tensor | None
     values: Tensor | None
+    best: Tensor | None = None
+    """Log-probabilities of the likeliest tokens."""
 
 
 def response_logprobs(
@@ -34,6 +36,7 @@ def response_logprobs(
     entropy: bool = False,
     value_head: Any = None,
     size: int | None = None,
+    best: bool = False,
 ) -> TokenStats:
     """Score the response tokens of ``batch`` under ``policy``.
 
@@ -46,11 +49,12 @@ def response_logprobs(
         temperature: of sampling.
         entropy: whether it is wanted.
         value_head: (…, hidden) → (…, 1): reads values off the states that the logits are made from.
+        best: whether those of the likeliest tokens are wanted.
         size: of the vocabulary, where a model has more outputs than its tokenizer has ids; None: all are ids.
     """
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
-    with _reading(policy, rows, batch.positions(-1)[mask]) as read:
+    with reading(policy, rows, batch.positions(-1)[mask]) as read:
         logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., :size]
     logp = (logits.float() if temperature == 1 else logits.float() / temperature).log_softmax(-1)  # (N, V)
     del logits  # the largest tensor of all
@@ -62,12 +66,15 @@ def response_logprobs(
         return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, cells)
 
     return TokenStats(
-        placed(chosen), None if spread is None else placed(spread), None if values is None else placed(values)
+        placed(chosen),
+        None if spread is None else placed(spread),
+        None if values is None else placed(values),
+        placed(logp.max(-1).values) if best else None,
     )
 
 
 @contextmanager
-def _reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]:
+def reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]:
     """Within, the policy turns the states at (row, place) alone into logits (N, V); yields these states (N, hidden).
 
     What else an architecture does between states and logits, such as a cap or a scale, it does to those.

@@ -16,7 +16,7 @@ from tokalign.models import distributed
 from tokalign.models.batch import Batch, by_length
 from tokalign.models.networks import Networks
 from tokalign.models.payers import Payer
-from tokalign.models.rollout import MISMATCH, Asked, Collector, Rollout, landing
+from tokalign.models.rollout import MISMATCH, Asked, Collector, Rollout, landing, refuse_gap
 from tokalign.models.sampler import new_seeds
 from tokalign.models.tokenization import Codec
 
@@ -155,8 +155,7 @@ class Learner:
         landed = [rl.land(earned, paid) for earned in rollout.earned]
         if self.scaling is None:
             # One score a response is not centred: taken off every token, its mean would make length pay, or cost.
-            before_last = mask & ~rl.last_token(mask)
-            dense = [bool(earned[before_last].any()) for earned in rollout.earned]
+            dense = [bool(distributed.most(bool(payer.dense))) for payer in self.payers]
             self.scaling = [
                 rl.fit_scaling(given, paid, centre=centre and several, scale=k.scale)
                 for several, given in zip(dense, landed, strict=True)
@@ -207,9 +206,13 @@ class Learner:
                 f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
+        if fresh:
+            widest = distributed.most(widest)
+            if self.collector.reuse_logprobs:  # the old ones are the sampler's
+                refuse_gap(widest, self.knobs.dtype)
+            if widest > MISMATCH:
+                self.collector.reuse_logprobs = False  # from the next rollout on, they are computed again
         self.optimizer.step()
-        if fresh and distributed.most(widest > MISMATCH):
-            self.collector.reuse_logprobs = False  # from the next rollout on, they are computed again
         return sums
 
     def _backward(

@@ -14,7 +14,7 @@ from tokalign.core import rl
 from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.loading import CLASSES, load_classifier, positions
+from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, positions
 from tokalign.models.tokenization import Codec
 
 
@@ -55,6 +55,12 @@ class RewardModel:
     level: str
     reading: str = "expected"
     normalise: str = "none"
+    most: int | None = None
+    """Tokens that it can read, where there is a bound; found out unless it is given."""
+
+    def __post_init__(self) -> None:
+        if self.most is None:
+            self.most = positions(self.model)
 
     @classmethod
     def load(
@@ -79,8 +85,9 @@ class RewardModel:
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        model = load_classifier(source, level, dtype, whole=True, to_use=True)
-        return cls(model, Codec.load(source), level, reading, normalise)
+        model, codec = load_classifier(source, level, dtype, whole=True, to_use=True), Codec.load(source)
+        check_vocabulary(model, codec)
+        return cls(model, codec, level, reading, normalise)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
@@ -116,7 +123,7 @@ class RewardModel:
         return Ratings(rewards, probs if self.level == "token" else None)
 
     def _fitting(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
-        most = positions(self.model)
+        most = self.most
         if most is None or all(len(p) + len(r) <= most for p, r in pairs):
             return pairs
         longest = max(len(r) for _, r in pairs)

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tokalign.core import rl
 from tokalign.core.words import split
+from tokalign.errors import TokalignError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.networks import Networks
 from tokalign.models.payers import Emitted, Payer
-from tokalign.models.sampler import SAMPLERS, Sampled
+from tokalign.models.sampler import Sampled
+from tokalign.models.samplers import choose, wrong
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import Prompt
 
@@ -95,7 +97,8 @@ class Collector:
 
     def __init__(self, networks: Networks, payers: Sequence[Payer], codec: Codec) -> None:
         self.networks, self.payers, self.codec = networks, payers, codec
-        self.sampler = SAMPLERS[networks.config.sampler]
+        with networks.sampling() as policy:
+            self.sampler = choose(policy, codec, networks.config, networks.config.dtype)
         self.reuse_logprobs: bool | None = None
         """Whether the sampler's log-probabilities serve as the old ones; found out on the first rollout."""
 
@@ -133,13 +136,17 @@ class Collector:
         """Log-probabilities under policy and reference, and values: (T_i,) each."""
         logprobs, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(3))
         sizes, most = [len(p) + len(r) for p, r in pairs], self.networks.config.microbatch
+        widest = 0.0
         for group in by_length(sizes, most, even=distributed.sharded()):
             batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, self.networks.device)
             known = [sampled[i] for i in group]
             enough = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
             read = None if enough else self.networks.read(batch)
-            if read is not None and self.reuse_logprobs is None:
-                self.reuse_logprobs = distributed.most(gap(known, read.logprobs) > MISMATCH) == 0
+            if read is not None:
+                apart = gap(known, read.logprobs)
+                widest = max(widest, 0.0 if apart == float("inf") else apart)
+                if self.reuse_logprobs is None:
+                    self.reuse_logprobs = distributed.most(apart > MISMATCH) == 0
             ref = self.networks.ref_logprobs(batch)
             value = read and read.values if self.networks.shared else self.networks.values(batch)
             for row, i in enumerate(group):
@@ -149,7 +156,21 @@ class Collector:
                     sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
                 )
                 values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
+        refuse_gap(distributed.most(widest), self.networks.config.dtype)
         return logprobs, refs, values
+
+
+def refuse_gap(nats: float, dtype: str) -> None:
+    """Stop where the sampler's log-probabilities are so far from the training forward's that one of both is wrong.
+
+    Raises:
+        TokalignError: they are.
+    """
+    if nats > wrong(dtype):
+        raise TokalignError(
+            f"the sampler does not follow the model: log-probabilities differ by {nats:.2g} nats",
+            remedy="--sampler generate or uncached; please report the model",
+        )
 
 
 def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> Tensor:

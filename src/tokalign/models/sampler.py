@@ -3,21 +3,20 @@
 Finished rows leave the batch as they end, so the last long response does not hold up the others.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from tokalign.errors import InputError
 from tokalign.knobs import Sampling
 from tokalign.models.batch import by_length
-from tokalign.models.cache import growing_cache
+from tokalign.models.cache import growing_cache, keep_rows
 from tokalign.models.loading import positions
 from tokalign.models.tokenization import Codec
+from tokalign.rows import Rows
 from tokalign.schemas import PromptRow
 
 
@@ -55,9 +54,12 @@ CHUNK = 256
 
 
 def new_seeds(n: int, generator: torch.Generator) -> list[int]:
-    """A seed for each of ``n`` responses."""
-    seeds: list[int] = torch.randint(2**62, (n,), generator=generator).tolist()
-    return seeds
+    """A seed for each of ``n`` responses, no two alike: 32 bits each, more of them a CPU's generator does not read."""
+    seeds: dict[int, None] = {}
+    while len(seeds) < n:
+        drawn: list[int] = torch.randint(2**62, (n - len(seeds),), generator=generator).tolist()
+        seeds |= dict.fromkeys(i % 2**32 for i in drawn)
+    return list(seeds)
 
 
 def respond(
@@ -91,6 +93,21 @@ def respond(
     return texts
 
 
+def answerable(
+    rows: Rows[PromptRow], most: int | None, codec: Codec, knobs: Sampling, strict: bool = False
+) -> Rows[PromptRow]:
+    """The prompts that leave room for a response in a policy that can read ``most`` tokens (None: any number)."""
+    if most is None:
+        return rows
+    room = most - knobs.max_new_tokens
+
+    def why_not(row: PromptRow) -> str:
+        fits = len(codec.prompts([row.prompt])[0]) <= room
+        return "" if fits else f"longer, with {knobs.max_new_tokens} new tokens, than the {most} that the policy reads"
+
+    return rows.where(why_not, strict)
+
+
 def respond_to(
     rows: Sequence[PromptRow],
     policy: Any,
@@ -100,11 +117,12 @@ def respond_to(
     batch_size: int,
     generator: str,
     n: int = 1,
+    sampler: "Sampler | None" = None,
 ) -> list[dict[str, Any]]:
     """``responses/1`` rows, ``n`` for each prompt."""
     prompts = [p for p in codec.prompts([r.prompt for r in rows]) for _ in range(n)]
     seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
-    texts = respond(policy, codec, prompts, knobs, seeds, batch_size)
+    texts = respond(policy, codec, prompts, knobs, seeds, batch_size, sampler)
     return [
         {
             "id": row.id,
@@ -139,7 +157,7 @@ def sample(
     lens = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    luck = torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    luck = numbers(seeds, most).to(device)
 
     tokens = torch.full((len(prompts), most), codec.pad_id, device=device)
     logps, values = torch.zeros(2, len(prompts), most, device=device)
@@ -164,7 +182,7 @@ def sample(
             .float()
         )
         logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
-        token = _draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
+        token = draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
         state = states.pop()
         if value_head is not None:
             values[live, t] = value_head(state).squeeze(-1).float()
@@ -180,7 +198,7 @@ def sample(
             break
         if left <= 0.8 * len(live):  # dropping rows copies the cache: wait until it pays
             keep = running.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
+            keep_rows(cache, keep)
             live, mask, positions, token = live[keep], mask[keep], positions[keep], token[keep]
         input_ids = token[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
@@ -193,7 +211,12 @@ def sample(
     ]
 
 
-def _draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tensor:
+def numbers(seeds: Sequence[int], most: int) -> Tensor:
+    """(B, most): the uniform numbers by which the tokens of each response are drawn."""
+    return torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tensor:
     """(B, V) and uniform numbers (B,) → (B,): one token a row, where its number falls among the probabilities."""
     if temperature == 0:
         return logp.argmax(-1)
@@ -206,53 +229,3 @@ def _draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tenso
     heap = probs.to(wide).cumsum(-1)
     at = torch.searchsorted(heap, luck.to(wide)[:, None] * heap[:, -1:], right=True)
     return at.clamp(max=probs.shape[1] - 1).squeeze(1)
-
-
-@torch.no_grad()
-def generate(
-    policy: Any,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    codec: Codec,
-    knobs: Sampling,
-    value_head: Any = None,
-) -> list[Sampled]:
-    """A :class:`Sampler` by ``generate`` of transformers, for models whose cache the built-in one cannot keep."""
-    device = next(policy.parameters()).device
-    width = max(map(len, prompts))
-    input_ids = torch.tensor([[codec.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-    lens = torch.tensor([len(p) for p in prompts], device=device)
-    how = {"do_sample": False} if knobs.temperature == 0 else {"do_sample": True, "temperature": knobs.temperature}
-    if knobs.temperature:
-        how |= {"top_p": knobs.top_p, "top_k": 0}
-    beyond = list(range(codec.size, len(policy.get_output_embeddings().weight)))  # ids that the tokenizer lacks
-    owner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _plainly(owner):
-        torch.manual_seed(seeds[0])
-        drawn = policy.generate(
-            input_ids=input_ids,
-            attention_mask=(torch.arange(width, device=device) >= width - lens[:, None]).long(),
-            generation_config=GenerationConfig(
-                max_new_tokens=knobs.max_new_tokens,
-                eos_token_id=codec.ends,
-                pad_token_id=codec.pad_id,
-                suppress_tokens=beyond or None,
-                **how,
-            ),
-        )
-    rows: list[list[int]] = drawn[:, width:].tolist()
-    ends = [next((n for n, i in enumerate(row, 1) if i in codec.ends), None) for row in rows]
-    return [Sampled(row[:end], end is not None) for row, end in zip(rows, ends, strict=True)]
-
-
-@contextmanager
-def _plainly(model: Any) -> Iterator[None]:
-    """Within, nothing that a model ships for its use, such as a penalty on repetition, bends its probabilities."""
-    shipped, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = shipped
-
-
-SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate}

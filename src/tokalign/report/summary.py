@@ -101,7 +101,7 @@ def _say(path: Path, m: Manifest) -> None:
         print(f"  {safe(line)}", file=sys.stderr)
     for reason, n in rows.get("reasons", {}).items():
         print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
-    for line in headline(m):
+    for line in [*headline(m), *m.stats.get("notes", [])]:
         print(f"  {safe(line)}", file=sys.stderr)
 
 

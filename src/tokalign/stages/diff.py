@@ -16,6 +16,7 @@ from tokalign.core import diff
 from tokalign.core.diff import Way
 from tokalign.core.words import Words, split
 from tokalign.errors import InputError
+from tokalign.models.prompts import renderable
 from tokalign.models.tokenization import Codec, Tokens, train_tiny
 from tokalign.progress import Progress
 from tokalign.rowfile import RowFile, group
@@ -41,7 +42,9 @@ def run(config: DiffConfig) -> Manifest:
     with writing("token-labels", config, inputs) as out:
         if out.finished is not None:
             return out.finished
-        codec = train_tiny(_texts(edits), config.vocab) if config.tokenizer == "tiny" else Codec.load(config.tokenizer)
+        tiny = config.tokenizer == "tiny"
+        codec = train_tiny(_texts(edits), config.vocab) if tiny else Codec.load(config.tokenizer, config)
+        edits, notes = renderable(edits, [codec], config.strict)
         with out.space.saving("tokenizer") as scratch:
             codec.save(scratch)
         with (
@@ -59,7 +62,7 @@ def run(config: DiffConfig) -> Manifest:
         if not file.written:
             raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
         skipped = {why: n for why, n in group(file.tally, "skipped").items() if n}
-        return out.commit(edits.account(skipped.items()), _stats(file))
+        return out.commit(edits.account(skipped.items()), _stats(file) | ({"notes": notes} if notes else {}))
 
 
 class Labelled(NamedTuple):

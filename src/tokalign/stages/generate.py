@@ -6,8 +6,10 @@ from tokalign import sources
 from tokalign.artifacts import Manifest
 from tokalign.config import GenerateConfig
 from tokalign.models import loading
+from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, best_of
-from tokalign.models.sampler import CHUNK, respond_to
+from tokalign.models.sampler import CHUNK, answerable, respond_to
+from tokalign.models.samplers import choose
 from tokalign.models.tokenization import Codec
 from tokalign.progress import Progress
 from tokalign.writer import writing
@@ -25,18 +27,25 @@ def run(config: GenerateConfig) -> Manifest:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        codec = Codec.load(config.policy)
+        codec = Codec.load(config.policy, config)
         policy = loading.load_policy(config.policy, config.dtype, to_use=True).to(device)
+        loading.check_vocabulary(policy, codec)
         judge = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
         if judge is not None:
             judge.model.to(device)
+        data, notes = renderable(data, [codec, *([judge.codec] if judge else [])], config.strict)
+        data = answerable(data, loading.positions(policy), codec, config, config.strict)
+        sampler = choose(policy, codec, config, config.dtype)
         with out.rows() as file, Progress("generate", len(data), config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(data, CHUNK)):
                 seed = config.seed + file.taken  # each part has draws of its own, wherever a run was cut
-                drawn = respond_to(part, policy, codec, config, seed, config.batch_size, config.policy, config.n)
+                drawn = respond_to(
+                    part, policy, codec, config, seed, config.batch_size, config.policy, config.n, sampler
+                )
                 kept = drawn if judge is None else best_of(drawn, judge, config.n)
                 file.append_json(kept)
                 file.count({"finished": sum(r["finished"] for r in kept)})
                 file.count({"length": sum(len(r["response"]) for r in kept)})
         stats = {"finished": file.mean("finished"), "avg_length": file.mean("length")}
-        return out.commit({"in": len(data), "out": file.written}, stats)
+        account = {**data.account(), "out": file.written}
+        return out.commit(account, stats | ({"notes": notes} if notes else {}))

@@ -23,6 +23,7 @@ from tokalign.models import distributed, loading, payers
 from tokalign.models.distributed import first_says, leads, one_writes
 from tokalign.models.networks import Networks
 from tokalign.models.ppo import Learner
+from tokalign.models.prompts import renderable
 from tokalign.models.rollout import Asked
 from tokalign.models.tokenization import Codec
 from tokalign.schemas import PromptRow
@@ -50,12 +51,15 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         if out.finished is not None:
             return out.finished if leads() else None
         torch.manual_seed(config.seed)
-        codec = Codec.load(config.policy)
+        codec = Codec.load(config.policy, config)
+        networks = Networks(config, loading.pick_device(config.device), codec)
+        paid_by = payers.load(config, codec, networks)
+        readers = [codec, *(p.model.codec for p in paid_by if isinstance(p, payers.ByModel) and p.foreign)]
+        data, notes = renderable(data, readers, config.strict)
         rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
         fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
         if not fitting:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
-        networks = Networks(config, loading.pick_device(config.device), codec.size)
         most = loading.positions(networks.policy)
         if most is not None and config.max_length > most:
             raise InputError(
@@ -63,11 +67,11 @@ def run(config: TrainPpoConfig) -> Manifest | None:
                 where=config.policy,
                 remedy=f"--max-length {most}",
             )
-        paid_by = payers.load(config, codec, networks)
         learner = Learner(networks, paid_by, codec, config, torch.Generator().manual_seed(config.seed))
         contest = None
         if heldout is not None:
-            contest = Contest(networks, codec, list(heldout), _judge(learner))
+            heldout, _ = renderable(heldout, readers, config.strict)
+            contest = Contest(networks, codec, list(heldout), _judge(learner), learner.collector.sampler)
             if not contest.ids:
                 raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
@@ -92,6 +96,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             "warnings": warned,
             **({"eval_prompts": len(contest.ids), "eval_prompts_left_out": contest.left_out} if contest else {}),
             "last": {k: v for k, v in last.items() if v is not None},
+            **({"notes": notes} if notes else {}),
         }
         return out.commit(data.account(reasons.items()), stats)
 
@@ -284,4 +289,7 @@ def _judge(learner: Learner) -> Judge:
         return PlaygroundJudge()
     from tokalign.judges.reward import RewardJudge
 
-    return RewardJudge(learner.payers, learner.weights, learner.codec, learner.knobs.microbatch)
+    k = learner.knobs
+    return RewardJudge(
+        learner.payers, learner.weights, learner.codec, k.dtype, k.microbatch, ended_wins=bool(k.missing_eos_penalty)
+    )

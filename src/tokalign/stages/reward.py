@@ -21,10 +21,11 @@ from tokalign.core.diff import NEVER, Way
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.model_files import check_model
 from tokalign.models import evaluation, loading, lora
-from tokalign.models.batch import Batch, pad_rows, room
+from tokalign.models.batch import Batch, over, pad_rows, room
 from tokalign.models.card import card
 from tokalign.models.distributed import leads, one_writes
 from tokalign.models.preferences import as_labels, texts
+from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, sequence_scores
 from tokalign.models.tokenization import Codec, same_tokenizer, train_tiny
 from tokalign.models.training import Early, fit
@@ -50,7 +51,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         codec = data.codec()
-        split = _read(data, config, codec)
+        model = _new_model(config, codec)
+        most = loading.longest(model, config.max_length)
+        split = _read(data, config, codec, most)
         heldout = split.heldout
         examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
         if not examples:
@@ -62,7 +65,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         if config.patience and not watched:
             raise InputError("--patience needs held-out rows", where=config.labels, remedy="raise --heldout")
 
-        model = _new_model(config, codec).to(device)
+        model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
         loss, quick = objective(config, device)
@@ -85,9 +88,9 @@ def run(config: TrainRmConfig) -> Manifest | None:
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = evaluation.evaluate(
-            RewardModel(model, codec, config.level), heldout, data.way, partial(room, knobs=config)
+            RewardModel(model, codec, config.level), heldout, data.way, partial(room, most=most, cut=config.cut_prompts)
         )
-        stats = {"level": config.level, **fitted, **metrics}
+        stats = {"level": config.level, **fitted, **metrics, **({"notes": split.notes} if split.notes else {})}
         n_skipped = sum(split.skipped.values())
         kept = split.rows - n_skipped
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
@@ -129,11 +132,10 @@ class Data(NamedTuple):
     lineage: dict[str, Any]
     codec: Callable[[], Codec]
     """What the responses are cut into tokens by."""
-    rows: Callable[[Codec], Iterator[TokenLabels]]
+    rows: Callable[[Codec, "Split"], Iterator[TokenLabels]]
+    """With the tokenizer, and where to count what is skipped."""
     way: Way
     """How the labels were aligned."""
-    skipped: Counter[str]
-    """Rows that could not be read, by reason."""
 
 
 def _data(config: TrainRmConfig) -> Data:
@@ -151,9 +153,8 @@ def _data(config: TrainRmConfig) -> Data:
         "labels",
         {**labels.manifest.lineage(), "path": config.labels},
         lambda: Codec.load(folder / "tokenizer"),
-        lambda _: islice(tables.iter_labels(labels), config.limit),
+        lambda *_: islice(tables.iter_labels(labels), config.limit),
         Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
-        Counter(),
     )
 
 
@@ -166,13 +167,19 @@ def _preferences(config: TrainRmConfig) -> Data:
         remedy = "leave --pairs out, or edit and label first: tokalign edit, then tokalign diff"
         raise UsageError(f"--pairs {config.pairs}: {config.labels} holds preferences, not edits", remedy=remedy)
     rows = sources.read_rows(config.labels, Preference, "preferences", how=config, limit=config.limit)
+
+    def read(codec: Codec, split: Split) -> Iterator[TokenLabels]:
+        found, split.notes = renderable(rows, [codec], config.strict)
+        split.skipped.update(found.reasons)
+        split.rows += found.reasons.total()
+        yield from as_labels(found, codec)
+
     return Data(
         "preferences",
         rows.lineage,
-        lambda: train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Codec.load(config.model),
-        lambda codec: as_labels(rows, codec),
+        lambda: train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Codec.load(config.model, config),
+        read,
         Way(),
-        rows.reasons,
     )
 
 
@@ -187,18 +194,21 @@ class Split:
     skipped: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     """Looked at, skipped ones included."""
+    notes: list[str] = field(default_factory=list)
+    """What there is to say of how prompts were read."""
 
 
-def _read(data: Data, config: TrainRmConfig, codec: Codec) -> Split:
-    """All rows that fit, their prompts cut if that is wanted."""
-    split = Split(skipped=Counter(data.skipped), rows=data.skipped.total())
-    rows = data.rows(codec)
+def _read(data: Data, config: TrainRmConfig, codec: Codec, most: int) -> Split:
+    """All rows that fit into ``most`` tokens, their prompts cut if that is wanted."""
+    split = Split()
+    rows = data.rows(codec, split)
     while part := list(islice(rows, AT_ONCE)):
         split.rows += len(part)
         for row, c in zip(part, codec.responses([r.chosen or "" for r in part]), strict=True):
-            prompt = room(row.prompt_ids, max(len(row.original_ids), len(row.edited_ids), len(c.ids)), config)
+            longest = max(len(row.original_ids), len(row.edited_ids), len(c.ids))
+            prompt = room(row.prompt_ids, longest, most, config.cut_prompts)
             if prompt is None:
-                split.skipped["over --max-length"] += 1
+                split.skipped[over(config, most)] += 1
                 continue
             fitting, chosen = row._replace(prompt_ids=prompt), np.array(c.ids, dtype=np.int32)
             if evaluation.is_heldout(row, config.heldout):
@@ -220,7 +230,9 @@ def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
         )
     new = loading.new_token_model if config.level == "token" else loading.new_sequence_model
     # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
-    return new(config.model, config.dtype if config.lora else "float32")
+    model = new(config.model, config.dtype if config.lora else "float32")
+    loading.check_vocabulary(model, codec)
+    return model
 
 
 def examples_of(rows: Sequence[TokenLabels], chosen: Sequence[Ids], config: TrainRmConfig) -> list[dict[str, Any]]:

@@ -12,12 +12,13 @@ from tokalign.config import ScoreConfig
 from tokalign.core.rewards import project
 from tokalign.errors import InputError
 from tokalign.models import loading
-from tokalign.models.batch import room
+from tokalign.models.batch import over, room
+from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenization import Codec, Encoded
 from tokalign.progress import Progress
 from tokalign.rowfile import group
-from tokalign.schemas import ResponseRow
+from tokalign.schemas import Edit, ResponseRow
 from tokalign.writer import writing
 
 CHUNK = 256
@@ -26,7 +27,7 @@ CHUNK = 256
 
 def run(config: ScoreConfig) -> Manifest:
     """Rate responses. Of edits both sides are rated: sample 0 the original, 1 the edited."""
-    data, rows, n_rows = _read(config)
+    data = _read(config)
     inputs = {"responses": data.lineage, "reward_model": sources.model_lineage(config.reward_model, "reward-model")}
     if config.tokenizer:
         inputs["tokenizer"] = sources.model_lineage(config.tokenizer)
@@ -37,11 +38,14 @@ def run(config: ScoreConfig) -> Manifest:
         device = loading.pick_device(config.device)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise)
         model.model.to(device)
-        target = Codec.load(config.tokenizer) if config.tokenizer else None
+        target = Codec.load(config.tokenizer, config) if config.tokenizer else None
+        data, notes = renderable(data, [model.codec], config.strict)
+        rows, n_rows = _responses(data)
+        most = loading.longest(model.model, config.max_length)
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(rows, CHUNK)):
                 skipped: Counter[str] = Counter()
-                rated = list(_rate(part, model, target, config, skipped))
+                rated = list(_rate(part, model, target, config, most, skipped))
                 file.append_json(rated)
                 file.count({f"skipped/{why}": n for why, n in skipped.items()})
                 file.count({"score": sum(r["score_mean"] for r in rated)})
@@ -52,26 +56,35 @@ def run(config: ScoreConfig) -> Manifest:
             )
         n_skipped = sum(skipped.values())
         account = {"in": file.written + n_skipped, "out": file.written, "skipped": n_skipped, "reasons": dict(skipped)}
-        return out.commit(account, {"level": model.level, "score_mean": file.mean("score")})
+        stats = {"level": model.level, "score_mean": file.mean("score")}
+        return out.commit(account, stats | ({"notes": notes} if notes else {}))
 
 
-def _read(config: ScoreConfig) -> tuple[sources.Rows[Any], Iterable[ResponseRow], int]:
-    """The input, its rows as responses, and how many those are."""
-    if not sources.holds_edits(config.responses, config):
-        kinds = ("responses", "sft")
-        data = sources.read_rows(config.responses, ResponseRow, *kinds, how=config, limit=config.limit)
-        return data, data, len(data)
-    edits = sources.read_edits(config.responses, config, config.limit)
+def _read(config: ScoreConfig) -> sources.Rows[Any]:
+    if sources.holds_edits(config.responses, config):
+        return sources.read_edits(config.responses, config, config.limit)
+    return sources.read_rows(config.responses, ResponseRow, "responses", "sft", how=config, limit=config.limit)
+
+
+def _responses(data: sources.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
+    """Rows as responses, and how many those are."""
+    if not isinstance(next(iter(data)), Edit):
+        return data, len(data)
     rows = (
         ResponseRow(id=e.id, sample=k, prompt=e.prompt, response=text, generator=name)
-        for e in edits
+        for e in data
         for k, (name, text) in enumerate((("original", e.original), ("edited", e.edited)))
     )
-    return edits, rows, 2 * len(edits)
+    return rows, 2 * len(data)
 
 
 def _rate(
-    rows: list[ResponseRow], model: RewardModel, target: Codec | None, config: ScoreConfig, skipped: Counter[str]
+    rows: list[ResponseRow],
+    model: RewardModel,
+    target: Codec | None,
+    config: ScoreConfig,
+    most: int,
+    skipped: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Rows of the artifact; with a ``target`` their rewards are on its tokens, the scores still the model's own."""
     prompts = model.codec.prompts([r.prompt for r in rows])
@@ -82,8 +95,8 @@ def _rate(
         n = len(response.ids) if row.finished else len(response.ids) - 1
         if n == 0:
             skipped["empty response"] += 1
-        elif (fitting := room(prompt, n, config)) is None:
-            skipped["over --max-length"] += 1
+        elif (fitting := room(prompt, n, most, config.cut_prompts)) is None:
+            skipped[over(config, most)] += 1
         else:
             kept.append((row, fitting, Encoded(response.ids[:n], response.offsets[:n])))
     ratings = model.rate([(prompt, own.ids) for _, prompt, own in kept], config.batch_size)

@@ -11,9 +11,10 @@ from tokalign.artifacts import Manifest
 from tokalign.config import TrainSftConfig
 from tokalign.errors import InputError
 from tokalign.models import loading, lora
-from tokalign.models.batch import Batch
+from tokalign.models.batch import Batch, over
 from tokalign.models.distributed import leads, one_writes
 from tokalign.models.policy import response_logprobs
+from tokalign.models.prompts import renderable
 from tokalign.models.tokenization import Codec, train_tiny
 from tokalign.models.training import fit
 from tokalign.schemas import Edit, Row, Sft
@@ -32,15 +33,19 @@ def run(config: TrainSftConfig) -> Manifest | None:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
         if config.model == "tiny":
+            texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
             plain = (t for p, r in texts for t in ([p] if isinstance(p, str) else [x["content"] for x in p]) + [r])
             codec = train_tiny(plain, config.vocab)
             model = loading.new_tiny(codec, config.seed, config.max_length)
         else:
-            codec = Codec.load(config.model)
+            codec = Codec.load(config.model, config)
             # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
             model = loading.load_policy(config.model, config.dtype if config.lora else "float32")
+            loading.check_vocabulary(model, codec)
+        data, notes = renderable(data, [codec], config.strict)
+        texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
+        most = loading.longest(model, config.max_length)
         model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
@@ -49,12 +54,12 @@ def run(config: TrainSftConfig) -> Manifest | None:
         examples = []
         prompts, responses = codec.prompts([p for p, _ in texts]), codec.responses([r for _, r in texts])
         for row, prompt, response in zip(data, prompts, responses, strict=True):
-            if len(prompt) + len(response.ids) > config.max_length:
-                skipped["over --max-length"] += 1
+            if len(prompt) + len(response.ids) > most:
+                skipped[over(config, most)] += 1
             else:
                 examples.append({"id": row.id, "pair": (prompt, response.ids)})
         if not examples:
-            raise InputError("every row is longer than --max-length", where=config.data, remedy="raise --max-length")
+            raise InputError(f"every row is {over(config, most)}", where=config.data, remedy="raise --max-length")
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             pairs = [r["pair"] for r in rows]
@@ -72,7 +77,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
                 model.to(getattr(torch, config.dtype))
             model.save_pretrained(str(scratch))
             codec.save(scratch)
-        stats = {**fitted, "weights": model.num_parameters()}
+        stats = {**fitted, "weights": model.num_parameters(), **({"notes": notes} if notes else {})}
         return out.commit(data.account(skipped.items()), stats)
 
 

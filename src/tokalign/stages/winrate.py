@@ -14,7 +14,7 @@ from tokalign.config import EvalWinrateConfig
 from tokalign.core import evaluation, length_control, winrate
 from tokalign.core.evaluation import Control, Judged
 from tokalign.errors import UsageError
-from tokalign.judges import ORDERS, Judge, Pairing
+from tokalign.judges import ORDERS, Answer, Judge, Pairing
 from tokalign.models import answers
 from tokalign.models.answers import REFERENCE, Side
 from tokalign.progress import Progress
@@ -57,7 +57,8 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
     with writing("winrates", config, inputs) as out:
         if out.finished is not None:
             return out.finished
-        texts: dict[str, list[str]] = {}
+        data, notes = answers.readable(data, sides, config)
+        texts: dict[str, list[Answer]] = {}
         with Progress("eval-winrate", len(sides) * len(data), config.quiet) as bar:
             for n, side in enumerate(sides):
                 bar.skip_to(n * len(data))
@@ -69,8 +70,10 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
                 _judge(config, judge, pairs, recorded, nested)
         told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()} if judge else {}
         judged = _judged(pairs, out.folder / "judgements", texts)
-        shown = ({"id": r.id, "prompt": r.prompt, **{n: t[k] for n, t in texts.items()}} for k, r in enumerate(data))
-        return _commit(config, judged, told, shown, out)
+        shown = (
+            {"id": r.id, "prompt": r.prompt, **{n: t[k].text for n, t in texts.items()}} for k, r in enumerate(data)
+        )
+        return _commit(config, judged, told, shown, out, data, notes)
 
 
 def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side]]:
@@ -98,7 +101,7 @@ def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side
     return sources.read_prompts(config.prompts, config.prompt, config, config.limit), sides
 
 
-def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[str]]) -> list[Pairing]:
+def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[Answer]]) -> list[Pairing]:
     """In an order that does not change with that of the candidates, so that a run that was cut can go on."""
     return [
         Pairing(row.id, row.prompt, name, reference, response)
@@ -120,7 +123,7 @@ def _local(config: EvalWinrateConfig) -> Judge | None:
 
         device = str(loading.pick_device(config.device))
         paid_by, codec = payers.apart(config.reward_model, config.dtype, device)
-        return RewardJudge(paid_by, [1.0] * len(paid_by), codec, config.batch_size)
+        return RewardJudge(paid_by, [1.0] * len(paid_by), codec, config.dtype, config.batch_size)
     return None
 
 
@@ -199,12 +202,12 @@ def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: 
     return asyncio.run(claude.estimated(shown, config))
 
 
-def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[str]]) -> dict[str, Judged]:
+def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[Answer]]) -> dict[str, Judged]:
     """Judgements by candidate, in the order in which these were named, and prompt."""
     given: dict[tuple[str, str], dict[str, list[float | None]]] = {}
     for j in sources.read_rows(folder, Judgement, "judgements"):
         given.setdefault((j.candidate, j.id), {}).setdefault(j.order, []).append(j.preference)
-    lengths = {name: [len(t) for t in said] for name, said in texts.items()}
+    lengths = {name: [len(a.text) for a in said] for name, said in texts.items()}
     found = {}
     for name, group in groupby(pairs, key=lambda p: p.candidate):
         of_one = list(group)
@@ -238,6 +241,8 @@ def _commit(
     told: dict[str, Any],
     shown: Iterable[dict[str, Any]],
     out: Writer,
+    data: sources.Rows[PromptRow] | None = None,
+    notes: Sequence[str] = (),
 ) -> Manifest:
     """The numbers, as ``data.json`` and in the manifest; and what was compared, with the preferences, for the eye."""
     rows = sum(len(j.preferences) for j in judged.values())
@@ -253,7 +258,9 @@ def _commit(
     made = out.folder / "judgements"
     below = Manifest.read(made) if artifacts.is_artifact(made) else None
     failed, usage = (below.rows.get("failed", 0), dict(below.usage)) if below else (0, {})
-    return out.commit({"in": rows, "out": rows, "failed": failed}, stats, usage)
+    left_out = {"skipped": data.reasons.total(), "reasons": dict(data.reasons)} if data and data.reasons else {}
+    account = {"in": rows + data.reasons.total() if data else rows, "out": rows, "failed": failed, **left_out}
+    return out.commit(account, stats | ({"notes": list(notes)} if notes else {}), usage)
 
 
 def _control(config: EvalWinrateConfig, judged: dict[str, Judged]) -> Control | None:

@@ -1,0 +1,181 @@
+"""What is asked of a chat template is written into it, so that whatever is made with it later reads prompts alike.
+
+Variables (``--template-arg``), what becomes of a system turn where a template has none (``--system``), the day that it
+is told (``--template-date``) and the form in which it wants contents stand in front of the template, after a comment
+that records them. The template is saved with the tokenizer: SFT, labels, reward models and PPO cannot differ.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from tokalign.errors import InputError, UsageError, first_line
+from tokalign.knobs import Templates
+
+Turns = Sequence[Mapping[str, Any]]
+Render = Callable[[str, Turns], str]
+"""A template and turns to text, up to where the response begins; raises whatever the template does."""
+
+_HEAD = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
+_DAY = re.compile(r"strftime_now\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+_PARTS = (
+    "{%- set tokalign = namespace(turns=[]) %}{%- for turn in messages %}{%- set tokalign.turns = tokalign.turns + "
+    "[dict(turn, content=[{'type': 'text', 'text': turn['content']}] if turn['content'] is string else "
+    "turn['content'])] %}{%- endfor %}{%- set messages = tokalign.turns %}"
+)
+_SYSTEM = {
+    "fold": (
+        "{%- if messages and messages[0]['role'] == 'system' %}"
+        "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
+        "{%- set messages = [dict(messages[1], content=messages[0]['content'] + '\\n\\n' + messages[1]['content'])] "
+        "+ messages[2:] %}"
+        "{%- else %}{%- set messages = [dict(messages[0], role='user')] + messages[1:] %}{%- endif %}{%- endif %}"
+    ),
+    "drop": ("{%- if messages and messages[0]['role'] == 'system' %}{%- set messages = messages[1:] %}{%- endif %}"),
+    "refuse": (
+        "{%- if messages and messages[0]['role'] == 'system' %}"
+        "{{- raise_exception('it has no system turn (--system fold or drop)') }}{%- endif %}"
+    ),
+}
+_END = "{{- '' }}"
+"""What follows is then the same as at the beginning of a template: after a block, a line break would be lost."""
+_ASK, _SAY, _RULE = "tokalignquestion", "tokalignanswer", "tokalignrule"
+_USER = {"role": "user", "content": _ASK}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A template with what was asked of it."""
+
+    template: str
+    asked: dict[str, Any] = field(default_factory=dict)
+    """``args``, ``system``, ``date``, ``parts``: those that matter for this template."""
+
+
+def choose(found: Any, source: str) -> str | None:
+    """The template to use, where a tokenizer has one, several by name, or none.
+
+    Raises:
+        InputError: there are several, and none is the default.
+    """
+    if isinstance(found, list):  # how older releases of transformers wrote several
+        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    if isinstance(found, dict):
+        if "default" not in found:
+            raise InputError(
+                f"it has several chat templates, {', '.join(map(repr, found))}, and none called 'default'",
+                where=source,
+                field="chat_template",
+                remedy="name the one to use 'default' in the folder's tokenizer_config.json",
+            )
+        found = found["default"]
+    return found if isinstance(found, str) and found else None
+
+
+def prepare(template: str, how: Templates, render: Render, source: str, *, made_by_us: bool = False) -> Prepared:
+    """Write what is asked for into a template, unless that was done before.
+
+    Args:
+        template: as it is.
+        how: what is asked for.
+        render: renders turns.
+        source: of the template, for messages.
+        made_by_us: whether it is of an artifact, for which this was settled as it was made.
+
+    Raises:
+        UsageError: a variable that the template does not have, or something else was asked of it before.
+    """
+    args, head = arguments(how.template_arg), _HEAD.match(template)
+    if head or made_by_us:
+        asked = dict(json.loads(head[1])) if head else {}
+        _refuse_change(args, asked.get("args", {}), "--template-arg", source)
+        if how.system and "system" in asked:
+            _refuse_change({"system": how.system}, {"system": asked["system"]}, "--system", source)
+        return Prepared(template, asked)
+    if unknown := [name for name in args if not re.search(rf"\b{re.escape(name)}\b", template)]:
+        raise UsageError(f"the chat template of {source} has no {unknown[0]!r}", remedy="see its chat_template")
+    asked = {"args": args} if args else {}
+    dated = _DAY.sub(lambda m: json.dumps(_day(how).strftime(m[1] or m[2] or "")), template)
+    if dated != template:
+        asked["date"] = how.template_date
+    dated = re.sub(r"\A[ \t]+(?=\{[%#])", "", dated)  # stripped at the beginning of a line, which this will not be
+    front = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in args.items())
+    if not _reads(render, front + _END + dated, [_USER]) and _reads(render, front + _PARTS + _END + dated, [_USER]):
+        asked["parts"], front = True, front + _PARTS
+    alone, ruled = [_USER], [{"role": "system", "content": _RULE}, _USER]
+    if _reads(render, front + _END + dated, alone) and not _reads(render, front + _END + dated, ruled):
+        asked["system"] = how.system or "fold"
+        front = _SYSTEM[asked["system"]] + front
+    if not asked:
+        return Prepared(template)
+    return Prepared(f"{{#- tokalign {json.dumps(asked)} -#}}{front}{_END}{dated}", asked)
+
+
+def arguments(given: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` as a mapping; a value that is JSON (``false``, ``3``) is that, another is text.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    found: dict[str, Any] = {}
+    for one in given:
+        key, sep, value = one.partition("=")
+        if not sep or not key.isidentifier():
+            raise UsageError(f"--template-arg {one!r}", remedy="give KEY=VALUE, such as enable_thinking=false")
+        if key in ("messages", "add_generation_prompt"):
+            raise UsageError(f"--template-arg {key} is not for you to set", remedy="leave it out")
+        try:
+            found[key] = json.loads(value if value not in ("True", "False") else value.lower())
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def lost(turns: Turns, text: str) -> str | None:
+    """The role of a turn whose content is not in what a template made of it, white space aside; None: all are there.
+
+    Of an answer only what follows its thoughts is looked for: templates leave those out.
+    """
+    for turn in turns:
+        said = turn["content"]
+        if turn["role"] == "assistant":
+            said = said.rpartition("</think>")[2]
+        said = said.strip()
+        if said and said not in text and "".join(said.split()) not in "".join(text.split()):
+            return str(turn["role"])
+    return None
+
+
+def thinks(text: str) -> bool:
+    """Whether a rendered prompt ends within thoughts that it has opened."""
+    return text.rfind("<think>") > text.rfind("</think>")
+
+
+def _reads(render: Render, template: str, turns: Turns) -> bool:
+    try:
+        return lost(turns, render(template, turns)) is None
+    except Exception:  # a template is a program of somebody else's
+        return False
+
+
+def _refuse_change(now: dict[str, Any], before: dict[str, Any], option: str, source: str) -> None:
+    if now and now != before:
+        said = ", ".join(f"{k}={json.dumps(v)}" for k, v in before.items()) or "none"
+        raise UsageError(
+            f"{option} {', '.join(f'{k}={json.dumps(v)}' for k, v in now.items())}: {source} was made with {said}",
+            remedy="leave it out: what a model was made with is written in its chat template",
+        )
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value).replace("\\/", "/").replace("{%", "{\\x25").replace("{{", "{\\x7b").replace("{#", "{\\x23")
+
+
+def _day(how: Templates) -> date:
+    try:
+        return date.fromisoformat(how.template_date)
+    except ValueError as e:
+        raise UsageError(f"--template-date {how.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e

@@ -1,0 +1,9 @@
+"""Reward functions of one's own: how they are named."""
+
+from pathlib import Path
+
+
+def is_function(source: str) -> bool:
+    """Whether a ``--reward-model`` names a function: ``package.module:name``."""
+    module, _, name = source.partition(":")
+    return name.isidentifier() and all(part.isidentifier() for part in module.split(".")) and not Path(source).exists()

@@ -1,0 +1,56 @@
+"""Rows whose prompts all models of a command can read; the others are skipped, with their place, before work begins."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from tokalign.models.chat_templates import thinks
+from tokalign.models.tokenization import Codec
+from tokalign.rows import Rows
+from tokalign.schemas import Prompt, Row
+
+
+class Asks(Protocol):
+    """A row with a prompt."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """See :data:`tokalign.schemas.Prompt`."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Renderable(NamedTuple, Generic[R]):
+    """What is left, and what there is to say of how it is read."""
+
+    rows: Rows[R]
+    notes: list[str]
+
+
+def renderable(rows: Rows[R], codecs: Iterable[Codec], strict: bool = False) -> Renderable[R]:
+    """The rows whose prompts go through the chat templates of all ``codecs``.
+
+    Raises:
+        InputError: none does; with ``strict``, one does not.
+    """
+    told: Counter[str] = Counter()
+    readers = [codec for codec in codecs if codec.can_refuse]
+
+    def why_not(row: Any) -> str:
+        for codec in readers:
+            text, reason = codec.rendering(row.prompt)
+            if reason:
+                return reason
+            system = codec.asked.get("system")
+            if system and not isinstance(row.prompt, str) and row.prompt[0]["role"] == "system":
+                done = {"fold": "folded into the user's", "drop": "left out"}[system]
+                told[f"a system turn is {done}: the chat template of {codec.source} has none"] += 1
+            if thinks(text):
+                told[f"a prompt ends within thoughts (<think>) that the chat template of {codec.source} opens"] += 1
+        return ""
+
+    if not readers:
+        return Renderable(rows, [])
+    found = rows.where(why_not, strict)
+    return Renderable(found, [f"in {n} rows {what}" for what, n in told.items()])
