@@ -20,7 +20,31 @@ Render = Callable[[str, Turns], str]
 """A template and turns to text, up to where the response begins; raises whatever the template does."""
 
 _HEAD = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
-_DAY = re.compile(r"strftime_now\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+_FORMS = (
+    "a",
+    "A",
+    "b",
+    "B",
+    "c",
+    "d",
+    "-d",
+    "H",
+    "I",
+    "j",
+    "m",
+    "-m",
+    "M",
+    "p",
+    "S",
+    "U",
+    "w",
+    "W",
+    "x",
+    "X",
+    "y",
+    "Y",
+)
+"""What a day or an hour is written by, after a percent sign."""
 _PARTS = (
     "{%- set tokalign = namespace(turns=[]) %}{%- for turn in messages %}{%- set tokalign.turns = tokalign.turns + "
     "[dict(turn, content=[{'type': 'text', 'text': turn['content']}] if turn['content'] is string else "
@@ -98,20 +122,19 @@ def prepare(template: str, how: Templates, render: Render, source: str, *, made_
     if unknown := [name for name in args if not re.search(rf"\b{re.escape(name)}\b", template)]:
         raise UsageError(f"the chat template of {source} has no {unknown[0]!r}", remedy="see its chat_template")
     asked = {"args": args} if args else {}
-    dated = _DAY.sub(lambda m: json.dumps(_day(how).strftime(m[1] or m[2] or "")), template)
-    if dated != template:
-        asked["date"] = how.template_date
-    dated = re.sub(r"\A[ \t]+(?=\{[%#])", "", dated)  # stripped at the beginning of a line, which this will not be
+    plain = re.sub(r"\A[ \t]+(?=\{[%#])", "", template)  # stripped at the beginning of a line, which this will not be
     front = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in args.items())
-    if not _reads(render, front + _END + dated, [_USER]) and _reads(render, front + _PARTS + _END + dated, [_USER]):
+    if "strftime_now" in template:
+        asked["date"], front = how.template_date, front + _day(how)
+    if not _reads(render, front + _END + plain, [_USER]) and _reads(render, front + _PARTS + _END + plain, [_USER]):
         asked["parts"], front = True, front + _PARTS
     alone, ruled = [_USER], [{"role": "system", "content": _RULE}, _USER]
-    if _reads(render, front + _END + dated, alone) and not _reads(render, front + _END + dated, ruled):
+    if _reads(render, front + _END + plain, alone) and not _reads(render, front + _END + plain, ruled):
         asked["system"] = how.system or "fold"
         front = _SYSTEM[asked["system"]] + front
     if not asked:
         return Prepared(template)
-    return Prepared(f"{{#- tokalign {json.dumps(asked)} -#}}{front}{_END}{dated}", asked)
+    return Prepared(f"{{#- tokalign {json.dumps(asked)} -#}}{front}{_END}{plain}", asked)
 
 
 def arguments(given: Sequence[str]) -> dict[str, Any]:
@@ -174,8 +197,11 @@ def _literal(value: Any) -> str:
     return json.dumps(value).replace("\\/", "/").replace("{%", "{\\x25").replace("{{", "{\\x7b").replace("{#", "{\\x23")
 
 
-def _day(how: Templates) -> date:
+def _day(how: Templates) -> str:
+    """A macro in place of the function that tells templates the day: it knows one only."""
     try:
-        return date.fromisoformat(how.template_date)
+        told = date.fromisoformat(how.template_date)
     except ValueError as e:
         raise UsageError(f"--template-date {how.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e
+    filled = "".join(f" | replace('%{form}', {json.dumps(told.strftime(f'%{form}'))})" for form in _FORMS)
+    return f"{{%- macro strftime_now(form) %}}{{{{- form{filled} }}}}{{%- endmacro %}}"

@@ -6,7 +6,6 @@ concatenated. That is what a policy emits, so labels, reward models and PPO cann
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,12 +196,7 @@ class Codec:
 
     def _render(self, template: str, turns: Any, more: bool = True) -> str:
         made = self.tokenizer.apply_chat_template(
-            list(turns),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=more,
-            strftime_now=_no_day,
-            sanitize_control_tokens=False,  # releases of transformers that do it do it in their own way
+            list(turns), chat_template=template, tokenize=False, add_generation_prompt=more
         )
         return str(made)
 
@@ -317,11 +311,6 @@ class Codec:
             else:
                 places.append(self.decoder.places(ids, len(text)))
         return texts, places
-
-
-def _no_day(form: str) -> str:
-    """What a template is told that asks for the day in a form which it makes up."""
-    return date.fromisoformat(Templates.template_date).strftime(form)
 
 
 def _ends(source: str) -> list[int]:
