@@ -28,6 +28,8 @@ def lines(*rows: Any) -> str:
 
 
 SECOND = {**GOOD, "id": "b"}
+NOTHING_EDITED = 3
+"""The exit code where the file was read: the rules do not know its texts."""
 FILES: dict[str, Case] = {
     # what is in the file: content, exit code, place, part of the message, part of the remedy
     "missing column": (lines(GOOD, {"id": "b", "prompt": "Q?"}), 5, ":2", "'chosen': missing", "a row needs"),
@@ -35,10 +37,10 @@ FILES: dict[str, Case] = {
     "truncated line": (lines(GOOD) + '{"id": "b", "pro', 5, ":2", "not valid JSON", "cut short"),
     "empty file": ("", 5, "", "there are no rows", ""),
     "lone surrogate": (lines(GOOD, {**SECOND, "prompt": "\ud800"}), 5, ":2", "surrogate", "a row needs"),
-    "BOM at the start": ("\ufeff" + lines(GOOD), 0, "", "", ""),
+    "BOM at the start": ("\ufeff" + lines(GOOD), NOTHING_EDITED, "", "", ""),
     "BOM further on": (lines(GOOD, "\ufeff" + json.dumps(SECOND)), 5, ":2", "not valid JSON", "cut short"),
     "not UTF-8": (lines(GOOD).encode() + b'{"id": "\xff"}', 5, ":2", "0xff", "iconv"),
-    "NUL, spelt out": (lines(GOOD, {**SECOND, "chosen": "a\0b"}), 0, "", "", ""),  # models do write it
+    "NUL, spelt out": (lines(GOOD, {**SECOND, "chosen": "a\0b"}), NOTHING_EDITED, "", "", ""),  # models do write it
     "NUL byte": (lines(GOOD) + '{"id": "b\0"}', 5, ":2", "not valid JSON", ""),
     "duplicate id": (lines(GOOD, SECOND, GOOD), 5, ":3", "'a' stands twice, first at", "an id of its own"),
     "duplicate key": (lines(GOOD, '{"id": "b", "id": "c"}'), 5, ":2", "'id' stands twice", "anew"),
@@ -57,9 +59,10 @@ def test_a_bad_file(tmp_path: Path, name: str, existing: bool) -> None:
     if existing:
         shutil.copytree(ROOT / "data" / "edits", tmp_path / "edits")
     before = contents(tmp_path)
-    done = run(tmp_path, "edit", "rows.jsonl", "--out", "edits", *(["--fresh"] if existing else []))
+    how = ["--editor", "rules", *(["--fresh"] if existing else [])]
+    done = run(tmp_path, "edit", "rows.jsonl", "--out", "edits", *how)
     assert done.returncode == code, done.stderr
-    if code:
+    if code == 5:
         assert_refused(done, f"rows.jsonl{place}: ", message, remedy)
         assert contents(tmp_path) == before
 
@@ -82,10 +85,10 @@ def test_a_pair_whose_prompts_differ(tmp_path: Path) -> None:
         {"chosen": f"\n\nHuman: {q}\n\nAssistant: a", "rejected": "\n\nHuman: Q?\n\nAssistant: b"} for q in ("Q?", "P?")
     ]
     (tmp_path / "hh.jsonl").write_text(lines(*rows))
-    done = run(tmp_path, "edit", "hh.jsonl", "--out", "edits")
+    done = run(tmp_path, "edit", "hh.jsonl", "--editor", "rules", "--out", "edits")
     assert "2 rows in, 1 out, 1 skipped" in done.stderr
     assert "skipped 1: prompts differ inside the pair" in done.stderr
-    strict = run(tmp_path, "edit", "hh.jsonl", "--out", "strict", "--strict")
+    strict = run(tmp_path, "edit", "hh.jsonl", "--editor", "rules", "--out", "strict", "--strict")
     assert strict.returncode == 5
     assert_refused(strict, "hh.jsonl:2: ", "prompts differ", "--strict")
     assert not (tmp_path / "strict").exists()

@@ -139,10 +139,15 @@ def test_the_manifest_alone_goes_to_stdout(tmp_path: Path) -> None:
 def test_rules_on_texts_they_do_not_know_say_so(tmp_path: Path) -> None:
     pair = {"prompt": "Who are you?", "chosen": "A friend.", "rejected": "Nobody."}
     write_jsonl(tmp_path / "pairs.jsonl", {"id": "a", **pair})
-    said = run(tmp_path, "edit", "pairs.jsonl", "--out", "edits").stderr
-    assert "choose --editor claude or human" in said
-    known = run(ROOT, "edit", "data/preferences", "--limit", "20", "--out", str(tmp_path / "known")).stderr
-    assert "choose --editor" not in known
+    asked = run(tmp_path, "edit", "pairs.jsonl", "--out", "edits")
+    assert asked.returncode == 2
+    assert "--editor claude or --editor human" in asked.stderr
+    named = run(tmp_path, "edit", "pairs.jsonl", "--editor", "rules", "--out", "edits")
+    assert named.returncode == 3
+    assert "the rules know the playground's texts only" in named.stderr
+    known = run(ROOT, "edit", "data/preferences", "--limit", "20", "--out", str(tmp_path / "known"))
+    assert known.returncode == 0
+    assert "beware" not in known.stderr
 
 
 LISTEN = (

@@ -39,9 +39,10 @@ def test_what_a_command_says_to_run_next_works_when_it_is_pasted(tmp_path: Path)
     """From a world on, every line that is printed, with names of ours in place of those in capitals."""
     ours = {"MODEL": "policy", "POLICY": "policy", "PROMPTS": "'my world/prompts'", "TEST": "'my world/test'"}
     small = {"STEPS": "2", "BATCH_SIZE": "4", "MAX_NEW_TOKENS": "8", "VOCAB": "500"}
+    small |= {f"TRAIN_RM_{name}": value for name, value in (("STEPS", "40"), ("LR", "3e-3"), ("HELDOUT", "0.3"))}
     env = {f"TOKALIGN_{name}": value for name, value in small.items()}
     waiting = [
-        "tokalign playground --out 'my world' --preferences 60 --sft 60 --prompts 12 --heldout 4 --test 4",
+        "tokalign playground --out 'my world' --preferences 120 --sft 60 --prompts 12 --heldout 4 --test 4",
         "tokalign train-sft 'my world/sft' --model tiny --out policy",
     ]
     done: list[str] = []

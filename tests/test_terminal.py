@@ -80,7 +80,7 @@ def session(folder: Path, evil: str, labels: bool = False) -> str:
     (bad,) = folder.glob("bad*.jsonl")
     commands = [
         (0, ["edit", "rows.jsonl", "--editor", "recorded", "--out", f"e{evil.replace('/', '|')[:40]}"]),
-        (0, ["edit", "pairs.jsonl", "--out", "p"]),
+        (3, ["edit", "pairs.jsonl", "--editor", "rules", "--out", "p"]),
         (0, ["show", f"e{evil.replace('/', '|')[:40]}"]),
         (0, ["show", "p"]),
         (0, ["show", "."]),

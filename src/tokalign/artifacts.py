@@ -164,6 +164,12 @@ class Manifest:
         return manifest
 
     @property
+    def unresolved(self) -> bool:
+        """Whether the run ended with rows that failed, or with edits of which none is usable."""
+        nothing = self.kind == "edits" and not self.stats.get("status", {}).get("edited")
+        return bool(self.rows.get("failed")) or nothing
+
+    @property
     def digest(self) -> str:
         """One hash of all files but logs: equal content, equal digest, whenever it was made."""
         return hash_json([[f["name"], f["sha256"]] for f in self.files if f["name"].split("/")[0] not in LOGS])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 UNRESOLVED = 3
-"""Exit code of a run that finished with rows that failed."""
+"""Exit code of a run that finished with rows that failed, or with nothing that can be used."""
 
 
 class Command(NamedTuple):
@@ -199,7 +199,7 @@ def _build(name: str, command: Command) -> Any:
         result = importlib.import_module(command.module).run(config)
         if result is not None:  # nothing to look at, or another process tells of it
             importlib.import_module("tokalign.report.summary").written(config, result)
-        if getattr(result, "rows", None) and isinstance(result.rows, dict) and result.rows.get("failed"):
+        if getattr(result, "unresolved", False):
             raise typer.Exit(UNRESOLVED)
 
     body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]

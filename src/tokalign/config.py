@@ -62,8 +62,9 @@ class EditConfig(Paid, Foreign, Stage):
     source: str = knob(
         ..., "preferences (or recorded edits): an artifact, a file or a dataset", role="input", positional=True
     )
-    editor: Editor = knob(
-        "rules", "rules: the playground's; recorded: SOURCE carries edits made elsewhere; claude; human"
+    editor: Editor | None = knob(
+        None,
+        "claude; human; recorded: SOURCE carries edits made elsewhere; rules: the playground's, there the default",
     )
     min_similarity: float = knob(
         0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1

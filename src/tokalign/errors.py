@@ -12,7 +12,7 @@
     ├── ServiceError         7  the service, or the credentials for it
     └── StoppedError   130/143  SIGINT or SIGTERM; what was done is kept
 
-Other codes: 0 done · 3 finished with unresolved rows.
+Other codes: 0 done · 3 finished, with rows that failed or edits of which none can be used.
 """
 
 

@@ -1,8 +1,23 @@
 """The playground's rule editor."""
 
 from tokalign.editors import Proposal
-from tokalign.playground import rules
+from tokalign.errors import InputError
+from tokalign.playground import oracle, rules
 from tokalign.schemas import Preference
+
+
+def knows(row: Preference) -> bool:
+    """Whether a row is the playground's."""
+    try:
+        oracle.read_prompt(_asked(row))
+    except InputError:
+        return False
+    return True
+
+
+def _asked(row: Preference) -> str:
+    """Of a conversation, the last turn is what was asked."""
+    return row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
 
 
 class RulesEditor:
@@ -15,7 +30,6 @@ class RulesEditor:
         return row.rejected
 
     def edit(self, row: Preference) -> Proposal:
-        """Mend every flaw that the rules find; of a conversation, the last turn is what was asked."""
-        asked = row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
-        changes = rules.find_changes(asked, row.rejected)
+        """Mend every flaw that the rules find."""
+        changes = rules.find_changes(_asked(row), row.rejected)
         return Proposal(rules.apply_changes(row.rejected, changes), [c.kind for c in changes])

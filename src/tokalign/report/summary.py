@@ -11,6 +11,7 @@ from typing import Any
 from tokalign.artifacts import Manifest
 from tokalign.claude.prices import Estimate
 from tokalign.config import EvalWinrateConfig, ReportConfig
+from tokalign.core.chance import Finding, against_chance
 from tokalign.formats import LAYOUTS
 from tokalign.knobs import Stage
 from tokalign.report.text import safe
@@ -61,7 +62,7 @@ def written(config: Stage, result: Any) -> None:
         _say(config.out / name, manifest)
     for name, manifest in list(manifests.items())[:1]:
         kind = "policy by PPO" if "best_step" in manifest.stats and manifest.kind == "policy" else manifest.kind
-        for line in NEXT.get(kind, []):
+        for line in _next(kind, manifest):
             level = manifest.stats.get("level", "token")
             path = shlex.quote(safe(str(config.out / name)))
             print("  next: " + line.format(path=path, level=level), file=sys.stderr)
@@ -126,13 +127,7 @@ def headline(m: Manifest) -> list[str]:
     if m.kind == "token-labels":
         return _labels(s)
     if m.kind == "reward-model":
-        edited, natural = s["edited_over_original"], s["chosen_over_rejected"]
-        shown = [("edited over original", edited), ("chosen over rejected", natural), ("flips", s["flips"])]
-        return [
-            f"held-out accuracy, {name}: {v:.3f} of {d.get('pairs', d.get('edits'))}"
-            for name, d in shown
-            if (v := d.get("mean", d.get("accuracy"))) is not None
-        ]
+        return _reward_model(m)
     if m.kind == "policy" and "best_step" in s:
         won = f", win rate on held-out prompts {s['best_win_rate']:.1f} %" if s["best_win_rate"] is not None else ""
         ended = f"; stopped, {s['stopped']}" if s.get("stopped") else ""
@@ -146,13 +141,44 @@ def headline(m: Manifest) -> list[str]:
     return []
 
 
+def _next(kind: str, m: Manifest) -> list[str]:
+    """Commands that could follow: none that would build on what was not learnt or not edited."""
+    if m.kind == "edits" and m.unresolved:
+        return NEXT[kind][:1]
+    if m.kind == "reward-model" and not _against_chance(m).above:
+        return NEXT[kind][:1]
+    return NEXT.get(kind, [])
+
+
+def _against_chance(m: Manifest) -> Finding:
+    return against_chance(m.stats, str(m.config.get("pairs", "edited")))
+
+
+def _reward_model(m: Manifest) -> list[str]:
+    s = m.stats
+    shown = [(name, s[name.replace(" ", "_")]) for name in ("edited over original", "chosen over rejected", "flips")]
+    lines = [
+        f"held-out accuracy, {name}: {v:.3f} of {d.get('pairs', d.get('edits'))}"
+        for name, d in shown
+        if (v := d.get("mean", d.get("accuracy"))) is not None
+    ]
+    found = _against_chance(m)
+    if found.above:
+        return lines
+    lines.append(f"beware, {found.why}")
+    if found.above is None:
+        return [*lines, "  more rows, or a larger --heldout, would tell; PPO with it may reward at random"]
+    return [*lines, "  PPO with it would reward at random: more edits, more passes, a larger model, another --lr?"]
+
+
 def _edits(m: Manifest) -> list[str]:
     s = m.stats
     lines = [", ".join(f"{n} {name}" for name, n in s["status"].items())]
     if s["similarity_mean"] is not None:
         lines[0] += f"; words kept on average {s['similarity_mean']:.0%}"
-    if m.config.get("editor") == "rules" and s["status"] and not s["status"].get("edited"):
-        lines.append("nothing was edited: the rules know the playground's texts only; choose --editor claude or human")
+    if not s["status"].get("edited"):
+        known = "the rules know the playground's texts only; " if m.config.get("editor") == "rules" else ""
+        lines.append(f"beware, nothing was edited: {known}there is nothing to label")
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
     for about, name in (("flaws named", "categories"), ("noted", "reasons")):

@@ -61,6 +61,12 @@ def run(config: DiffConfig) -> Manifest:
                 file.done(len(part))
         if not file.written:
             raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
+        if not (file.tally["bad"] or file.tally["good"]):
+            raise InputError(
+                f"not one token is bad or good: in none of {file.written} rows an edit changed a word",
+                where=config.edits,
+                remedy="look at the edits (tokalign show), and have the texts edited: tokalign edit --editor …",
+            )
         skipped = {why: n for why, n in group(file.tally, "skipped").items() if n}
         return out.commit(edits.account(skipped.items()), _stats(file) | ({"notes": notes} if notes else {}))
 

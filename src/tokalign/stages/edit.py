@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 from contextlib import aclosing
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from tokalign import sources
@@ -20,19 +22,14 @@ CHUNK = 256
 """Rows between which a run can be cut."""
 BINS = 10
 """Of the histogram of similarities."""
+SOME = 20
+"""Rows by which the playground's texts are known."""
+_TAKE = "--editor {} or --editor {}; see tokalign edit --help"
 
 
 def run(config: EditConfig) -> Manifest | Any:
     """Edit every row; each ends as edited, unchanged, rejected or failed, with its reason."""
-    rows: sources.Rows[Any]
-    kind: tuple[type[Any], str] = (
-        (RecordedEdit, "edits") if config.editor == "recorded" else (Preference, "preferences")
-    )
-    if config.editor == "human":
-        from tokalign.editors.human import work
-
-        kind = work.row_type(config.source)
-    rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
+    rows, config = _read(config)
     inputs = {"source": rows.lineage}
     if config.editor == "claude":
         from tokalign.claude.messages import model_of
@@ -57,6 +54,8 @@ def run(config: EditConfig) -> Manifest | Any:
             if config.editor == "claude":
                 usage = asyncio.run(_paid(rows, config, file, bar))
             elif config.editor == "human":
+                from tokalign.editors.human import work
+
                 for part in file.left(work.edits(rows, config, lambda n: bar.advance(n - bar.done)), CHUNK):
                     _keep(part, file)
             else:
@@ -65,6 +64,33 @@ def run(config: EditConfig) -> Manifest | Any:
                     _keep([_edit(row, editor, config) for row in part], file)
         failed = int(file.tally.get("status/failed", 0))
         return out.commit(rows.account(failed=failed), _stats(file), usage)
+
+
+def _read(config: EditConfig) -> tuple[sources.Rows[Any], EditConfig]:
+    """The rows, and who edits them where nobody was named.
+
+    Raises:
+        UsageError: nobody was named, and the texts are not the playground's.
+    """
+    kind: tuple[type[Any], str] = (Preference, "preferences")
+    if config.editor == "recorded":
+        kind = (RecordedEdit, "edits")
+    elif config.editor == "human":
+        from tokalign.editors.human import work
+
+        kind = work.row_type(config.source)
+    elif config.editor is None and sources.holds_edits(config.source, config):
+        raise UsageError(f"{config.source} holds edits: of whom?", remedy=_TAKE.format("recorded", "human"))
+    rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
+    if config.editor is None:
+        from tokalign.editors import rules
+
+        some = [rules.knows(row) for row in islice(rows, SOME)]
+        if 2 * sum(some) < len(some):
+            remedy = _TAKE.format("claude", "human")
+            raise UsageError("who is to edit? there is no default for these texts", remedy=remedy)
+        config = replace(config, editor="rules")
+    return rows, config
 
 
 def _editor(config: EditConfig) -> Editor:

@@ -56,12 +56,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         split = _read(data, config, codec, most)
         heldout = split.heldout
         examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
-        if not examples:
-            raise InputError(
-                f"no rows to train on: {dict(split.skipped)}",
-                where=config.labels,
-                remedy="see --max-length and --pairs",
-            )
+        _check_teaches(split, config)
         if config.patience and not watched:
             raise InputError("--patience needs held-out rows", where=config.labels, remedy="raise --heldout")
 
@@ -217,6 +212,25 @@ def _read(data: Data, config: TrainRmConfig, codec: Codec, most: int) -> Split:
             else:
                 split.examples += examples_of([fitting], [chosen], config)
     return split
+
+
+def _check_teaches(split: Split, config: TrainRmConfig) -> None:
+    """See that there is something to learn.
+
+    Raises:
+        InputError: no rows, or no token of them that is bad or good.
+    """
+    if not split.examples:
+        why = dict(split.skipped) or f"{len(split.heldout)} are held out"
+        raise InputError(
+            f"no rows to train on: {why}", where=config.labels, remedy="see --max-length, --pairs and --heldout"
+        )
+    if config.level == "token" and not any(side.any() for e in split.examples for side in e["labels"]):
+        raise InputError(
+            f"not one token of {len(split.examples)} rows is bad or good: there is nothing to learn",
+            where=config.labels,
+            remedy="have the texts edited, and label the edits: tokalign edit, then tokalign diff",
+        )
 
 
 def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
