@@ -1,9 +1,9 @@
 """Does a reward model find what people marked? Token AUROC on held-out questions of QA-Feedback. Resumable.
 
-The model answers (with passages, of which a too long prompt loses the beginning), people correct them (recorded
-edits), a pretrained backbone learns the token labels, or the pairs. On held-out questions every token of an answer is
-bad if it touches a span that people marked; tokens are ranked by p(bad), by the sequence model's score of the whole
-answer, and by nothing (the majority).
+The model answers (its passages left out: a small backbone reads 512 tokens), people correct it (recorded edits), a
+pretrained backbone learns the token labels, or the pairs: what docs/recipes/qa-feedback.md does. On held-out questions
+every token of an answer is bad if it touches a span that people marked; tokens are ranked by p(bad), by the sequence
+model's score of the whole answer, and by nothing (the majority).
 
     python bench/human_rewards.py qa_feedback.json MODEL [--runs DIR] [--out docs/results/human_rewards.json]
 """
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     f = args.runs
-    run(f / "edits", "edit", args.data, "--format", "qa-feedback", "--editor", "recorded")
+    run(f / "edits", "edit", args.data, "--format", "qa-feedback", "--editor", "recorded", "--no-passages")
     run(f / "labels", "diff", f / "edits", "--tokenizer", args.model, "--max-length", 100_000)
     for name, knobs in MODELS.items():
         run(f / f"rm-{name}", "train-rm", f / "labels", "--model", args.model, *knobs, *KNOBS)
@@ -96,6 +96,8 @@ def main() -> None:
     result["token_on_seen_answers"] = round(float(roc_auc_score(np.concatenate(marked(seen)), known)), 4)
     manifest = json.loads((f / "rm-token" / "manifest.json").read_text(encoding="utf-8"))
     area = manifest["stats"]["auroc"]["bad"]
+    pairs = manifest["stats"]["edited_over_original"]
+    result["edited_over_original"] = {key: pairs[key] for key in ("mean", "ci95", "pairs")}
     result["token_on_labels"] = {"auroc": round(area["value"], 4), "ci95": [round(q, 4) for q in area["ci95"]]}
     print(f"token level on the answers it was trained on: {result['token_on_seen_answers']:.3f}")
     print(

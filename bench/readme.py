@@ -51,6 +51,7 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
         "claude-speed": ("claude_speed", tables.claude_speed),
     },
     DOCS / "artifacts.md": {"kinds": ("paper", tables.kinds)},
+    DOCS / "recipes" / "qa-feedback.md": {"qa-recipe": ("human_rewards", tables.qa_recipe)},
     DOCS / "human.md": {"human": ("human", tables.human)},
     DOCS / "benchmarks.md": {"benchmarks": ("paper", tables.benchmarks)},
 }
@@ -109,7 +110,7 @@ else `TOKALIGN_<OPTION>`, else the command's table in the file, else the default
 | 0 | done |
 | 1 | something unforeseen, a full disk among it |
 | 2 | options that are wrong, or do not go together; another run's folder |
-| 3 | finished, with rows that failed; the same command tries them again |
+| 3 | finished, with rows that failed (the same command tries them again), or with edits of which none can be used |
 | 4 | the cap on the cost is reached; a higher one goes on |
 | 5 | bad input: the place, the field, the value and a remedy are printed |
 | 6 | another process writes this folder |

@@ -161,6 +161,18 @@ def human_rewards(result: Result) -> str:
     return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked. {seen}"
 
 
+def qa_recipe(result: Result) -> str:
+    """What the reward model of the recipe is worth, in a sentence."""
+    found, area = result["edited_over_original"], result["token_on_labels"]
+    (low, high), (least, most) = found["ci95"], area["ci95"]
+    return (
+        f"on half of the development file it prefers {100 * found['mean']:.0f} % of {found['pairs']} held-out "
+        f"corrections to what was corrected (95 %: {100 * low:.0f} to {100 * high:.0f}), and its area under the ROC "
+        f"curve for bad tokens is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and .5. "
+        "(`python bench/human_rewards.py`)"
+    )
+
+
 def reward_speed(result: Result) -> str:
     """Ratios of one run."""
     ratios = [
