@@ -24,7 +24,7 @@ import torch
 from tokalign import __version__, sources
 from tokalign.config import TrainPpoConfig
 from tokalign.knobs import Sampling
-from tokalign.models import loading, payers
+from tokalign.models import loading, ppo_rewards
 from tokalign.models.networks import Networks
 from tokalign.models.ppo import Learner
 from tokalign.models.rollout import Asked
@@ -49,7 +49,9 @@ def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model
     )  # fmt: skip
     codec = Codec.load(args.policy)
     networks = Networks(config, torch.device("cpu"), codec)
-    learner = Learner(networks, payers.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0))
+    learner = Learner(
+        networks, ppo_rewards.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0)
+    )
     found = []
     for step in range(steps):
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from tests.test_models import shuffled
 from tokalign.config import TrainPpoConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
-from tokalign.models import loading, payers
+from tokalign.models import loading, payers, ppo_rewards
 from tokalign.models.networks import Networks
 from tokalign.models.payers import ByFunction, ByModel, Emitted
 from tokalign.models.reward import RewardModel
@@ -134,7 +134,7 @@ def test_payers_are_loaded_by_what_they_are(
 
     def load(*sources: str, **knobs: Any) -> list[payers.Payer]:
         how = config(tmp_path, reward_model=list(sources), **knobs)
-        return payers.load(how, codec, Networks(how, torch.device("cpu"), codec))
+        return ppo_rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
 
     found = load("token", "sequence", "my_rewards:brief", reward_weight=[1.0, 0.5, 2.0])
     assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", None)]
@@ -205,7 +205,7 @@ def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp
     policy.save_pretrained(tmp_path / "policy")
     sources = [str(tmp_path / name) for name in ("same", "other")]
     how = config(tmp_path, reward_model=sources)
-    found = payers.load(how, codec, Networks(how, torch.device("cpu"), codec))
+    found = ppo_rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
     assert [p.foreign for p in found if isinstance(p, ByModel)] == [False, True]
 
 

@@ -46,9 +46,9 @@ _FORMS = (
 )
 """What a day or an hour is written by, after a percent sign."""
 _PARTS = (
-    "{%- set tokalign = namespace(turns=[]) %}{%- for turn in messages %}{%- set tokalign.turns = tokalign.turns + "
+    "{%- set rewritten = namespace(turns=[]) %}{%- for turn in messages %}{%- set rewritten.turns = rewritten.turns + "
     "[dict(turn, content=[{'type': 'text', 'text': turn['content']}] if turn['content'] is string else "
-    "turn['content'])] %}{%- endfor %}{%- set messages = tokalign.turns %}"
+    "turn['content'])] %}{%- endfor %}{%- set messages = rewritten.turns %}"
 )
 _SYSTEM = {
     "fold": (

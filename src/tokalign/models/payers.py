@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 
 from tokalign import sources
-from tokalign.artifacts import Manifest, is_artifact
-from tokalign.config import TrainPpoConfig
 from tokalign.core.rewards import project
 from tokalign.disk import sha256
 from tokalign.errors import InputError, UsageError
-from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Pair
 from tokalign.models.functions import is_function
-from tokalign.models.networks import Networks, OnAdapter
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenization import Codec, same_reading
 from tokalign.schemas import Prompt
@@ -140,12 +136,17 @@ def lineage(source: str) -> dict[str, Any]:
     """What pays, as an input of a stage: a function counts by the file that it stands in."""
     if not is_function(source):
         return sources.model_lineage(source, "reward-model")
-    function = _function(source)
-    found = inspect.getsourcefile(function if inspect.isroutine(function) else sys.modules[source.partition(":")[0]])
+    named = function(source)
+    found = inspect.getsourcefile(named if inspect.isroutine(named) else sys.modules[source.partition(":")[0]])
     return {"path": source, "kind": "function", "version": None, "sha256": found and sha256(Path(found)), "rows": None}
 
 
-def _function(source: str) -> Function:
+def function(source: str) -> Function:
+    """What a source names.
+
+    Raises:
+        InputError: it cannot be imported, or is no function.
+    """
     module, _, name = source.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # where the command was given
@@ -160,29 +161,13 @@ def _function(source: str) -> Function:
     return found
 
 
-def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer]:
-    """All that pay, in the order of ``--reward-model``.
-
-    Raises:
-        InputError: one cannot be loaded.
-        UsageError: rewards at every token are wanted but none tells tokens apart.
-    """
-    payers = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
-    if config.granularity != "sequence" and all(p.dense is False for p in payers):
-        raise UsageError(
-            f"--granularity {config.granularity}, but {config.reward_model[0]} gives one score a response",
-            remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
-        )
-    return payers
-
-
 def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[Payer], Codec]:
     """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
 
     Raises:
         UsageError: all are functions, which have no tokenizer.
     """
-    loaded = [ByFunction(_function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
+    loaded = [ByFunction(function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
     codecs = [m.codec for m in loaded if isinstance(m, RewardModel)]
     if not codecs:
         raise UsageError("--judge reward needs a reward model", remedy="name one with --reward-model")
@@ -194,33 +179,3 @@ def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[Payer], 
         else:
             payers.append(m)
     return payers, codecs[0]
-
-
-def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
-    if is_function(source):
-        return ByFunction(_function(source), source)
-    model = _on_the_policy(source, k, config, networks) or RewardModel.load(source, config.dtype)
-    model.reading, model.normalise = config.reward, config.normalise
-    model.model.to(networks.device).requires_grad_(False)
-    if distributed.sharded():
-        distributed.shard(model.model, getattr(torch, config.dtype))
-    names = [Path(other).name for other in config.reward_model]
-    name = names[k] if names.count(names[k]) == 1 else f"{names[k]}-{k + 1}"
-    return ByModel(model, name, not same_reading(codec, model.codec))
-
-
-def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:
-    """The reward model as one more adapter on the policy's weights, if it was trained as one on the same weights."""
-    folder = Path(source)
-    if networks.adapters is None or not (is_artifact(folder) and (folder / loading.ADAPTER).is_dir()):
-        return None
-    base = next((i for i in Manifest.read(folder).inputs if i["name"] == "model"), None)
-    policy = sources.model_lineage(config.policy, "policy")
-    if base is None or not base["sha256"] or base["sha256"] != policy["sha256"]:
-        return None
-    level = str(Manifest.read(folder).config["level"])
-    name = f"{lora.REWARD}{k}"
-    head = networks.adapters.load(name, folder / loading.ADAPTER)
-    model = OnAdapter(networks.adapters, name, len(head["weight"]), bias="bias" in head)
-    model.score.load_state_dict(head)
-    return RewardModel(model, Codec.load(source), level, most=loading.positions(networks.policy))

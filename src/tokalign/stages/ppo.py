@@ -19,7 +19,7 @@ from tokalign.errors import InputError, StoppedError, UsageError
 from tokalign.judges import Judge
 from tokalign.judges.contest import Contest
 from tokalign.metrics import MetricsLog, last_logged
-from tokalign.models import distributed, loading, payers
+from tokalign.models import distributed, loading, payers, ppo_rewards
 from tokalign.models.distributed import first_says, leads, one_writes
 from tokalign.models.networks import Networks
 from tokalign.models.ppo import Learner
@@ -53,7 +53,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         torch.manual_seed(config.seed)
         codec = Codec.load(config.policy, config)
         networks = Networks(config, loading.pick_device(config.device), codec)
-        paid_by = payers.load(config, codec, networks)
+        paid_by = ppo_rewards.load(config, codec, networks)
         readers = [codec, *(p.model.codec for p in paid_by if isinstance(p, payers.ByModel) and p.foreign)]
         data, notes = renderable(data, readers, config.strict)
         rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
