@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokalign.claude.fences import fence
 from tokalign.claude.journal import Answer, key_of
 from tokalign.config import EditConfig
-from tokalign.editors.answers import CATEGORIES, SCHEMA, read
+from tokalign.editors.answers import SCHEMA, read
 from tokalign.editors.claude import PROMPT, ClaudeEditor, prompt
-from tokalign.schemas import Preference
+from tokalign.schemas import CATEGORIES, Preference
 
 ORIGINAL = "Mix bleach with vinegar, then scrub the tiles and rinse."
 EDITED = "Mix baking soda with vinegar, then scrub the tiles and rinse."

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Len
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+CATEGORIES = ("safety", "truthfulness", "helpfulness", "instruction following", "style", "none")
+"""What can be wrong with a response."""
 Prompt = str | list[dict[str, str]]
 """A user turn, or a conversation of ``{role, content}`` turns."""
 

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 from tokalign.claude import messages
 from tokalign.editors import Proposal, Verdict, gate
+from tokalign.schemas import CATEGORIES
 
-CATEGORIES = ("safety", "truthfulness", "helpfulness", "instruction following", "style", "none")
-"""What can be wrong with a response."""
 _FIELDS = ("rationale", "categories", "edited_response")
 SCHEMA = {
     "type": "object",

@@ -22,11 +22,11 @@ from starlette.routing import Route
 from tokalign import interrupt
 from tokalign.core import diff
 from tokalign.core.words import split
-from tokalign.editors.answers import CATEGORIES
 from tokalign.editors.human.desk import VERDICTS, ConflictError, Desk, Work
 from tokalign.editors.human.guard import BYTES, HEADERS, Guard, cookie_of, equal
 from tokalign.editors.human.lines import as_in
 from tokalign.errors import UsageError
+from tokalign.schemas import CATEGORIES
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 _COMPARED = 100_000
