@@ -29,7 +29,7 @@ ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prom
 
 
 def config(folder: Path, **knobs: Any) -> EditConfig:
-    return EditConfig(source="rows.jsonl", out=folder / "out", **knobs)
+    return EditConfig(source="rows.jsonl", out=folder / "out", **{"editor": "rules", **knobs})
 
 
 def source(path: Path, content: str = "one") -> dict[str, dict[str, Any]]:

@@ -293,7 +293,8 @@ def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: P
 
 def test_a_knob_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
     def make(**knobs: Any) -> Manifest:
-        return edit.run(config.EditConfig(source=str(tmp_path / "rows.jsonl"), out=tmp_path / "edits", **knobs))
+        source = str(tmp_path / "rows.jsonl")
+        return edit.run(config.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **knobs))
 
     row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
