@@ -19,8 +19,8 @@ from lab import RESULTS, ROOT, SETTINGS, Command, Plan, course, labels, ppo, rew
 from paper import GRID, Trial
 from tables import ablations
 from tokalign import __version__
-from tokalign.config import PlaygroundConfig
-from tokalign.disk import hash_json
+from tokalign.config.stages import PlaygroundConfig
+from tokalign.runtime.disk import hash_json
 
 RESULT = RESULTS / "ablations.json"
 

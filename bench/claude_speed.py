@@ -45,19 +45,19 @@ def measure(command: list[str], folder: Path) -> tuple[float, int]:
 
 def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
     """The requests of editing."""
-    from tokalign import sources
-    from tokalign.config import EditConfig
+    from tokalign.artifacts.schemas import Preference
+    from tokalign.config.stages import EditConfig
+    from tokalign.data import dataset
     from tokalign.editors.claude import ClaudeEditor
-    from tokalign.schemas import Preference
 
     source = str(folder / "world" / "preferences")
     editor = ClaudeEditor(EditConfig(source=source, out=folder, editor="claude", model="m"))
-    return [editor.request(row) for row in sources.read_rows(source, Preference, "preferences", limit=rows)]
+    return [editor.request(row) for row in dataset.read_rows(source, Preference, "preferences", limit=rows)]
 
 
 def judgements(folder: Path) -> list[dict[str, Any]]:
     """The requests of judging."""
-    from tokalign.config import EvalWinrateConfig
+    from tokalign.config.stages import EvalWinrateConfig
     from tokalign.judges import ORDERS, Answer, Pairing
     from tokalign.judges.claude import ClaudeJudge, Pairings
 

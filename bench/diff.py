@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tokalign import __version__
-from tokalign.config import DiffConfig
+from tokalign.artifacts.schemas import Edit
+from tokalign.config.stages import DiffConfig
 from tokalign.core.diff import similarity
 from tokalign.core.words import split
-from tokalign.models.tokenization import Codec, Tokens, train_tiny
+from tokalign.models.tokenizer import Codec, Tokens, train_tiny
 from tokalign.playground.world import World
-from tokalign.schemas import Edit
 from tokalign.stages import diff
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from tokalign import __version__, tables
-from tokalign.artifacts import open_artifact
+from tokalign import __version__
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.manifest import open_artifact
+from tokalign.artifacts.schemas import TokenLabels
 from tokalign.core.intervals import auroc_interval
-from tokalign.models.evaluation import is_heldout
-from tokalign.schemas import TokenLabels
+from tokalign.models.reward_metrics import is_heldout
 
 HELDOUT = 0.25
 KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "10", "--lr", "3e-4"]
@@ -73,7 +74,7 @@ def main() -> None:
         for k, row in enumerate(json.loads(args.data.read_text(encoding="utf-8")))
     }
     token, sequence = scored(f / "scores-token"), scored(f / "scores-sequence")
-    rows = [r for r in tables.read_labels(open_artifact(f / "labels")) if r.id in token]
+    rows = [r for r in token_labels.read_labels(open_artifact(f / "labels")) if r.id in token]
     heldout, seen = ([r for r in rows if is_heldout(r, HELDOUT) == wanted] for wanted in (True, False))
 
     def marked(answers: list[TokenLabels]) -> list[NDArray[np.bool_]]:

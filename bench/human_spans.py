@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokalign import __version__, tables
-from tokalign.artifacts import open_artifact
-from tokalign.config import DiffConfig
+from tokalign import __version__
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.manifest import open_artifact
+from tokalign.artifacts.schemas import Edit
+from tokalign.config.stages import DiffConfig
 from tokalign.core.diff import NEVER
-from tokalign.models.tokenization import Codec, train_tiny
-from tokalign.schemas import Edit
+from tokalign.models.tokenizer import Codec, train_tiny
 from tokalign.stages import diff
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -58,8 +59,8 @@ def called_bad(edits: list[Edit], codec: Codec, knobs: dict[str, Any]) -> list[N
     config = DiffConfig(edits="-", tokenizer="-", out=Path("-"), max_length=100_000, **knobs)
     with tempfile.TemporaryDirectory() as folder:
         data = diff.label(edits, codec, config).data
-        (Path(folder) / "data.arrow").write_bytes(tables.HEAD + data + tables.TAIL)
-        rows = tables.read_labels(open_artifact(Path(folder)))
+        (Path(folder) / "data.arrow").write_bytes(token_labels.HEAD + data + token_labels.TAIL)
+        rows = token_labels.read_labels(open_artifact(Path(folder)))
     spans = [[(i, j) for (i, j), z in zip(r.original_offsets, r.original_labels, strict=True) if z == -1] for r in rows]
     return [marked(of_row, row.original) for of_row, row in zip(spans, rows, strict=True)]
 

@@ -14,7 +14,7 @@ import torch
 
 from lab import RESULTS
 from tokalign import __version__
-from tokalign.models.optim import Muon
+from tokalign.training.optim import Muon
 
 
 def main() -> None:

@@ -21,17 +21,19 @@ from typing import Any
 
 import torch
 
-from tokalign import __version__, sources
-from tokalign.config import TrainPpoConfig
-from tokalign.knobs import Sampling
-from tokalign.models import loading, ppo_rewards
-from tokalign.models.networks import Networks
-from tokalign.models.ppo import Learner
-from tokalign.models.rollout import Asked
+from tokalign import __version__
+from tokalign.artifacts.schemas import PromptRow
+from tokalign.config.options import Sampling
+from tokalign.config.stages import TrainPpoConfig
+from tokalign.data import dataset
+from tokalign.models import loading
 from tokalign.models.sampler import sample
 from tokalign.models.samplers import generate
-from tokalign.models.tokenization import Codec
-from tokalign.schemas import PromptRow
+from tokalign.models.tokenizer import Codec
+from tokalign.ppo import rewards
+from tokalign.ppo.networks import Networks
+from tokalign.ppo.rollout import Asked
+from tokalign.ppo.trainer import Learner
 
 BATCH, EPOCHS, MINIBATCHES, LONGEST = 64, 2, 2, 96
 MICRO = (8, 16, 32)
@@ -49,9 +51,7 @@ def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model
     )  # fmt: skip
     codec = Codec.load(args.policy)
     networks = Networks(config, torch.device("cpu"), codec)
-    learner = Learner(
-        networks, ppo_rewards.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0)
-    )
+    learner = Learner(networks, rewards.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0))
     found = []
     for step in range(steps):
         start = time.perf_counter()
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     codec = Codec.load(args.policy)
-    rows = [r.prompt for r in sources.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
+    rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
     prompts = [Asked(p, ids) for p, ids in zip(rows, codec.prompts(rows), strict=True)]
     tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
     micro = min(tried, key=lambda m: tried[m])

@@ -94,7 +94,7 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
         ),
     ],
     DOCS / "reward-models.md": [
-        ("human_rewards", lambda r: f"the corrections of {tables.corrections_seen(r)} answers can be learnt"),
+        ("human_rewards", lambda r: f"the corrections of {tables.corrections_seen(r)} answers tell"),
     ],
 }
 """File → figures that stand in sentences: the result they are of, and the words that must be there."""
@@ -123,7 +123,7 @@ def cli() -> str:
     from dataclasses import MISSING, fields
 
     from tokalign.cli import COMMANDS
-    from tokalign.knobs import is_required, option_name
+    from tokalign.config.options import is_required, option_name
 
     text = f"# Commands\n\n{ABOUT_COMMANDS}\n"
     for name, command in COMMANDS.items():

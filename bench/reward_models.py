@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import RESULTS, ROOT, Plan, labels, reward_model, run, stats, tokalign
-from tokalign import __version__, tables
-from tokalign.artifacts import open_artifact
+from tokalign import __version__
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.manifest import open_artifact
 from tokalign.core.diff import Way
-from tokalign.models.evaluation import evaluate
 from tokalign.models.reward import RewardModel
+from tokalign.models.reward_metrics import evaluate
 
 GRID = [{"lr": lr, "epochs": 8, "patience": 2} for lr in (1e-3, 2e-3)]
 """Tried by every model."""
@@ -60,7 +61,7 @@ def heldout(folder: Path) -> float:
 
 def measure(f: Path) -> dict[str, Any]:
     """Of each model, the setting that was chosen and its metrics on the other world's preferences."""
-    rows = tables.read_labels(open_artifact(f / "test-labels"))
+    rows = token_labels.read_labels(open_artifact(f / "test-labels"))
     found = {}
     for model in MODELS:
         setting = max(GRID, key=lambda s: heldout(f / f"rm-{name_of(model, s)}"))

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokalign import __version__, tables
-from tokalign.artifacts import open_artifact
-from tokalign.config import DiffConfig, EditConfig, TrainRmConfig
+from tokalign import __version__
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.manifest import open_artifact
+from tokalign.artifacts.workspace import Workspace
+from tokalign.config.stages import DiffConfig, EditConfig, TrainRmConfig
 from tokalign.models import loading
-from tokalign.models.tokenization import Codec
-from tokalign.models.training import fit
+from tokalign.models.tokenizer import Codec
 from tokalign.stages import diff, edit, reward
-from tokalign.workspace import Workspace
+from tokalign.training.supervised import fit
 
 
 def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Codec]:
@@ -36,7 +37,7 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
     codec = Codec.load(model)
     rows = [
         r
-        for r in tables.read_labels(open_artifact(labels))
+        for r in token_labels.read_labels(open_artifact(labels))
         if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
     none = [np.empty(0, dtype=np.int32)] * len(rows)  # of edited pairs the chosen response is no part

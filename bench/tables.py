@@ -5,9 +5,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from tokalign.artifacts.schemas import KINDS, TokenLabels
 from tokalign.core import diff
 from tokalign.core.words import split
-from tokalign.schemas import KINDS, TokenLabels
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
@@ -166,7 +166,7 @@ def qa_recipe(result: Result) -> str:
     found, area = result["edited_over_original"], result["token_on_labels"]
     (low, high), (least, most) = found["ci95"], area["ci95"]
     return (
-        f"on half of the development file it prefers {100 * found['mean']:.0f} % of {found['pairs']} held-out "
+        f"On half of the development file it prefers {100 * found['mean']:.0f} % of {found['pairs']} held-out "
         f"corrections to what was corrected (95 %: {100 * low:.0f} to {100 * high:.0f}), and its area under the ROC "
         f"curve for bad tokens is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and .5. "
         "(`python bench/human_rewards.py`)"
@@ -353,7 +353,7 @@ def edits_shown(_: Result) -> str:
 def marked(before: str, after: str) -> str:
     """Words removed struck out, words added in bold."""
     text = ""
-    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.Way())):
+    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.AlignOptions())):
         if op.tag == "equal":
             text += before[op.i1 : op.i2]
             continue

@@ -28,19 +28,20 @@ import pyarrow as pa
 
 from tests.conftest import ROOT
 from tests.manifests import change
-from tokalign import model_files, rowfile, sources
-from tokalign.artifacts import MANIFEST, PLAN, open_artifact
+from tokalign.annotation.store import Desk, Task
+from tokalign.artifacts import model_files, resumable
+from tokalign.artifacts.manifest import MANIFEST, PLAN, open_artifact
+from tokalign.artifacts.schemas import Edit, Judgement, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
+from tokalign.artifacts.token_labels import iter_labels
 from tokalign.claude.journal import Journal
-from tokalign.config import EditConfig, ReportConfig, ShowConfig, VerifyConfig
-from tokalign.disk import SEAL, sealed, sha256
-from tokalign.editors.human.desk import Desk, Task
+from tokalign.config.options import Foreign, Format
+from tokalign.config.stages import EditConfig, ReportConfig, ShowConfig, VerifyConfig
+from tokalign.data import dataset
 from tokalign.errors import TokalignError
-from tokalign.knobs import Foreign, Format
-from tokalign.models.tokenization import Codec
+from tokalign.models.tokenizer import Codec
 from tokalign.report import page, show, verify
-from tokalign.schemas import Edit, Judgement, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
+from tokalign.runtime.disk import SEAL, sealed, sha256
 from tokalign.stages import edit
-from tokalign.tables import iter_labels
 
 DATA = ROOT / "data"
 SECONDS, MEGABYTES = 5.0, 1024
@@ -150,7 +151,7 @@ def rows(folder: Path, draw: Draw) -> None:
     (folder / f"rows{suffix}").write_bytes(mutated(raw, draw) if draw.random() < 0.5 else raw)
     how = Foreign(format=draw.choice(["auto", "auto", name]), strict=draw.random() < 0.2)
     row, kind = draw.choice(ROWS), draw.choice(["preferences", "edits", "sft", "prompts", "responses"])
-    list(sources.read_rows(folder / f"rows{suffix}", row, kind, how=how))
+    list(dataset.read_rows(folder / f"rows{suffix}", row, kind, how=how))
 
 
 def manifests(folder: Path, draw: Draw) -> None:
@@ -243,7 +244,7 @@ def plans(folder: Path, draw: Draw) -> None:
     """An unfinished run whose plan or progress was damaged: nothing is begun anew in silence, or thrown away."""
     out = folder / "out"
     config = EditConfig(source=str(DATA / "preferences"), editor="rules", out=out, limit=20, quiet=True)
-    chunk, every, edit.CHUNK, rowfile.EVERY = edit.CHUNK, rowfile.EVERY, 5, 0.0
+    chunk, every, edit.CHUNK, resumable.EVERY = edit.CHUNK, resumable.EVERY, 5, 0.0
     kept, taken = edit._keep, [0]
 
     def cut(edits: list[Edit], file: Any) -> None:
@@ -269,7 +270,7 @@ def plans(folder: Path, draw: Draw) -> None:
             raise
         assert before[path.name] == whole, "damage was not noticed"
     finally:
-        edit._keep, edit.CHUNK, rowfile.EVERY = kept, chunk, every
+        edit._keep, edit.CHUNK, resumable.EVERY = kept, chunk, every
 
 
 LOG = [
@@ -349,7 +350,7 @@ def tables(folder: Path, draw: Draw) -> None:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
             stream.write_table(made)
     path.write_bytes(mutated(path.read_bytes(), draw))
-    list(sources.read_rows(path, Preference, "preferences"))
+    list(dataset.read_rows(path, Preference, "preferences"))
 
 
 TARGETS: dict[str, tuple[Callable[[Path, Draw], None], float]] = {

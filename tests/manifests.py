@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tokalign import __version__
-from tokalign.artifacts import MANIFEST
-from tokalign.disk import SEAL, sealed, sha256
-from tokalign.schemas import KINDS
+from tokalign.artifacts.manifest import MANIFEST
+from tokalign.artifacts.schemas import KINDS
+from tokalign.runtime.disk import SEAL, sealed, sha256
 
 
 def change(folder: Path, by: Callable[[dict[str, Any]], Any] | None = None, **changes: Any) -> None:

@@ -9,11 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from tokalign import config
-from tokalign.knobs import Stage
+from tokalign.artifacts.writer import writing
+from tokalign.config import stages
+from tokalign.config.options import Stage
 from tokalign.playground.world import make_requests, prompt_text, respond
 from tokalign.stages import diff, edit, playground, winrate
-from tokalign.writer import writing
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -21,16 +21,16 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 def make(folder: Path) -> None:
     """Write the samples below ``folder``."""
     playground.run(
-        config.PlaygroundConfig(out=folder, preferences=200, sft=200, prompts=200, heldout=32, test=64, quiet=True)
+        stages.PlaygroundConfig(out=folder, preferences=200, sft=200, prompts=200, heldout=32, test=64, quiet=True)
     )
-    edit.run(config.EditConfig(source=str(folder / "preferences"), out=folder / "edits", quiet=True))
+    edit.run(stages.EditConfig(source=str(folder / "preferences"), out=folder / "edits", quiet=True))
     diff.run(
-        config.DiffConfig(edits=str(folder / "edits"), out=folder / "labels", tokenizer="tiny", vocab=500, quiet=True)
+        stages.DiffConfig(edits=str(folder / "edits"), out=folder / "labels", tokenizer="tiny", vocab=500, quiet=True)
     )
     write_responses(folder / "responses-plain", flaw_rate=0.5)
     write_responses(folder / "responses-good", flaw_rate=0.1)
     winrate.run(
-        config.EvalWinrateConfig(
+        stages.EvalWinrateConfig(
             out=folder / "winrates",
             prompts=str(folder / "responses-plain" / "data.jsonl"),
             candidate=[f"good={folder / 'responses-good'}"],

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from tests.manifests import change
-from tokalign import artifacts, errors
-from tokalign.artifacts import ANNOTATIONS, JOURNAL, Manifest, open_artifact
-from tokalign.config import EditConfig
+from tokalign import errors
+from tokalign.artifacts import manifest
+from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, Manifest, open_artifact
+from tokalign.artifacts.workspace import LOCK, Plan
+from tokalign.artifacts.writer import writing
+from tokalign.config.options import Stage
+from tokalign.config.stages import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
-from tokalign.knobs import Stage
-from tokalign.workspace import LOCK, Plan
-from tokalign.writer import writing
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
 
@@ -155,7 +156,7 @@ def test_an_interrupted_run_leaves_no_manifest_and_no_half_file_and_can_be_run_a
     with pytest.raises(KeyboardInterrupt), writing("prompts", config(tmp_path, fresh=rewrite), inputs) as out:
         out.jsonl("data.jsonl", rows_until(in_a_row))
         raise KeyboardInterrupt
-    assert not artifacts.is_artifact(tmp_path / "out")
+    assert not manifest.is_artifact(tmp_path / "out")
     assert (tmp_path / "out" / "data.jsonl").exists() != in_a_row
     open_artifact(tmp_path / "out", make(tmp_path).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
@@ -170,7 +171,7 @@ def test_the_time_of_a_cut_run_counts_until_it_last_wrote_something(tmp_path: Pa
         plan = Plan.read(tmp_path / "out")
         assert plan is not None
         began = plan.began - 1000
-        path = tmp_path / "out" / artifacts.PLAN
+        path = tmp_path / "out" / manifest.PLAN
         path.write_text(dataclasses.replace(plan, began=began).text)
         for written, at in ((tmp_path / "out" / "data.jsonl", began + 60), (path, began)):
             os.utime(written, (at, at))
@@ -195,7 +196,7 @@ def test_a_rewrite_that_is_killed_while_it_makes_room_is_taken_back_or_goes_on(
         patched.setattr(Path, "rename", some)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, fresh=True, content="two")
-    assert (tmp_path / "out" / artifacts.PLAN).exists()
+    assert (tmp_path / "out" / manifest.PLAN).exists()
     if then == "the old run":
         assert make(tmp_path) == first
         assert contents(tmp_path / "out") == before
@@ -219,9 +220,9 @@ def test_a_rewrite_that_is_refused_leaves_what_was_there(tmp_path: Path) -> None
 def test_a_kill_while_the_plan_is_written_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK).write_text("12")
-    (tmp_path / "out" / f".{artifacts.PLAN}.0123abcd.tmp").write_text("{")
+    (tmp_path / "out" / f".{manifest.PLAN}.0123abcd.tmp").write_text("{")
     assert open_artifact(tmp_path / "out", make(tmp_path).kind).manifest
-    left = f".{artifacts.PLAN}.0123abcd.tmp"  # no plan names it
+    left = f".{manifest.PLAN}.0123abcd.tmp"  # no plan names it
     assert sorted(contents(tmp_path / "out")) == [left, "data.jsonl", "manifest.json"]
 
 
@@ -259,8 +260,8 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path, below: str) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from tokalign.writer import writing
-from tokalign.knobs import Stage
+from tokalign.artifacts.writer import writing
+from tokalign.config.options import Stage
 with writing("prompts", Stage(out=Path(sys.argv[1]), fresh=True), {}) as out:
     out.space.write("half", "half")
     print("held", flush=True)

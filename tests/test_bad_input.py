@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.forked import PROGRAM, run
 from tests.manifests import change
-from tokalign.disk import sha256
+from tokalign.runtime.disk import sha256
 
 GOOD = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
 Case = tuple[str | bytes, int, str, str, str]

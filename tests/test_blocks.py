@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.texts import compare, compare_ids, opcodes, project
-from tokalign.core import blocks, diff
-from tokalign.core.blocks import Side, align_blocks
+from tokalign.core import align, diff
+from tokalign.core.align import Side, align_blocks
 from tokalign.core.diff import Way, changes
 
 WORDS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=7)
@@ -81,11 +81,11 @@ def test_swapped_sides_keep_the_same_words(one: Words, other: Words, cost: int) 
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=8), st.integers(0, 3), st.sampled_from([1, 40, 10_000]))
 def test_a_pair_is_aligned_the_same_in_any_batch(pairs: list[tuple[Words, Words]], cost: int, cells: int) -> None:
     sides = [(side(a), side(b)) for a, b in pairs]
-    before, blocks.CELLS = blocks.CELLS, cells
+    before, align.CELLS = align.CELLS, cells
     try:
         together = align_blocks(sides, cost)
     finally:
-        blocks.CELLS = before
+        align.CELLS = before
     assert [m.tolist() for m in together] == [align_blocks([pair], cost)[0].tolist() for pair in sides]
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokalign.claude.fences import fence
+from tokalign.artifacts.schemas import CATEGORIES, Preference
+from tokalign.claude.delimiters import fence
 from tokalign.claude.journal import Answer, key_of
-from tokalign.config import EditConfig
-from tokalign.editors.answers import SCHEMA, read
+from tokalign.config.stages import EditConfig
 from tokalign.editors.claude import PROMPT, ClaudeEditor, prompt
-from tokalign.schemas import CATEGORIES, Preference
+from tokalign.editors.claude_response import SCHEMA, read
 
 ORIGINAL = "Mix bleach with vinegar, then scrub the tiles and rinse."
 EDITED = "Mix baking soda with vinegar, then scrub the tiles and rinse."

@@ -9,14 +9,14 @@ import pytest
 
 from tests.fake_claude import FakeClaude
 from tests.test_claude_client import RATES, fake, request, said
-from tokalign import interrupt
 from tokalign.claude import batches
 from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
+from tokalign.claude.retry import Failed
 from tokalign.claude.service import service
-from tokalign.claude.trouble import Failed
+from tokalign.config.options import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
-from tokalign.knobs import Paid
+from tokalign.runtime import signals
 
 __all__ = ["fake"]
 
@@ -148,22 +148,22 @@ def test_looks_that_fail_are_made_again_and_a_batch_that_is_gone_is_told(fake: F
 def test_a_run_that_is_ended_while_it_waits_goes_on_from_there(
     fake: FakeClaude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interrupt._State, "received", 15)
+    monkeypatch.setattr(signals._State, "received", 15)
     with pytest.raises(StoppedError):
         ask(tmp_path, *TEXTS)
     assert not fake.batches, "nothing leaves after the signal"
-    monkeypatch.setattr(interrupt._State, "received", 0)
+    monkeypatch.setattr(signals._State, "received", 0)
 
     fake.polls, look = 10_000, fake.get
 
     def signalled(handler: Any) -> None:
-        monkeypatch.setattr(interrupt._State, "received", 15)
+        monkeypatch.setattr(signals._State, "received", 15)
         look(handler)
 
     monkeypatch.setattr(fake, "get", signalled)
     with pytest.raises(StoppedError):
         ask(tmp_path, *TEXTS)
-    monkeypatch.setattr(interrupt._State, "received", 0)
+    monkeypatch.setattr(signals._State, "received", 0)
     monkeypatch.setattr(fake, "get", look)
     fake.batches["msgbatch_0"]["left"] = 1
     assert len(ask(tmp_path, *TEXTS)) == 11

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.fake_claude import KEY, FakeClaude
-from tokalign import interrupt
 from tokalign.claude.client import Claude
 from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
-from tokalign.claude.trouble import Failed
+from tokalign.claude.retry import Failed
+from tokalign.config.options import Paid
 from tokalign.errors import BudgetError, ServiceError, StoppedError
-from tokalign.knobs import Paid
+from tokalign.runtime import signals
 
 RATES = Rates(1.0, 5.0, 1.25, 2.0, 0.1)
 
@@ -26,7 +26,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClaude]:
     with FakeClaude() as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setattr("tokalign.claude.trouble.random.uniform", lambda *_: 0.01)  # between retries
+        monkeypatch.setattr("tokalign.claude.retry.random.uniform", lambda *_: 0.01)  # between retries
         yield server
 
 
@@ -190,12 +190,12 @@ def test_a_signal_stops_what_has_not_left_yet(
     def signalled(handler: Any) -> None:
         post(handler)
         if fake.seen[long]:
-            monkeypatch.setattr(interrupt._State, "received", 2)
+            monkeypatch.setattr(signals._State, "received", 2)
 
     monkeypatch.setattr(fake, "post", signalled)
     with pytest.raises(StoppedError):
         ask(tmp_path / "j", "one", "two", "three", long, *(f"text {k}" for k in range(40)), concurrency=2)
-    monkeypatch.setattr(interrupt._State, "received", 0)
+    monkeypatch.setattr(signals._State, "received", 0)
     assert 4 <= sum(fake.seen.values()) <= 6
     with Journal(tmp_path / "j") as journal:
         assert journal.charged == sum(fake.charged.values())

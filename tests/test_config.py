@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 import tokalign
 from tests.conftest import ROOT
 from tokalign.cli import COMMANDS
-from tokalign.config import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig
+from tokalign.config.options import Knobs, Role, Stage, option_name
+from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig
 from tokalign.errors import UsageError
-from tokalign.knobs import Knobs, Role, Stage, option_name
 
 SOURCE = Path(inspect.getfile(tokalign)).parent
 KNOBS = {name: command.load_knobs() for name, command in COMMANDS.items()}
@@ -127,7 +127,7 @@ def test_every_knob_is_read(command: str) -> None:
     read = set()
     for path in SOURCE.rglob("*.py"):
         module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
-        if module not in others and module != "tokalign.config":
+        if module not in others and module != "tokalign.config.stages":
             read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "knobs", "k", "how")}
     unread = [f.name for f in fields(knobs) if f.name not in read]
     assert unread == []
@@ -186,12 +186,11 @@ def test_one_value_serves_where_several_may_be_given(tmp_path: Path, monkeypatch
     import importlib
 
     from tokalign.cli import app
+    from tokalign.config import stages
 
     seen: list[Any] = []
     module = type("Stage", (), {"run": staticmethod(seen.append)})
-    monkeypatch.setattr(
-        importlib, "import_module", lambda name: tokalign.config if name == "tokalign.config" else module
-    )
+    monkeypatch.setattr(importlib, "import_module", lambda name: stages if name == "tokalign.config.stages" else module)
     for value, expected in (('"rm"', ["rm"]), ('["rm", "m:f"]', ["rm", "m:f"])):
         (tmp_path / "c.toml").write_text(f"[train-ppo]\nreward-model = {value}\nreward-weight = 0.5\n")
         line = ["train-ppo", "p", "--policy", "x", "--out", str(tmp_path / "o"), "--config", str(tmp_path / "c.toml")]

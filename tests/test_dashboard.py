@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tokalign.dashboard import WIDTH, Dashboard, spark
+from tokalign.runtime.dashboard import WIDTH, Dashboard, spark
 
 METRICS = {
     "reward": 1.5, "kl": 0.25, "length": 40.0, "entropy": 0.5, "explained_variance": 0.9, "clip_fraction": 0.1,
@@ -40,7 +40,7 @@ def test_the_panel_shows_every_metric_its_course_and_what_is_left() -> None:
 def test_off_a_terminal_a_plain_line_is_said_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokalign.progress.EVERY", 0.0)
+    monkeypatch.setattr("tokalign.runtime.progress.EVERY", 0.0)
     with Dashboard("train-ppo", 3) as board:
         board.advance(1, **METRICS)
         board.say("beware")

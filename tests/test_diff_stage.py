@@ -12,13 +12,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from tests.texts import PIECES, TEXT, WAY, compare
-from tokalign import tables
-from tokalign.config import DiffConfig
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.schemas import Edit
+from tokalign.config.stages import DiffConfig
 from tokalign.core import diff as core
 from tokalign.core.diff import Way
-from tokalign.models.tokenization import Codec, train_tiny
+from tokalign.models.tokenizer import Codec, train_tiny
 from tokalign.playground.world import World
-from tokalign.schemas import Edit
 from tokalign.stages import diff
 
 CORPUS = ["The sea shines like glass, and the unkind words were said!", "漢字 e\u0301 שלום"] * 5
@@ -79,12 +79,12 @@ def config(out: Path | str = "-", source: str = "-", **knobs: Any) -> DiffConfig
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    return [r for path in sorted(folder.glob("data*.arrow")) for b in tables.batches(path) for r in b.to_pylist()]
+    return [r for path in sorted(folder.glob("data*.arrow")) for b in token_labels.batches(path) for r in b.to_pylist()]
 
 
 def labelled(codec: Codec, pairs: list[tuple[str, str]], folder: Path, **knobs: Any) -> list[dict[str, Any]]:
     made = diff.label(edits(*pairs), codec, config(**knobs))
-    (folder / "data.arrow").write_bytes(tables.HEAD + made.data + tables.TAIL)
+    (folder / "data.arrow").write_bytes(token_labels.HEAD + made.data + token_labels.TAIL)
     return read(folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.forked import run, stand_in
 from tokalign.cli import COMMANDS
-from tokalign.knobs import option_name
+from tokalign.config.options import option_name
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
-from tokalign import sources
-from tokalign.artifacts import Manifest
-from tokalign.config import DiffConfig, EditConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.config.stages import DiffConfig, EditConfig
+from tokalign.data import dataset
 from tokalign.editors import gate
 from tokalign.errors import InputError
 from tokalign.stages import diff, edit
@@ -283,8 +283,8 @@ def test_an_edit_that_was_rejected_is_never_learnt_from(tmp_path: Path) -> None:
     rows = [recorded("The cat sat.", "The dog sat.", id="good"), recorded("The cat sat.", " ", id="emptied")]
     edits_of(tmp_path, *rows, editor="recorded")
     folder = next(p.parent for p in tmp_path.rglob("manifest.json"))
-    read = sources.read_edits(folder)
+    read = dataset.read_edits(folder)
     assert [r.id for r in read] == ["good"]
     assert read.account() == {"in": 2, "out": 1, "skipped": 1, "reasons": {"status rejected": 1}}
     with pytest.raises(InputError, match=r"no usable rows: \{'status rejected': 1\}"):
-        sources.read_edits(write_jsonl(tmp_path / "e.jsonl", {**rows[1], "edited": "", "status": "rejected"}))
+        dataset.read_edits(write_jsonl(tmp_path / "e.jsonl", {**rows[1], "edited": "", "status": "rejected"}))

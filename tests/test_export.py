@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.forked import run
 from tests.test_formats import WORDS
-from tokalign import readers, sources
-from tokalign.config import ExportConfig, ExportTo
+from tokalign.artifacts.schemas import Preference, ResponseRow
+from tokalign.config.options import Foreign
+from tokalign.config.stages import ExportConfig, ExportTo
+from tokalign.data import dataset, readers
+from tokalign.data.spreadsheet import quoted
 from tokalign.errors import ConflictError, InputError, UsageError
-from tokalign.knobs import Foreign
-from tokalign.schemas import Preference, ResponseRow
-from tokalign.spreadsheet import quoted
 from tokalign.stages import export
 
 TURNS = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}, {"role": "user", "content": "So?"}]
@@ -48,7 +48,7 @@ def test_pairs_come_back_the_same(
     folder = tmp_path_factory.mktemp("x")
     path = exported(folder, [edit(i, *texts) for i, texts in enumerate(pairs)], to, name)
     how = Foreign(format="tokalign" if to == "csv" else to)  # type: ignore[arg-type]
-    back = sources.read_rows(path, Preference, "preferences", how=how)
+    back = dataset.read_rows(path, Preference, "preferences", how=how)
     assert [(r.prompt, r.rejected, r.chosen) for r in back] == pairs
 
 
@@ -83,8 +83,8 @@ def test_preferences_and_responses_are_exported_too(tmp_path: Path) -> None:
     assert len(raw(out)) == 3
     export.run(ExportConfig(source=str(ROOT / "data" / "responses-good"), to="alpaca-eval", out=out, fresh=True))
     assert set(raw(out)[0]) == {"instruction", "output", "generator"}
-    ours = sources.read_rows(ROOT / "data" / "responses-good", ResponseRow, "responses")
-    back = sources.read_rows(out, ResponseRow, "responses")
+    ours = dataset.read_rows(ROOT / "data" / "responses-good", ResponseRow, "responses")
+    back = dataset.read_rows(out, ResponseRow, "responses")
     assert [(r.prompt, r.response, r.generator) for r in back] == [(r.prompt, r.response, r.generator) for r in ours]
 
 
@@ -131,7 +131,7 @@ LIKE_LISTS = ["[1, 3, 2]", "[]", '["a", "b"]', "{}", "null", "2.0", "true", TURN
 
 def test_what_looks_like_a_list_comes_back_from_csv_as_the_text_it_is(tmp_path: Path) -> None:
     rows = [edit(i, text, text, f"{text}!") for i, text in enumerate(LIKE_LISTS)]
-    back = list(sources.read_rows(exported(tmp_path, rows, "csv", "o.csv"), Preference, "preferences"))
+    back = list(dataset.read_rows(exported(tmp_path, rows, "csv", "o.csv"), Preference, "preferences"))
     assert [(r.id, r.rejected, r.chosen) for r in back] == [(f"e{i}", t, f"{t}!") for i, t in enumerate(LIKE_LISTS)]
     prompts = [r.prompt if isinstance(r.prompt, str) else r.prompt[0]["content"] for r in back]
     assert prompts == LIKE_LISTS, "a text that would be read as turns is written as a turn"

@@ -16,10 +16,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.forked import PROGRAM, run
-from tokalign import files, readers, sources
+from tokalign.artifacts.schemas import Preference, PromptRow
+from tokalign.config.options import Foreign
+from tokalign.data import dataset, files, readers
 from tokalign.errors import InputError, KindError, UsageError
-from tokalign.knobs import Foreign
-from tokalign.schemas import Preference, PromptRow
 
 ROWS = [{"id": str(i), "prompt": f"Q{i}?", "chosen": "Good.", "rejected": f"Bad {i}."} for i in range(6)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -39,7 +39,7 @@ def zstd(raw: bytes) -> bytes:
 
 
 def read(path: Path | str, **how: Any) -> list[dict[str, Any]]:
-    rows = sources.read_rows(path, Preference, "preferences", how=Foreign(**how))
+    rows = dataset.read_rows(path, Preference, "preferences", how=Foreign(**how))
     return [r.model_dump(exclude={"source"}) for r in rows]
 
 
@@ -103,11 +103,11 @@ def test_a_folder_of_shards_is_read_in_the_order_of_names(tmp_path: Path) -> Non
         (tmp_path / f"part-{k}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS[2 * k : 2 * k + 2]))
     for other in ("README.md", ".hidden.jsonl", "dataset_info.json"):
         (tmp_path / other).write_text("x")
-    rows = sources.read_rows(tmp_path, Preference, "preferences")
+    rows = dataset.read_rows(tmp_path, Preference, "preferences")
     assert [r.id for r in rows] == [str(i) for i in range(6)]
     before = rows.lineage["sha256"]
     (tmp_path / "part-1.jsonl").write_text(json.dumps({**ROWS[2], "prompt": "Other?"}) + "\n")
-    assert sources.read_rows(tmp_path, Preference, "preferences").lineage["sha256"] != before
+    assert dataset.read_rows(tmp_path, Preference, "preferences").lineage["sha256"] != before
     (tmp_path / "part-1.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"part-1\.jsonl:1: field 'prompt'"):
         read(tmp_path)
@@ -166,24 +166,24 @@ def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
 def test_a_folder_without_rows_is_no_input(tmp_path: Path) -> None:
     for name in ("config.json", "train.jsonl"):
         (tmp_path / name).write_bytes(LINES)
-    assert not sources.is_rows(str(tmp_path)), "a model"
+    assert not dataset.is_rows(str(tmp_path)), "a model"
     with pytest.raises(KindError, match="not an artifact"):
         read(tmp_path)
     (tmp_path / "config.json").unlink()
-    assert sources.is_rows(str(tmp_path))
+    assert dataset.is_rows(str(tmp_path))
 
 
 def test_prompts_are_lines_of_text_or_stand_on_the_command_line(tmp_path: Path) -> None:
     text = "\ufeffName a bird.\n\n  {x} is a set.\r\n[1] Sort it: 3 2\n"
     (tmp_path / "p.txt").write_bytes(text.encode())
     expected = ["Name a bird.", "  {x} is a set.", "[1] Sort it: 3 2"]
-    rows = sources.read_prompts(str(tmp_path / "p.txt"), [], Foreign())
+    rows = dataset.read_prompts(str(tmp_path / "p.txt"), [], Foreign())
     assert [(r.id, r.prompt) for r in rows] == [(f"row-{i}", t) for i, t in enumerate(expected)]
-    given = sources.read_prompts(None, expected, Foreign(), limit=2)
+    given = dataset.read_prompts(None, expected, Foreign(), limit=2)
     assert [(r.id, r.prompt) for r in given] == [(f"row-{i}", t) for i, t in enumerate(expected[:2])]
     for path, texts in (("p.txt", ["x"]), (None, []), (None, [" "])):
         with pytest.raises(UsageError):
-            sources.read_prompts(path, texts, Foreign())
+            dataset.read_prompts(path, texts, Foreign())
     with pytest.raises(InputError, match=r"p\.txt:1: field 'chosen': missing"):
         read(tmp_path / "p.txt")
 
@@ -196,16 +196,16 @@ class Piped:
 @pytest.mark.parametrize("raw", [LINES, ARRAY, b"Q0?\nQ1?\n\nQ2?\nQ3?\nQ4?\nQ5?", gzip.compress(LINES), parquet()])
 def test_standard_input_is_read_as_a_file_is_and_more_than_once(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", Piped(raw))
-    rows = sources.read_rows("-", PromptRow, "prompts")
+    rows = dataset.read_rows("-", PromptRow, "prompts")
     for _ in range(2):
         assert [r.prompt for r in rows] == [f"Q{i}?" for i in range(6)]
     assert rows.lineage["path"] == "-"
     first = rows.lineage["sha256"]
     monkeypatch.setattr(sys, "stdin", Piped(b"Q0?\n"))
-    assert sources.read_rows("-", PromptRow, "prompts").lineage["sha256"] != first
+    assert dataset.read_rows("-", PromptRow, "prompts").lineage["sha256"] != first
     monkeypatch.setattr(sys, "stdin", Piped(b'{"prompt": "x"}\n{"prompt": 1}\n'))
     with pytest.raises(InputError, match=r"^stdin:2: field 'prompt'"):
-        sources.read_rows("-", PromptRow, "prompts")
+        dataset.read_rows("-", PromptRow, "prompts")
 
 
 @pytest.mark.slow

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokalign import formats, sources
-from tokalign import rows as rows_module
+from tokalign.artifacts.schemas import Preference, PromptRow, RecordedEdit, ResponseRow, Sft
+from tokalign.config.options import Foreign, Format
+from tokalign.data import dataset, layouts
+from tokalign.data import rows as rows_module
+from tokalign.data.conversation import ENDS, as_transcript, transcript
 from tokalign.errors import InputError
-from tokalign.knobs import Foreign, Format
-from tokalign.schemas import Preference, PromptRow, RecordedEdit, ResponseRow, Sft
-from tokalign.turns import ENDS, as_transcript, transcript
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -173,16 +173,16 @@ def test_pairs(
     tmp_path: Path, layout: Format, row: dict[str, Any], expected: tuple[Any, str, str], named: bool
 ) -> None:
     how = Foreign(format=layout if named else "auto")
-    rows = sources.read_rows(write(tmp_path / "a.jsonl", row, row), Preference, "preferences", how=how)
-    prefix = formats.LAYOUTS[layout].prefix
+    rows = dataset.read_rows(write(tmp_path / "a.jsonl", row, row), Preference, "preferences", how=how)
+    prefix = layouts.LAYOUTS[layout].prefix
     assert [(r.id, r.prompt, r.chosen, r.rejected, r.source) for r in rows] == [
         (f"{prefix}-{i}", *expected, layout) for i in range(2)
     ]
     assert rows.lineage["kind"] == layout
     (prompt, better, _), path = expected, tmp_path / "a.jsonl"
-    assert [(r.prompt, r.response) for r in sources.read_rows(path, Sft, "sft", how=how)] == [(prompt, better)] * 2
+    assert [(r.prompt, r.response) for r in dataset.read_rows(path, Sft, "sft", how=how)] == [(prompt, better)] * 2
     if "prompt" not in row or layout in ("nectar", "helpsteer"):  # a prompt in our column is taken as it is
-        assert [r.prompt for r in sources.read_rows(path, PromptRow, "prompts", how=how)] == [prompt] * 2
+        assert [r.prompt for r in dataset.read_rows(path, PromptRow, "prompts", how=how)] == [prompt] * 2
 
 
 DEMONSTRATIONS: list[tuple[Format, dict[str, Any], tuple[Any, str]]] = [
@@ -214,13 +214,13 @@ DEMONSTRATIONS: list[tuple[Format, dict[str, Any], tuple[Any, str]]] = [
 @pytest.mark.parametrize(("layout", "row", "expected"), DEMONSTRATIONS)
 def test_demonstrations(tmp_path: Path, layout: Format, row: dict[str, Any], expected: tuple[Any, str]) -> None:
     for how in (Foreign(), Foreign(format=layout)):
-        rows = sources.read_rows(write(tmp_path / "a.jsonl", row), Sft, "sft", how=how)
+        rows = dataset.read_rows(write(tmp_path / "a.jsonl", row), Sft, "sft", how=how)
         assert [(r.prompt, r.response) for r in rows] == [expected]
 
 
 def test_outputs_for_alpaca_eval_are_responses(tmp_path: Path) -> None:
     rows = [{"instruction": "Q?", "output": out, "generator": "m", "dataset": "d"} for out in ("A.", "")]
-    read = sources.read_rows(write(tmp_path / "a.jsonl", *rows), ResponseRow, "responses")
+    read = dataset.read_rows(write(tmp_path / "a.jsonl", *rows), ResponseRow, "responses")
     assert [(r.id, r.prompt, r.response, r.generator) for r in read] == [
         ("ae-0", "Q?", "A.", "m"),
         ("ae-1", "Q?", "", "m"),
@@ -274,12 +274,12 @@ def test_a_row_that_cannot_be_used_is_skipped_and_counted_and_refused_when_stric
     tmp_path: Path, layout: Format, row: dict[str, Any], reason: str
 ) -> None:
     path = write(tmp_path / "a.jsonl", GOOD[layout], row, GOOD[layout])
-    rows = sources.read_rows(path, Preference, "preferences", how=Foreign(format=layout))
-    prefix = formats.LAYOUTS[layout].prefix
+    rows = dataset.read_rows(path, Preference, "preferences", how=Foreign(format=layout))
+    prefix = layouts.LAYOUTS[layout].prefix
     assert [r.id for r in rows] == [f"{prefix}-0", f"{prefix}-2"], "numbered by their place in the file"
     assert rows.account() == {"in": 3, "out": 2, "skipped": 1, "reasons": {reason: 1}}
     with pytest.raises(InputError, match=rf"a\.jsonl:2: {re.escape(reason)}"):
-        sources.read_rows(path, Preference, "preferences", how=Foreign(format=layout, strict=True))
+        dataset.read_rows(path, Preference, "preferences", how=Foreign(format=layout, strict=True))
 
 
 @pytest.mark.parametrize("layout", list(GOOD))
@@ -288,13 +288,13 @@ def test_a_row_of_another_layout_is_skipped_and_a_file_of_them_is_refused(
     tmp_path: Path, layout: Format, row: dict[str, Any]
 ) -> None:
     how = Foreign(format=layout)
-    rows = sources.read_rows(write(tmp_path / "a.jsonl", GOOD[layout], row), Preference, "p", how=how)
+    rows = dataset.read_rows(write(tmp_path / "a.jsonl", GOOD[layout], row), Preference, "p", how=how)
     assert (len(rows), rows.total) == (1, 2)
     with pytest.raises(InputError, match=r"a\.jsonl:2: ") as caught:
-        sources.read_rows(tmp_path / "a.jsonl", Preference, "p", how=Foreign(format=layout, strict=True))
+        dataset.read_rows(tmp_path / "a.jsonl", Preference, "p", how=Foreign(format=layout, strict=True))
     assert not re.search(r"Error|Exception|Traceback", str(caught.value))
     with pytest.raises(InputError, match=r"b\.jsonl:1: no usable rows") as caught:
-        sources.read_rows(write(tmp_path / "b.jsonl", row, row), Preference, "p", how=how)
+        dataset.read_rows(write(tmp_path / "b.jsonl", row, row), Preference, "p", how=how)
     assert "a row needs" in caught.value.remedy
 
 
@@ -314,8 +314,8 @@ def test_a_prompt_that_both_sides_begin_with_is_taken_only_where_nothing_else_ma
     assert [r.prompt for r in prefs(write(tmp_path / "b.jsonl", *plain))] == ["The sky is"] * 2
 
 
-def prefs(path: Path, **how: Any) -> sources.Rows[Preference]:
-    return sources.read_rows(path, Preference, "preferences", how=Foreign(**how))
+def prefs(path: Path, **how: Any) -> dataset.Rows[Preference]:
+    return dataset.read_rows(path, Preference, "preferences", how=Foreign(**how))
 
 
 def test_the_layout_is_that_of_the_file_and_not_of_its_first_row(tmp_path: Path) -> None:
@@ -368,24 +368,24 @@ def test_text_parts_are_text_and_the_nulls_of_tables_are_nothing(tmp_path: Path)
         ("Q?", "Good.", "Bad.")
     ] * 2
     ours = {"prompt": [turn], "original": "Bad.", "edited": "Good.", "categories": None, "id": None}
-    (read,) = sources.read_rows(write(tmp_path / "b.jsonl", ours), RecordedEdit, "edits")
+    (read,) = dataset.read_rows(write(tmp_path / "b.jsonl", ours), RecordedEdit, "edits")
     assert (read.id, read.prompt, read.categories) == ("row-0", [USER], [])
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
     for prompt in ([image], [{"role": "user", "content": None}], [{**turn, "weight": 1}]):
         with pytest.raises(InputError, match=r":2: field 'prompt'"):
-            sources.read_rows(write(tmp_path / "b.jsonl", ours, {**ours, "prompt": prompt}), RecordedEdit, "edits")
+            dataset.read_rows(write(tmp_path / "b.jsonl", ours, {**ours, "prompt": prompt}), RecordedEdit, "edits")
 
 
 def test_a_talk_that_ends_with_the_user_is_a_prompt_but_nothing_to_learn(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"messages": TALK}, {"messages": [*TALK, said("assistant", "Good.")]})
-    rows = sources.read_rows(path, Sft, "sft")
+    rows = dataset.read_rows(path, Sft, "sft")
     assert ([r.prompt for r in rows], dict(rows.reasons)) == ([TALK], {ENDS: 1})
-    assert [r.prompt for r in sources.read_rows(path, PromptRow, "prompts")] == [TALK, TALK]
+    assert [r.prompt for r in dataset.read_rows(path, PromptRow, "prompts")] == [TALK, TALK]
 
 
 def test_a_completion_that_is_labelled_as_not_wanted_is_nothing_to_learn(tmp_path: Path) -> None:
     rows = [{"prompt": "Q?", "completion": t, "label": label} for t, label in (("Good.", True), ("Bad.", False))]
-    read = sources.read_rows(write(tmp_path / "a.jsonl", *rows), Sft, "sft")
+    read = dataset.read_rows(write(tmp_path / "a.jsonl", *rows), Sft, "sft")
     assert ([r.response for r in read], dict(read.reasons)) == (["Good."], {"labelled as not wanted": 1})
 
 

@@ -12,12 +12,13 @@ import pytest
 from tests import forked
 from tests.conftest import ROOT
 from tests.manifests import change
-from tokalign import sandbox, sources
-from tokalign.artifacts import MANIFEST, open_artifact
+from tokalign.artifacts.manifest import MANIFEST, open_artifact
+from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts.schemas import Preference
+from tokalign.artifacts.token_labels import read_labels
+from tokalign.data import dataset
 from tokalign.errors import InputError
-from tokalign.model_files import check_model
-from tokalign.schemas import Preference
-from tokalign.tables import read_labels
+from tokalign.runtime import sandbox
 
 DATA = ROOT / "data"
 
@@ -53,7 +54,7 @@ def test_data_that_no_manifest_lists_is_not_read(tmp_path: Path) -> None:
     change(folder, files=[])
     (folder / "data.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="lists no data"):
-        sources.read_rows(folder, Preference, "preferences")
+        dataset.read_rows(folder, Preference, "preferences")
     labels = remade("labels", tmp_path)
     shutil.copy(labels / "data.arrow", labels / "data-00001.arrow")
     assert len(read_labels(open_artifact(labels))) == 200

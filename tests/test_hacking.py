@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokalign.core.hacking import repetition, signs
+from tokalign.core.reward_hacking import repetition, signs
 
 CALM = {"length": 40.0, "repetition": 0.02, "kl": 3.0}
 

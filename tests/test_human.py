@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from tests.browser import browser, complaints
 from tests.forked import PROGRAM, run
 from tests.test_cli import write_jsonl
+from tokalign.annotation.newlines import as_in
+from tokalign.annotation.store import ConflictError, Desk, Task, Work
+from tokalign.artifacts.workspace import Plan, Workspace
 from tokalign.core import diff
 from tokalign.core.words import split
-from tokalign.disk import sealed
-from tokalign.editors.human.desk import ConflictError, Desk, Task, Work
-from tokalign.editors.human.lines import as_in
 from tokalign.errors import InputError
-from tokalign.workspace import Plan, Workspace
+from tokalign.runtime.disk import sealed
 
 __all__ = ["browser"]
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import ROOT
 from tests.test_distributed import logged, one_process, two_processes
-from tokalign.models.steps import TOTAL, Batches, microbatches
+from tokalign.training.steps import TOTAL, Batches, microbatches
 
 ROWS = 25
 """With batches of 9, the last of an epoch has 7."""

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokalign.config.options import Sampling
 from tokalign.errors import InputError
-from tokalign.knobs import Sampling
 from tokalign.models import loading
 from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
 from tokalign.models.sampler import Sampled, new_seeds, respond, sample
 from tokalign.models.samplers import generate
-from tokalign.models.tokenization import Codec
+from tokalign.models.tokenizer import Codec
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 11, 1]), ([5, 9], [12, 1]), ([7, 7, 7, 7, 8, 9], [30]), ([3], [40, 41, 42, 1])]
 

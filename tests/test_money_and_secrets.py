@@ -17,20 +17,20 @@ from starlette.middleware import Middleware
 
 from tests.fake_claude import FakeClaude
 from tests.test_claude_answers import CHOSEN, EDITED, ORIGINAL, answer
-from tokalign.appendlog import open_log
+from tokalign.annotation import server
+from tokalign.annotation.security import Guard
+from tokalign.annotation.store import Desk, Task, Work
+from tokalign.artifacts.append_log import open_log
 from tokalign.claude.client import Claude, cost_of
 from tokalign.claude.journal import Answer, Journal
 from tokalign.claude.messages import usage_of
 from tokalign.claude.prices import Rates, load
-from tokalign.claude.trouble import Failed
-from tokalign.config import ExportConfig
-from tokalign.editors.answers import read
-from tokalign.editors.human import server
-from tokalign.editors.human.desk import Desk, Task, Work
-from tokalign.editors.human.guard import Guard
+from tokalign.claude.retry import Failed
+from tokalign.config.options import Paid
+from tokalign.config.stages import ExportConfig
+from tokalign.data.spreadsheet import quoted
+from tokalign.editors.claude_response import read
 from tokalign.errors import InputError
-from tokalign.knobs import Paid
-from tokalign.spreadsheet import quoted
 from tokalign.stages import export
 
 RATES = Rates(1.0, 5.0, 1.25, 2.0, 0.1)

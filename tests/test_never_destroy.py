@@ -15,15 +15,22 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tokalign import checkpoints
-from tokalign.artifacts import MANIFEST, PLAN, open_artifact
-from tokalign.config import DiffConfig, EditConfig, EvalWinrateConfig, ExportConfig, PlaygroundConfig, ReportConfig
+from tokalign.artifacts import checkpoints
+from tokalign.artifacts.manifest import MANIFEST, PLAN, open_artifact
+from tokalign.artifacts.metrics import MetricsLog
+from tokalign.artifacts.writer import writing
+from tokalign.config.options import Stage
+from tokalign.config.stages import (
+    DiffConfig,
+    EditConfig,
+    EvalWinrateConfig,
+    ExportConfig,
+    PlaygroundConfig,
+    ReportConfig,
+)
 from tokalign.errors import ConflictError, TokalignError
-from tokalign.knobs import Stage
-from tokalign.metrics import MetricsLog
 from tokalign.report import page
 from tokalign.stages import diff, edit, export, playground, winrate
-from tokalign.writer import writing
 
 DATA = ROOT / "data"
 TREES = int(os.environ.get("TOKALIGN_TEST_TREES", "100"))

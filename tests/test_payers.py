@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_models import shuffled
-from tokalign.config import TrainPpoConfig
+from tokalign.artifacts.schemas import Answer
+from tokalign.config.stages import TrainPpoConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
-from tokalign.models import loading, payers, ppo_rewards
-from tokalign.models.networks import Networks
-from tokalign.models.payers import ByFunction, ByModel, Emitted
+from tokalign.models import loading, reward_functions
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenization import Codec, train_tiny
-from tokalign.schemas import Answer
+from tokalign.models.reward_functions import ByFunction, ByModel, Emitted
+from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.ppo import rewards
+from tokalign.ppo.networks import Networks
 
 PROMPTS = ["Where is the map?", "Tell me about osmosis."]
 TEXTS = ["It is in the hall, I think.", "Osmosis is water moving 🦊 through a membrane."]
@@ -132,24 +133,24 @@ def test_payers_are_loaded_by_what_they_are(
         model_of(codec, level).model.save_pretrained(level)
         codec.save(tmp_path / level)
 
-    def load(*sources: str, **knobs: Any) -> list[payers.Payer]:
+    def load(*sources: str, **knobs: Any) -> list[reward_functions.Payer]:
         how = config(tmp_path, reward_model=list(sources), **knobs)
-        return ppo_rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
+        return rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
 
     found = load("token", "sequence", "my_rewards:brief", reward_weight=[1.0, 0.5, 2.0])
     assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", None)]
-    assert payers.lineage("my_rewards:brief")["kind"] == "function"
-    before = payers.lineage("my_rewards:brief")["sha256"]
+    assert reward_functions.lineage("my_rewards:brief")["kind"] == "function"
+    before = reward_functions.lineage("my_rewards:brief")["sha256"]
     with pytest.raises(UsageError, match="one score a response"):
         load("sequence")
     assert load("sequence", granularity="sequence")
     for wrong, message in (("my_rewards:none", "no reward function"), ("nowhere.at:all", "no reward function")):
         with pytest.raises(InputError, match=message):
-            payers.lineage(wrong)
+            reward_functions.lineage(wrong)
     (tmp_path / "my_rewards.py").write_text(
         "def brief(prompts, responses, offsets):\n    return [1] * len(responses)\n"
     )
-    assert payers.lineage("my_rewards:brief")["sha256"] != before
+    assert reward_functions.lineage("my_rewards:brief")["sha256"] != before
 
 
 def said(texts: list[str]) -> list[Answer]:
@@ -193,7 +194,7 @@ def test_a_callable_object_is_known_by_the_file_it_stands_in(tmp_path: Path, mon
     (tmp_path / "my_partial.py").write_text(
         "from functools import partial\nbrief = partial(lambda n, p, r, o: [n] * len(r), 2)\n"
     )
-    assert payers.lineage("my_partial:brief")["sha256"]
+    assert reward_functions.lineage("my_partial:brief")["sha256"]
 
 
 def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp
     policy.save_pretrained(tmp_path / "policy")
     sources = [str(tmp_path / name) for name in ("same", "other")]
     how = config(tmp_path, reward_model=sources)
-    found = ppo_rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
+    found = rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
     assert [p.foreign for p in found if isinstance(p, ByModel)] == [False, True]
 
 

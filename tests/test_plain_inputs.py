@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.forked import run
+from tokalign.artifacts.schemas import Preference
+from tokalign.config.options import Foreign
+from tokalign.data.dataset import holds_edits
 from tokalign.errors import InputError, UsageError
-from tokalign.knobs import Foreign
-from tokalign.models.preferences import as_labels
-from tokalign.schemas import Preference
-from tokalign.sources import holds_edits
+from tokalign.training.preferences import as_labels
 
 pytestmark = pytest.mark.slow
 EDITS = [{"prompt": f"Name bird {i}.", "original": "A bird is a trout.", "edited": "A bird is a robin."}

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokalign.config import PlaygroundConfig
+from tokalign.artifacts.schemas import Preference
+from tokalign.config.stages import PlaygroundConfig
 from tokalign.core.diff import similarity
 from tokalign.editors.rules import RulesEditor
 from tokalign.errors import InputError
 from tokalign.playground import oracle
 from tokalign.playground.lexicon import EXTRA, KINDS
 from tokalign.playground.world import World, make_requests, prompt_text, respond
-from tokalign.schemas import Preference
 from tokalign.stages import playground
 
 SEEDS = st.integers(0, 10**9)

@@ -10,22 +10,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokalign.config import TrainPpoConfig
+from tokalign.artifacts.schemas import Answer, PromptRow
+from tokalign.config.stages import TrainPpoConfig
 from tokalign.core import rl
 from tokalign.errors import TokalignError
 from tokalign.judges import Comparison
-from tokalign.judges.contest import Contest
 from tokalign.judges.reward import RewardJudge
 from tokalign.models.batch import Batch
-from tokalign.models.networks import Networks
-from tokalign.models.payers import ByFunction, Emitted
 from tokalign.models.policy import response_logprobs
-from tokalign.models.ppo import Learner
-from tokalign.models.rollout import Asked, Rollout
+from tokalign.models.reward_functions import ByFunction, Emitted
 from tokalign.models.sampler import Sampled, sample
 from tokalign.models.samplers import generate
-from tokalign.models.tokenization import Codec
-from tokalign.schemas import Answer, PromptRow
+from tokalign.models.tokenizer import Codec
+from tokalign.ppo.evaluation import Contest
+from tokalign.ppo.networks import Networks
+from tokalign.ppo.rollout import Asked, Rollout
+from tokalign.ppo.trainer import Learner
 
 PROMPTS = [
     "Describe the sea with a simile.",
@@ -407,7 +407,7 @@ def test_generate_of_transformers_serves_too(policy: Any, codec: Codec, tmp_path
 
 
 def test_sentences_are_told_by_where_tokens_end(codec: Codec) -> None:
-    from tokalign.models.rollout import sentences
+    from tokalign.ppo.rollout import sentences
 
     text = "Where is it? In the hall. Yes"
     ids = codec.responses([text])[0].ids

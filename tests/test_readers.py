@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.forked import PROGRAM
-from tokalign import readers, sources
+from tokalign.artifacts.migrations import MIGRATIONS
+from tokalign.artifacts.schemas import KINDS, Edit, Judgement, Kind, Preference, PromptRow, RecordedEdit, ResponseRow
+from tokalign.artifacts.writer import writing
+from tokalign.config.options import Foreign, Stage
+from tokalign.data import dataset, readers
 from tokalign.errors import InputError
-from tokalign.knobs import Foreign, Stage
-from tokalign.migrations import MIGRATIONS
-from tokalign.schemas import KINDS, Edit, Judgement, Kind, Preference, PromptRow, RecordedEdit, ResponseRow
-from tokalign.writer import writing
 
 ROWS = [
     {"id": "a", "prompt": "One,\n\"two\"", "chosen": "שלום", "rejected": "x\r\ny"},
@@ -56,7 +56,7 @@ NAMES = ["a.jsonl", "a.json", "a.csv", "a.parquet", "file.arrow", "stream.arrow"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_same_in_every_kind_of_file(tmp_path: Path, name: str) -> None:
-    rows = sources.read_rows(save(tmp_path / name), Preference, "preferences")
+    rows = dataset.read_rows(save(tmp_path / name), Preference, "preferences")
     assert [r.model_dump(exclude={"source"}) for r in rows] == ROWS
     assert [r.id for r in rows] == ["a", "b"], "and may be read again"
 
@@ -67,14 +67,14 @@ def test_a_file_that_is_cut_short_is_refused_by_its_name(tmp_path: Path, name: s
     for keep in (0, 20, path.stat().st_size - 30):
         path.write_bytes(path.read_bytes()[:keep])
         with pytest.raises(InputError, match=rf"{name}: (not a whole|there are no rows)"):
-            sources.read_rows(path, Preference, "preferences")
+            dataset.read_rows(path, Preference, "preferences")
 
 
 def test_a_bad_row_of_a_table_is_named_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist([*ROWS, {"id": "c", "prompt": "x", "chosen": None, "rejected": "y"}]), path)
     with pytest.raises(InputError, match=r"a\.parquet: row 2: field 'chosen'"):
-        sources.read_rows(path, Preference, "preferences")
+        dataset.read_rows(path, Preference, "preferences")
 
 
 def csv(path: Path, text: str | bytes) -> Path:
@@ -86,7 +86,7 @@ def test_csv_cells_take_the_types_of_their_columns(tmp_path: Path) -> None:
     header = "id,prompt,original,edited,chosen,attempts,similarity,categories\n"
     turns = json.dumps([{"role": "user", "content": "Q?"}]).replace('"', '""')
     path = csv(tmp_path / "a.csv", f'\ufeff{header}a,"{turns}",x,,,2,0.5,"[""fact""]"\nb,[Q],x,y,z,,,\n')
-    first, second = sources.read_rows(path, Edit, "edits")
+    first, second = dataset.read_rows(path, Edit, "edits")
     assert (first.prompt, first.edited, first.chosen) == ([{"role": "user", "content": "Q?"}], "", None)
     assert (first.attempts, first.similarity, first.categories) == (2, 0.5, ["fact"])
     assert (second.prompt, second.chosen, second.attempts, second.categories) == ("[Q]", "z", 1, [])
@@ -104,11 +104,11 @@ def test_a_response_in_csv_is_text_whatever_it_looks_like(tmp_path: Path) -> Non
     turns = json.dumps([{"role": "assistant", "content": "x"}])
     texts = ["[1, 2]", "[]", '["a"]', "{}", "null", "2.0", turns, "Plain."]
     rows = [{"prompt": t, "original": t, "edited": f"{t}."} for t in texts]
-    read = list(sources.read_rows(table(tmp_path / "a.csv", *rows), RecordedEdit, "edits"))
+    read = list(dataset.read_rows(table(tmp_path / "a.csv", *rows), RecordedEdit, "edits"))
     assert [(r.original, r.edited) for r in read] == [(t, f"{t}.") for t in texts]
     assert [r.prompt for r in read] == [json.loads(t) if t == turns else t for t in texts], "but a prompt may be turns"
     pairs = [{"prompt": "Q?", "chosen": t, "rejected": "Bad."} for t in texts]
-    pairs_read = sources.read_rows(table(tmp_path / "b.csv", *pairs), Preference, "preferences")
+    pairs_read = dataset.read_rows(table(tmp_path / "b.csv", *pairs), Preference, "preferences")
     assert [r.chosen for r in pairs_read] == texts
     assert pairs_read.lineage["kind"] == "preferences"
 
@@ -119,7 +119,7 @@ def test_messages_in_csv_are_spelt_out_as_json(tmp_path: Path) -> None:
 
     rows = [{"prompt": one("user", "Q?"), "chosen": one("assistant", f"{i}"), "rejected": one("assistant", "Bad.")}
             for i in range(2)]  # fmt: skip
-    read = sources.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
+    read = dataset.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
     assert [(r.prompt, r.chosen, r.rejected) for r in read] == [("Q?", f"{i}", "Bad.") for i in range(2)]
     assert read.lineage["kind"] == "trl"
 
@@ -127,13 +127,13 @@ def test_messages_in_csv_are_spelt_out_as_json(tmp_path: Path) -> None:
 def test_numbers_in_csv_are_numbers_however_they_are_written(tmp_path: Path) -> None:
     rows = [{"instruction": "Q?", "input": "", "output_1": "Bad.", "output_2": "Good.", "preference": p}
             for p in ("2.0", "2", " 2")]  # fmt: skip
-    read = sources.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
+    read = dataset.read_rows(table(tmp_path / "a.csv", *rows), Preference, "preferences")
     assert [r.chosen for r in read] == ["Good."] * 3
     judged = [{"id": "a", "candidate": "c", "order": "reference_first", "preference": "2.0"}]
-    (one,) = sources.read_rows(table(tmp_path / "b.csv", *judged), Judgement, "judgements")
+    (one,) = dataset.read_rows(table(tmp_path / "b.csv", *judged), Judgement, "judgements")
     assert one.preference == 2
     samples = [{"id": "a", "sample": "1.0", "prompt": "Q?", "response": "[1]"}]
-    (response,) = sources.read_rows(table(tmp_path / "c.csv", *samples), ResponseRow, "responses")
+    (response,) = dataset.read_rows(table(tmp_path / "c.csv", *samples), ResponseRow, "responses")
     assert (response.sample, response.response) == (1, "[1]")
 
 
@@ -144,7 +144,7 @@ def test_a_table_of_structs_has_nulls_that_count_for_nothing(tmp_path: Path) -> 
         {"prompt": [plain, {**plain, "tool_calls": "t"}], "original": "x", "edited": "y", "chosen": "z"},
     ]
     pq.write_table(pa.Table.from_pylist(rows[:1]), tmp_path / "a.parquet")
-    (read,) = sources.read_rows(tmp_path / "a.parquet", RecordedEdit, "edits")
+    (read,) = dataset.read_rows(tmp_path / "a.parquet", RecordedEdit, "edits")
     assert (read.prompt, read.chosen, read.rationale) == ([plain], None, "")
 
 
@@ -163,7 +163,7 @@ BAD_CSV = [
 @pytest.mark.parametrize(("text", "match"), BAD_CSV)
 def test_bad_csv_is_refused_by_its_place(tmp_path: Path, text: str | bytes, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        sources.read_rows(csv(tmp_path / "a.csv", text), PromptRow, "prompts")
+        dataset.read_rows(csv(tmp_path / "a.csv", text), PromptRow, "prompts")
 
 
 def test_an_endless_line_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_an_endless_line_is_refused_before_it_is_read(tmp_path: Path, monkeypatc
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "x"}\n' + json.dumps({"prompt": "y" * 2000}))
     with pytest.raises(InputError, match=r"a\.jsonl:2: the line is longer") as caught:
-        sources.read_rows(path, PromptRow, "prompts")
+        dataset.read_rows(path, PromptRow, "prompts")
     assert ".json" in caught.value.remedy
 
 
@@ -190,7 +190,7 @@ def test_an_id_that_stands_twice_is_found_among_many(tmp_path: Path) -> None:
     lines[4321] = lines[17]
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"a\.jsonl:4322: field 'id': 'r17' stands twice, first at .*a\.jsonl:18"):
-        sources.read_rows(path, PromptRow, "prompts")
+        dataset.read_rows(path, PromptRow, "prompts")
 
 
 HUB_IDS = {
@@ -222,7 +222,7 @@ def test_a_dataset_is_streamed_at_the_commit_its_revision_stands_for(monkeypatch
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(readers, "hub_commit", lambda name, revision: f"commit of {revision}")
     how = Foreign(revision="v1", subset="main", split="test")
-    rows = sources.read_rows("owner/name", Preference, "preferences", how=how)
+    rows = dataset.read_rows("owner/name", Preference, "preferences", how=how)
     assert [r.id for r in rows] == ["a", "b"]
     assert rows.lineage["sha256"] == "hub:commit of v1:main:test"
     assert asked[-1] == (("owner/name", "main"), {"split": "test", "revision": "commit of v1", "streaming": True})
@@ -281,7 +281,7 @@ def test_an_older_artifact_is_brought_up_to_date_as_it_is_read(tmp_path: Path, m
     monkeypatch.setitem(KINDS, "responses", Kind(3, ResponseRow, "tokalign generate"))
     monkeypatch.setitem(MIGRATIONS, ("responses", 1), lambda row: {**row, "reply": row["answer"]})
     monkeypatch.setitem(MIGRATIONS, ("responses", 2), lambda row: {**row, "response": row["reply"]})
-    (row,) = sources.read_rows(tmp_path / "r", ResponseRow, "responses")
+    (row,) = dataset.read_rows(tmp_path / "r", ResponseRow, "responses")
     assert row.response == "y"
     assert (tmp_path / "r" / "data.jsonl").read_bytes() == data
 

@@ -15,20 +15,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTJConfig
 
 from tests import models as shipped
 from tests.models import ALTERNATING, CHATML, DATED, PARTS, SILENT, THINKING, chatml, gemma_like
-from tokalign.artifacts import Manifest
-from tokalign.config import DiffConfig, EvalWinrateConfig, GenerateConfig, TrainPpoConfig, TrainRmConfig, TrainSftConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.schemas import Answer
+from tokalign.config.options import Sampling, Templates
+from tokalign.config.stages import (
+    DiffConfig,
+    EvalWinrateConfig,
+    GenerateConfig,
+    TrainPpoConfig,
+    TrainRmConfig,
+    TrainSftConfig,
+)
 from tokalign.core.words import split
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
-from tokalign.knobs import Sampling, Templates
 from tokalign.models import loading
 from tokalign.models.chat_templates import arguments
-from tokalign.models.payers import ByFunction, ByModel
 from tokalign.models.reward import RewardModel
+from tokalign.models.reward_functions import ByFunction, ByModel
 from tokalign.models.sampler import new_seeds, sample
 from tokalign.models.samplers import SAMPLERS, choose
-from tokalign.models.tokenization import Codec, same_reading
-from tokalign.schemas import Answer
+from tokalign.models.tokenizer import Codec, same_reading
 from tokalign.stages import diff, generate, ppo, reward, sft, winrate
 
 QUESTION = [{"role": "user", "content": "Name a bird."}]

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.forked import run
 from tests.manifests import change, vouch
 from tests.test_cli import write_jsonl
-from tokalign.artifacts import open_artifact
+from tokalign.artifacts.manifest import open_artifact
 from tokalign.errors import InputError
 from tokalign.report import collect, curves, lineage, plot
 from tokalign.report.spans import clipped, marked, rewarded

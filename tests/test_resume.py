@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from tests import samples, soak
 from tests.manifests import change
-from tokalign import checkpoints, config, interrupt, rowfile
-from tokalign.artifacts import Manifest
-from tokalign.disk import sealed, unseal
+from tokalign.artifacts import checkpoints, resumable
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.resumable import RowFile, group
+from tokalign.artifacts.workspace import PROGRESS, Workspace
+from tokalign.config import stages
 from tokalign.errors import ConflictError, InputError, StoppedError
 from tokalign.models.loading import load_policy
-from tokalign.rowfile import RowFile, group
+from tokalign.runtime import signals
+from tokalign.runtime.disk import sealed, unseal
 from tokalign.stages import edit, ppo, sft
-from tokalign.workspace import PROGRESS, Workspace
 
 
 class CutError(Exception):
@@ -48,7 +50,7 @@ def test_rows_are_the_same_wherever_a_run_was_cut(
     tmp_path_factory: pytest.TempPathFactory, n: int, size: int, cuts: list[int], shard: int
 ) -> None:
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
-    rowfile.EVERY, before = 0.0, rowfile.EVERY
+    resumable.EVERY, before = 0.0, resumable.EVERY
     try:
         expected = write(whole, n, size)
         for at in cuts:
@@ -58,7 +60,7 @@ def test_rows_are_the_same_wherever_a_run_was_cut(
                 assert not list(cut.glob("data*.jsonl"))
         got = write(cut, n, size, shard=shard)
     finally:
-        rowfile.EVERY = before
+        resumable.EVERY = before
     rows = [f'{{"x": {2 * i}}}\n' for i in range(n)]
     assert (whole / "data.jsonl").read_text() == "".join(["head\n", *rows, "tail\n"])
     found = []
@@ -80,7 +82,7 @@ def cut_at(folder: Path, row: int) -> None:
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rowfile, "EVERY", 0.0)
+    monkeypatch.setattr(resumable, "EVERY", 0.0)
     cut_at(tmp_path, 12)
     with RowFile(Workspace.at(tmp_path), "data.jsonl", b"head\n") as file:
         assert next(iter(file.left(range(20), 5))) == [10, 11, 12, 13, 14]
@@ -90,7 +92,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_state_that_is_damaged_is_told_and_nothing_is_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(rowfile, "EVERY", 0.0)
+    monkeypatch.setattr(resumable, "EVERY", 0.0)
     cut_at(tmp_path, 12)
     part, state = tmp_path / ".00000.data.jsonl.part", tmp_path / PROGRESS
     if damage == "part gone":
@@ -127,8 +129,8 @@ def test_killed_between_the_last_row_and_the_manifest_nothing_is_done_again(tmp_
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Ask for the end, as SIGTERM does."""
-    yield lambda: monkeypatch.setattr(interrupt._State, "received", 15)
-    monkeypatch.setattr(interrupt._State, "received", 0)
+    yield lambda: monkeypatch.setattr(signals._State, "received", 15)
+    monkeypatch.setattr(signals._State, "received", 0)
 
 
 def test_when_asked_to_end_the_rows_at_hand_are_finished_and_saved(tmp_path: Path, ask: Callable[[], None]) -> None:
@@ -202,7 +204,7 @@ def train_sft(out: Path, steps: int = 6, **knobs: Any) -> Manifest:
     shape: dict[str, Any] = {"vocab": 500, "batch_size": 8, "optimizer": "muon", "lr": 1e-3, "save_every": 2}
     data = str(samples.DATA / "sft")
     made = sft.run(
-        config.TrainSftConfig(data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **knobs})
+        stages.TrainSftConfig(data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **knobs})
     )
     assert made is not None
     return made
@@ -239,11 +241,11 @@ def test_supervised_training_goes_on_from_a_truncated_checkpoint_by_the_one_befo
         patched.setattr(checkpoints, "keep", keep_and_ask)
         with pytest.raises(StoppedError):
             train_sft(tmp_path / "cut", microbatch=microbatch)
-        patched.setattr(interrupt._State, "received", 0)
+        patched.setattr(signals._State, "received", 0)
     newest, *_ = sorted((tmp_path / "cut" / "checkpoints").iterdir(), reverse=True)
     optimizer = newest / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-100])
-    monkeypatch.setattr(interrupt._State, "received", 0)
+    monkeypatch.setattr(signals._State, "received", 0)
     again = train_sft(tmp_path / "cut", microbatch=microbatch)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert again.stats["steps"] == 6
@@ -273,7 +275,7 @@ def train_ppo(prepared: Path, out: Path, steps: int) -> Manifest:
     paths = {"prompts": "prompts", "policy": "policy", "eval_prompts": "heldout"}
     where: dict[str, Any] = {name: str(prepared / path) for name, path in paths.items()}
     where["reward_model"] = [str(prepared / "rm")]
-    done = ppo.run(config.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))
+    done = ppo.run(stages.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))
     assert done is not None
     return done
 
@@ -294,7 +296,7 @@ def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: P
 def test_a_knob_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
     def make(**knobs: Any) -> Manifest:
         source = str(tmp_path / "rows.jsonl")
-        return edit.run(config.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **knobs))
+        return edit.run(stages.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **knobs))
 
     row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")

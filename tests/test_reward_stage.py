@@ -27,16 +27,16 @@ from transformers import (
 from tests.conftest import ROOT
 from tests.test_diff_stage import CODECS
 from tests.texts import TEXT
-from tokalign.config import ScoreConfig, TrainRmConfig
+from tokalign.artifacts.schemas import TokenLabels
+from tokalign.config.stages import ScoreConfig, TrainRmConfig
 from tokalign.core.diff import Way, words
 from tokalign.errors import InputError
-from tokalign.models import evaluation
+from tokalign.models import reward_metrics
 from tokalign.models.batch import room
 from tokalign.models.heads import Headed
 from tokalign.models.loading import new_token_model
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenization import Codec, train_tiny
-from tokalign.schemas import TokenLabels
+from tokalign.models.tokenizer import Codec, train_tiny
 from tokalign.stages import reward, score
 
 pytestmark = pytest.mark.slow
@@ -75,8 +75,8 @@ def train(out: Path, **knobs: Any) -> dict[str, Any]:
 
 
 def labels(n: int) -> list[TokenLabels]:
-    from tokalign.artifacts import open_artifact
-    from tokalign.tables import read_labels
+    from tokalign.artifacts.manifest import open_artifact
+    from tokalign.artifacts.token_labels import read_labels
 
     return read_labels(open_artifact(Path(LABELS)), n)
 
@@ -148,9 +148,9 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
     with monkeypatch.context() as patch:
         if where == "in the middle":
             looks = iter([{"accuracy": 0.5, "loss": 1.0}])
-            patch.setattr(evaluation, "quick", lambda *_, **__: next(looks))  # the second look finds nothing
+            patch.setattr(reward_metrics, "quick", lambda *_, **__: next(looks))  # the second look finds nothing
         else:
-            patch.setattr(evaluation, "evaluate", die)
+            patch.setattr(reward_metrics, "evaluate", die)
         with pytest.raises((CutError, StopIteration, RuntimeError)):
             train(tmp_path / "cut", **knobs)
     if where == "in the middle":  # what that look said was made up
@@ -171,7 +171,7 @@ def test_the_best_weights_are_kept_when_accuracy_stops_rising(tmp_path: Path, mo
         accuracy, loss = next(script)
         return {"accuracy": accuracy, "loss": loss}
 
-    monkeypatch.setattr(evaluation, "quick", quick)
+    monkeypatch.setattr(reward_metrics, "quick", quick)
     stats = train(tmp_path / "rm", steps=40, eval_every=2, patience=2)
     assert (stats["steps"], stats["best_step"]) == (10, 6), (
         "equal accuracy, lower loss; then two looks without a better"
@@ -255,18 +255,18 @@ def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) ->
 
     model: Any = Watching(ours, rows)
     most = max(len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) for r in rows)
-    whole = evaluation.evaluate(model, rows, Way())["flips"]["edits"]
-    fitting = evaluation.evaluate(model, rows, Way(), partial(room, most=60, cut=False))["flips"]["edits"]
+    whole = reward_metrics.evaluate(model, rows, Way())["flips"]["edits"]
+    fitting = reward_metrics.evaluate(model, rows, Way(), partial(room, most=60, cut=False))["flips"]["edits"]
     assert 0 < fitting < whole
     seen.clear()
-    assert evaluation.evaluate(model, rows, Way(), partial(room, most=most, cut=True))["flips"]["edits"] == whole
+    assert reward_metrics.evaluate(model, rows, Way(), partial(room, most=most, cut=True))["flips"]["edits"] == whole
     assert max(seen) <= most
 
 
 def test_metrics_say_where_a_model_is_blind(ours: Codec) -> None:
     rows = [r for r in labels(200) if len(r.categories) == max(r.original_spans + r.edited_spans)]
     models: list[Any] = [Knowing(ours, rows, kind) for kind in ("", "fact")]
-    all_seeing, blind = (evaluation.evaluate(model, rows, Way()) for model in models)
+    all_seeing, blind = (reward_metrics.evaluate(model, rows, Way()) for model in models)
     assert all_seeing["edited_over_original"]["mean"] == 1.0
     assert all_seeing["auroc"]["bad"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     assert all(side["recall"] in (1.0, None) for kind in all_seeing["recall"].values() for side in kind.values())

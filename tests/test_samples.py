@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests import samples
-from tokalign import artifacts, sources, tables
-from tokalign.schemas import KINDS
+from tokalign.artifacts import manifest as artifacts
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.schemas import KINDS
+from tokalign.data import dataset
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -36,6 +38,6 @@ def test_every_sample_can_be_read(manifest: Path) -> None:
     if found.kind == "winrates":
         assert json.loads((folder / "data.json").read_text())["candidates"]["good"]["win_rate"] > 50
     elif row is None:
-        assert len(tables.read_labels(artifacts.open_artifact(folder))) == found.rows["out"]
+        assert len(token_labels.read_labels(artifacts.open_artifact(folder))) == found.rows["out"]
     else:
-        assert len(sources.read_rows(folder, row, found.kind)) == found.rows["out"]
+        assert len(dataset.read_rows(folder, row, found.kind)) == found.rows["out"]

@@ -17,9 +17,9 @@ from tests import forked
 from tests.conftest import ROOT
 from tests.manifests import vouch
 from tests.test_terminal import on_a_terminal
-from tokalign import tables as label_tables
-from tokalign.artifacts import Manifest
-from tokalign.config import ShowConfig
+from tokalign.artifacts import token_labels as label_tables
+from tokalign.artifacts.manifest import Manifest
+from tokalign.config.stages import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import show
 from tokalign.report.rows import heat, marked

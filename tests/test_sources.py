@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from tests.manifests import PLAIN_STATS
-from tokalign import artifacts, disk, sources
+from tokalign.artifacts import manifest
+from tokalign.artifacts.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
+from tokalign.artifacts.writer import writing
+from tokalign.config.options import Foreign, Format, Stage
+from tokalign.data import dataset
 from tokalign.errors import InputError, KindError
-from tokalign.knobs import Foreign, Format, Stage
-from tokalign.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
-from tokalign.writer import writing
+from tokalign.runtime import disk
 
 GOOD = '{"id": "a", "prompt": "x", "response": "y"}\n'
 DEEP = '{"prompt": ' + "[" * 100_000
@@ -26,7 +28,7 @@ def write(path: Path, content: str | bytes | list[Any]) -> Path:
 
 
 def prompts(path: Path, limit: int | None = None) -> list[tuple[str, Any]]:
-    return [(row.id, row.prompt) for row in sources.read_rows(path, PromptRow, "prompts", limit=limit)]
+    return [(row.id, row.prompt) for row in dataset.read_rows(path, PromptRow, "prompts", limit=limit)]
 
 
 NEEDS = "a row needs prompt, response"
@@ -88,7 +90,7 @@ def test_bad_input_is_refused_by_place_field_and_value(
     if content is not None:
         write(path, content)
     with pytest.raises(InputError) as caught:
-        sources.read_rows(path, Sft, "sft")
+        dataset.read_rows(path, Sft, "sft")
     message = str(caught.value)
     assert message.startswith(str(path) if place is None else f"{path}{place}: ")
     assert [part for part in parts if part not in message] == []
@@ -99,7 +101,7 @@ def test_bad_input_is_refused_by_place_field_and_value(
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"%PDF-1.7", b"Name a bird.\n"])
 def test_what_holds_no_rows_is_refused_with_the_kinds_that_are_read(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError, match=r"rows\.xlsx: holds neither JSON nor a table; it begins") as caught:
-        sources.read_rows(write(tmp_path / "rows.xlsx", content), Sft, "sft")
+        dataset.read_rows(write(tmp_path / "rows.xlsx", content), Sft, "sft")
     assert ".jsonl" in caught.value.remedy
     assert caught.value.exit_code == 5
 
@@ -108,13 +110,13 @@ def test_what_holds_no_rows_is_refused_with_the_kinds_that_are_read(tmp_path: Pa
 def test_a_value_is_not_bent_to_its_type(tmp_path: Path, column: str, value: Any) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": "x", "response": "y", column: value}])
     with pytest.raises(InputError, match=rf":1: field '{column}': .*got {str(value)!r}$"):
-        sources.read_rows(path, ResponseRow, "responses")
+        dataset.read_rows(path, ResponseRow, "responses")
 
 
 def test_a_long_value_is_shown_by_its_beginning(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": ["word"] * 10_000}])
     with pytest.raises(InputError, match="word") as caught:
-        sources.read_rows(path, PromptRow, "prompts")
+        dataset.read_rows(path, PromptRow, "prompts")
     assert len(str(caught.value)) < len(str(path)) + 300
 
 
@@ -160,9 +162,9 @@ def test_a_name_given_to_a_row_may_not_be_that_of_another(tmp_path: Path) -> Non
 def test_samples_of_one_prompt_share_its_id(tmp_path: Path) -> None:
     rows = [{"id": "a", "sample": i, "prompt": "x", "response": "y"} for i in (0, 1, 1)]
     path = write(tmp_path / "a.jsonl", rows)
-    assert len(sources.read_rows(path, ResponseRow, "responses", limit=2)) == 2
+    assert len(dataset.read_rows(path, ResponseRow, "responses", limit=2)) == 2
     with pytest.raises(InputError, match=r"a\.jsonl:3: .*'a 1' stands twice, first at .*a\.jsonl:2"):
-        sources.read_rows(path, ResponseRow, "responses")
+        dataset.read_rows(path, ResponseRow, "responses")
 
 
 def test_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
@@ -174,16 +176,16 @@ def test_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_limit_above_the_rows_takes_them_all(tmp_path: Path) -> None:
-    rows = sources.read_rows(write(tmp_path / "a.jsonl", GOOD), Sft, "sft", limit=9)
+    rows = dataset.read_rows(write(tmp_path / "a.jsonl", GOOD), Sft, "sft", limit=9)
     assert (len(rows), rows.total, rows.lineage["kind"]) == (1, 1, "sft")
     assert rows.account() == {"in": 1, "out": 1, "skipped": 0, "reasons": {}}
 
 
 def recorded(
     path: Path, layout: Format = "auto", passages: bool = True, strict: bool = False, limit: int | None = None
-) -> sources.Rows[RecordedEdit]:
+) -> dataset.Rows[RecordedEdit]:
     how = Foreign(format=layout, passages=passages, strict=strict)
-    return sources.read_rows(path, RecordedEdit, "edits", how=how, limit=limit)
+    return dataset.read_rows(path, RecordedEdit, "edits", how=how, limit=limit)
 
 
 def qa(prediction: Any = "Bob did.", corrected: Any = "Ann did.", **more: Any) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def test_recorded_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
     assert len(recorded(write(tmp_path / "a.jsonl", f"{row}\nnot JSON"), limit=1)) == 1
 
 
-def artifact(folder: Path, kind: str, rows: list[dict[str, Any]]) -> artifacts.Manifest:
+def artifact(folder: Path, kind: str, rows: list[dict[str, Any]]) -> manifest.Manifest:
     with writing(kind, Stage(out=folder), {}) as out:
         return out.commit({"in": len(rows), "out": out.jsonl("data.jsonl", rows)}, PLAIN_STATS.get(kind))
 
@@ -290,7 +292,7 @@ def test_edits_are_read_from_an_artifact_as_edits_and_as_recorded_edits(tmp_path
     row = {"id": "a", "prompt": "x", "original": "bad", "edited": "good", "status": "edited", "similarity": 0.5}
     other = {"id": "b", "prompt": "x", "original": "so", "edited": "so", "status": "unchanged", "usage": {"tokens": 3}}
     made = artifact(tmp_path / "edits", "edits", [row, other])
-    edits = sources.read_rows(tmp_path / "edits", Edit, "edits")
+    edits = dataset.read_rows(tmp_path / "edits", Edit, "edits")
     assert [(e.id, e.status, e.similarity) for e in edits] == [("a", "edited", 0.5), ("b", "unchanged", None)]
     assert edits.lineage == {**made.lineage(), "path": str(tmp_path / "edits")}
     again = recorded(tmp_path / "edits", limit=1)
@@ -300,17 +302,17 @@ def test_edits_are_read_from_an_artifact_as_edits_and_as_recorded_edits(tmp_path
 def test_an_artifact_of_the_wrong_kind_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
     artifact(tmp_path / "prompts", "prompts", [{"id": "a", "prompt": "x"}])
     with pytest.raises(KindError, match="holds prompts, not edits") as caught:
-        sources.read_rows(tmp_path / "prompts", Edit, "edits")
+        dataset.read_rows(tmp_path / "prompts", Edit, "edits")
     assert "tokalign edit" in caught.value.remedy
     with pytest.raises(KindError, match="not edits"):
         recorded(tmp_path / "prompts")
-    assert len(sources.read_rows(tmp_path / "prompts", PromptRow, "sft", "prompts")) == 1, "one of several kinds"
+    assert len(dataset.read_rows(tmp_path / "prompts", PromptRow, "sft", "prompts")) == 1, "one of several kinds"
 
 
 def test_an_invalid_row_of_an_artifact_is_refused_by_its_line(tmp_path: Path) -> None:
     artifact(tmp_path / "p", "preferences", [{"id": "a", "prompt": "x", "chosen": "y", "rejected": ""}])
     with pytest.raises(InputError, match=r"p/data\.jsonl:1: field 'rejected': .*empty"):
-        sources.read_rows(tmp_path / "p", Preference, "preferences")
+        dataset.read_rows(tmp_path / "p", Preference, "preferences")
 
 
 def test_a_run_that_never_ended_and_a_folder_of_other_things_are_told_apart(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_a_run_that_never_ended_and_a_folder_of_other_things_are_told_apart(tmp_
     with pytest.raises(ZeroDivisionError), writing("edits", Stage(out=folder), {}) as out:
         out.jsonl("data.jsonl", [{"id": "a", "prompt": "x", "original": "y", "edited": "z"}])
         raise ZeroDivisionError
-    readers: list[Any] = [lambda f: sources.read_rows(f, Edit, "edits"), recorded]
+    readers: list[Any] = [lambda f: dataset.read_rows(f, Edit, "edits"), recorded]
     for read in readers:
         with pytest.raises(InputError, match="unfinished run") as caught:
             read(folder)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from tokalign.artifacts.metrics import MetricsLog
+from tokalign.artifacts.workspace import Workspace
+from tokalign.config.options import SupervisedStage
 from tokalign.errors import TokalignError
-from tokalign.knobs import SupervisedStage
-from tokalign.metrics import MetricsLog
-from tokalign.models.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
-from tokalign.models.training import fit, gathered
-from tokalign.workspace import Workspace
+from tokalign.training.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
+from tokalign.training.supervised import fit, gathered
 
 
 class Line(torch.nn.Module):
@@ -179,7 +179,7 @@ def test_sharded_weights_are_put_together_by_the_first_process(tmp_path: Path, p
 
 
 def test_the_log_of_an_earlier_run_survives_a_kill_before_the_next_line(tmp_path: Path) -> None:
-    from tokalign.metrics import MetricsLog
+    from tokalign.artifacts.metrics import MetricsLog
 
     with MetricsLog(Workspace.at(tmp_path)) as log:
         for step in (1, 2, 3):

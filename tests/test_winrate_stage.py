@@ -430,7 +430,7 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_done(there: Path) -
 
 def test_the_best_of_two_is_another_run_than_the_best_of_four() -> None:
     from tests.conftest import ROOT
-    from tokalign.models.answers import Side
+    from tokalign.judges.candidates import Side
 
     hashes = {Side("a", str(ROOT / "data" / "responses-good"), n).lineage()["sha256"] for n in (1, 2, 4)}
     assert len(hashes) == 3

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tokalign import workers
 from tokalign.errors import TokalignError
+from tokalign.runtime import pool
 
 
 def begin(what: str) -> Callable[[int], int]:
@@ -30,23 +30,23 @@ def test_results_come_in_order_and_no_more_than_needed_is_read(n: int) -> None:
             read.append(k)
             yield k
 
-    for done, (part, made) in enumerate(workers.each(parts(), begin, ("work",), n)):
+    for done, (part, made) in enumerate(pool.each(parts(), begin, ("work",), n)):
         assert (part, made) == (done, done * done)
         assert len(read) <= done + 2 * n
 
 
 def test_a_process_that_dies_is_told() -> None:
     with pytest.raises(TokalignError, match="a worker process died"):
-        list(workers.each(range(9), begin, ("die",), 2))
+        list(pool.each(range(9), begin, ("die",), 2))
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_error_in_a_process_is_the_error(n: int) -> None:
     with pytest.raises(ValueError, match="three"):
-        list(workers.each(range(9), begin, ("fail",), n))
+        list(pool.each(range(9), begin, ("fail",), n))
 
 
 def test_few_rows_are_not_worth_a_second_process() -> None:
-    assert workers.how_many(0, 100) == 1
-    assert workers.how_many(3, 100) == 3
-    assert 1 <= workers.how_many(0, 10**9) <= (os.cpu_count() or 1)
+    assert pool.how_many(0, 100) == 1
+    assert pool.how_many(3, 100) == 3
+    assert 1 <= pool.how_many(0, 10**9) <= (os.cpu_count() or 1)

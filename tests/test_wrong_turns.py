@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.forked import run
-from tokalign.config import DiffConfig, EditConfig, TrainRmConfig
+from tokalign.config.stages import DiffConfig, EditConfig, TrainRmConfig
 from tokalign.core.chance import against_chance
 from tokalign.core.intervals import mean_interval
 from tokalign.errors import InputError, UsageError

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_origin, get_ty
 import typer
 from typer.core import TyperGroup
 
-from tokalign import __version__, interrupt
+from tokalign import __version__
 from tokalign.errors import TokalignError, UsageError
+from tokalign.runtime import signals
 
 if TYPE_CHECKING:
-    from tokalign.knobs import Knobs
+    from tokalign.config.options import Knobs
 
 
 UNRESOLVED = 3
@@ -28,7 +29,7 @@ UNRESOLVED = 3
 
 
 class Command(NamedTuple):
-    """A command: the name of its dataclass in :mod:`tokalign.config`, the module whose ``run`` works, its help."""
+    """A command: its dataclass in :mod:`tokalign.config.stages`, the module whose ``run`` works, its help."""
 
     knobs: str
     module: str
@@ -36,7 +37,7 @@ class Command(NamedTuple):
 
     def load_knobs(self) -> "type[Knobs]":
         """The dataclass, imported only when the command is asked for."""
-        found: type[Knobs] = getattr(importlib.import_module("tokalign.config"), self.knobs)
+        found: type[Knobs] = getattr(importlib.import_module("tokalign.config.stages"), self.knobs)
         return found
 
 
@@ -124,7 +125,7 @@ app = typer.Typer(
 
 
 def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
-    from tokalign.knobs import is_required
+    from tokalign.config.options import is_required
 
     hints = get_type_hints(knobs)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -187,8 +188,8 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def _build(name: str, command: Command) -> Any:
-    from tokalign import sandbox
-    from tokalign.knobs import Stage
+    from tokalign.config.options import Stage
+    from tokalign.runtime import sandbox
 
     knobs = command.load_knobs()
 
@@ -226,7 +227,7 @@ def _root(
 
 def main() -> None:
     """Entry point: run a command; errors become one line of what and one of what to do."""
-    interrupt.listen()
+    signals.listen()
     sys.exit(_guarded(app))
 
 

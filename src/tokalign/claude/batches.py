@@ -21,7 +21,7 @@ from tokalign.claude.client import Claude, R, Request, T, check_answer, cost_of,
 from tokalign.claude.journal import Answer, Plan, key_of
 from tokalign.claude.limits import over_the_cap
 from tokalign.claude.prices import Rates
-from tokalign.claude.trouble import Failed, may_have_passed, nap, never_left, patience
+from tokalign.claude.retry import Failed, may_have_passed, nap, never_left, patience
 from tokalign.errors import ServiceError, TokalignError
 
 COUNT, BYTES = 5_000, 32_000_000

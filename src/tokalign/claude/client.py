@@ -18,10 +18,10 @@ import anthropic
 from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.limits import Pace, Purse
 from tokalign.claude.prices import Rates
-from tokalign.claude.trouble import Again, Failed, after_status, may_have_passed, nap, never_left, patience
-from tokalign.disk import check_nesting
+from tokalign.claude.retry import Again, Failed, after_status, may_have_passed, nap, never_left, patience
+from tokalign.config.options import Paid
 from tokalign.errors import ServiceError
-from tokalign.knobs import Paid
+from tokalign.runtime.disk import check_nesting
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,14 +10,14 @@ from typing import Any, Protocol, TypeVar
 import anthropic
 import numpy as np
 
-from tokalign.artifacts import JOURNAL
+from tokalign.artifacts.manifest import JOURNAL
 from tokalign.claude import prices
 from tokalign.claude.client import Claude, Request, tokens_at_most
 from tokalign.claude.journal import Journal, key_of
 from tokalign.claude.prices import BATCH, Estimate
-from tokalign.claude.trouble import Again, Failed, nap, patience
+from tokalign.claude.retry import Again, Failed, nap, patience
+from tokalign.config.options import Paid
 from tokalign.errors import ServiceError
-from tokalign.knobs import Paid
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -43,7 +43,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from tokalign import appendlog
+from tokalign.artifacts import append_log
 
 SENT, ANSWERED, REFUSED, LOST = "sent", "answered", "refused", "lost"
 PLANNED, CREATED, CLOSED = "planned", "created", "closed"
@@ -124,9 +124,9 @@ class Journal:
         self._planned: dict[str, Plan] = {}
         self._synced = time.monotonic()
         self._open: dict[str, float] = {}
-        self._file: BinaryIO = appendlog.open_log(path)
+        self._file: BinaryIO = append_log.open_log(path)
         remedy = "mend it, or pass --discard-journal (what was paid is then paid again)"
-        appendlog.replay(self._file, path, self._take, remedy)
+        append_log.replay(self._file, path, self._take, remedy)
         for key in list(self._open):
             self.lose(key, "the run ended")
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from tokalign.claude.journal import Journal
-from tokalign.claude.trouble import nap
+from tokalign.claude.retry import nap
 from tokalign.errors import BudgetError
 
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")

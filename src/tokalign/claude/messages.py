@@ -10,8 +10,8 @@ from typing import Any
 from tokalign.claude.client import Request
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import tokens
+from tokalign.config.options import Paid
 from tokalign.errors import InputError, UsageError
-from tokalign.knobs import Paid
 
 _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 

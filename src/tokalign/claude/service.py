@@ -5,12 +5,12 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tokalign.artifacts import JOURNAL
+from tokalign.artifacts.manifest import JOURNAL
 from tokalign.claude import prices
 from tokalign.claude.batches import Batched, Batches
 from tokalign.claude.client import Claude, R, T
 from tokalign.claude.journal import Journal
-from tokalign.knobs import Paid
+from tokalign.config.options import Paid
 
 
 @asynccontextmanager

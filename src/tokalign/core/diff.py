@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Indel, LCSseq, Levenshtein
 
-from tokalign.core.blocks import Match, Side, align_blocks
+from tokalign.core.align import Match, Side, align_blocks
 from tokalign.core.words import Ints, Words, bounds, composed, number, split
 
 Tag = Literal["equal", "replace", "insert", "delete"]
@@ -36,7 +36,7 @@ class Way(NamedTuple):
     """How to align.
 
     ``levenshtein`` † replaces, inserts and removes as little as possible (words with the white space before them);
-    ``lcs`` keeps as much as possible; ``blocks`` keeps long runs (see :mod:`tokalign.core.blocks`). The other two are
+    ``lcs`` keeps as much as possible; ``blocks`` keeps long runs (see :mod:`tokalign.core.align`). The other two are
     for blocks alone.
     """
 

@@ -5,20 +5,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tokalign.artifacts.schemas import Edit, Preference
 from tokalign.claude import messages
 from tokalign.claude.client import Claude, Request
+from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
-from tokalign.claude.fences import ABOUT, fence, turns
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
+from tokalign.claude.retry import Failed
 from tokalign.claude.service import worked
-from tokalign.claude.trouble import Failed
-from tokalign.config import EditConfig
-from tokalign.disk import hash_json
+from tokalign.config.stages import EditConfig
+from tokalign.data.dataset import Rows
 from tokalign.editors import Proposal, Verdict
-from tokalign.editors.answers import SCHEMA, Reading, read
-from tokalign.schemas import Edit, Preference
-from tokalign.sources import Rows
+from tokalign.editors.claude_response import SCHEMA, Reading, read
+from tokalign.runtime.disk import hash_json
 
 PROMPT = "edit-1"
 """The version of our own prompt, and the name of its file."""

@@ -1,7 +1,7 @@
 """Edits made elsewhere, taken as they are."""
 
+from tokalign.artifacts.schemas import RecordedEdit
 from tokalign.editors import Proposal
-from tokalign.schemas import RecordedEdit
 
 
 class RecordedEditor:

@@ -1,9 +1,9 @@
 """The playground's rule editor."""
 
+from tokalign.artifacts.schemas import Preference
 from tokalign.editors import Proposal
 from tokalign.errors import InputError
 from tokalign.playground import oracle, rules
-from tokalign.schemas import Preference
 
 
 def knows(row: Preference) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tokalign.schemas import Answer, Prompt
+from tokalign.artifacts.schemas import Answer, Prompt
 
 __all__ = ["ORDERS", "Answer", "Comparison", "Judge", "Pairing", "prefer"]
 

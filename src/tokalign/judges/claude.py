@@ -5,18 +5,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokalign.artifacts.schemas import Judgement
 from tokalign.claude import messages
 from tokalign.claude.client import Claude, Request
+from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
-from tokalign.claude.fences import ABOUT, fence, turns
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
+from tokalign.claude.retry import Failed
 from tokalign.claude.service import worked
-from tokalign.claude.trouble import Failed
-from tokalign.config import EvalWinrateConfig
-from tokalign.disk import hash_json
+from tokalign.config.stages import EvalWinrateConfig
 from tokalign.judges import ORDERS, Pairing
-from tokalign.schemas import Judgement
+from tokalign.runtime.disk import hash_json
 
 PROMPT, RUBRIC = "judge-1", "rubric-1"
 """The versions of our own prompt and criteria, and the names of their files."""

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tokalign.artifacts.schemas import Prompt
 from tokalign.errors import InputError
 from tokalign.judges import Answer, Comparison, prefer
 from tokalign.playground import oracle
-from tokalign.schemas import Prompt
 
 
 class PlaygroundJudge:

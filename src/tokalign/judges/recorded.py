@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from tokalign import sources
-from tokalign.config import EvalWinrateConfig
+from tokalign.artifacts.schemas import Judgement
+from tokalign.config.stages import EvalWinrateConfig
 from tokalign.core.evaluation import Judged
 from tokalign.core.length_control import Gamed
-from tokalign.disk import hash_json
+from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.judges import Pairing
-from tokalign.schemas import Judgement
+from tokalign.runtime.disk import hash_json
 
 _NEEDED = ("generator_1", "generator_2", "preference")
 
 
-def look_up(rows: sources.Rows[Judgement], pairs: Sequence[Pairing], where: str) -> list[Judgement]:
+def look_up(rows: dataset.Rows[Judgement], pairs: Sequence[Pairing], where: str) -> list[Judgement]:
     """The judgements of these pairs, in their order; each in as many orders as it was judged in.
 
     Raises:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from tokalign.artifacts.schemas import Prompt
 from tokalign.judges import Answer, Comparison, prefer
-from tokalign.models.payers import Emitted, Payer
-from tokalign.models.tokenization import Codec
-from tokalign.schemas import Prompt
+from tokalign.models.reward_functions import Emitted, Payer
+from tokalign.models.tokenizer import Codec
 
 _KEPT = 12
 """Sets of texts whose scores are kept."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from tokalign.config.options import Templates
 from tokalign.errors import InputError, UsageError, first_line
-from tokalign.knobs import Templates
 
 Turns = Sequence[Mapping[str, Any]]
 Render = Callable[[str, Turns], str]

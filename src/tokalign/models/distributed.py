@@ -16,10 +16,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from tokalign import interrupt
-from tokalign.artifacts import Manifest
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.writer import Writer
 from tokalign.errors import TokalignError
-from tokalign.writer import Writer
+from tokalign.runtime import signals
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -72,7 +72,7 @@ def one_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Ite
     if word == "failed":
         raise TokalignError("the first process could not begin", remedy="see what it said")
     follower.finished = word if isinstance(word, Manifest) else None
-    with interrupt.patiently():
+    with signals.patiently():
         yield follower
     _part()
 

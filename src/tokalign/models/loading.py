@@ -19,7 +19,7 @@ from transformers import (
 from tokalign.errors import InputError, first_line
 from tokalign.models import lora
 from tokalign.models.heads import model_class
-from tokalign.models.tokenization import Codec
+from tokalign.models.tokenizer import Codec
 
 # Loading and saving are told in our own words.
 transformers.utils.logging.set_verbosity_error()

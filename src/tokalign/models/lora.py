@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from tokalign.config.options import Adapting
 from tokalign.errors import InputError
-from tokalign.knobs import Adapting
 
 _HEADS = ("score", "classifier")
 _OUTPUTS = (*_HEADS, "lm_head", "embed_out")

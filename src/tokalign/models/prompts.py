@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from tokalign.artifacts.schemas import Prompt, Row
+from tokalign.data.rows import Rows
 from tokalign.models.chat_templates import thinks
-from tokalign.models.tokenization import Codec
-from tokalign.rows import Rows
-from tokalign.schemas import Prompt, Row
+from tokalign.models.tokenizer import Codec
 
 
 class Asks(Protocol):
@@ -15,7 +15,7 @@ class Asks(Protocol):
 
     @property
     def prompt(self) -> Prompt:
-        """See :data:`tokalign.schemas.Prompt`."""
+        """See :data:`tokalign.artifacts.schemas.Prompt`."""
 
 
 R = TypeVar("R", bound=Row)

@@ -15,7 +15,7 @@ from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, positions
-from tokalign.models.tokenization import Codec
+from tokalign.models.tokenizer import Codec
 
 
 def class_probs(model: Any, batch: Batch) -> Tensor:

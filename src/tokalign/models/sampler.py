@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tokalign.artifacts.schemas import PromptRow
+from tokalign.config.options import Sampling
+from tokalign.data.rows import Rows
 from tokalign.errors import InputError
-from tokalign.knobs import Sampling
 from tokalign.models.batch import by_length
-from tokalign.models.cache import growing_cache, keep_rows
+from tokalign.models.kv_cache import growing_cache, keep_rows
 from tokalign.models.loading import positions
-from tokalign.models.tokenization import Codec
-from tokalign.rows import Rows
-from tokalign.schemas import PromptRow
+from tokalign.models.tokenizer import Codec
 
 
 @dataclass(frozen=True)

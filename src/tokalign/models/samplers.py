@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from tokalign.config.options import Sampling
 from tokalign.errors import InputError, TokalignError, first_line
-from tokalign.knobs import Sampling
 from tokalign.models.batch import Batch, Pair
 from tokalign.models.loading import positions
 from tokalign.models.policy import reading, response_logprobs
 from tokalign.models.sampler import Sampled, Sampler, draw, numbers, sample
-from tokalign.models.tokenization import Codec
+from tokalign.models.tokenizer import Codec
 
 _PROBES = ("A", "Name a bird that cannot fly, and say why.", "The quick brown fox jumps over the lazy dog. " * 2)
 _TOKENS = 8

@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign.artifacts import MANIFEST, Artifact, Manifest, looks_ours, open_artifact
+from tokalign.artifacts.manifest import MANIFEST, Artifact, Manifest, looks_ours, open_artifact
+from tokalign.artifacts.schemas import Row, TokenRewards
+from tokalign.data.dataset import check_row
+from tokalign.data.readers import read_file
 from tokalign.errors import InputError
-from tokalign.readers import read_file
 from tokalign.report.spans import MOST, Span, clipped, is_whole, rewarded
 from tokalign.report.text import safe
-from tokalign.schemas import Row, TokenRewards
-from tokalign.sources import check_row
 
 
 class Found(NamedTuple):
@@ -110,7 +110,7 @@ def of_kind(found: Sequence[Found], *kinds: str) -> dict[str, list[Found]]:
 
 def labelled(found: Sequence[Found], most: int) -> list[Example]:
     """Examples of edits: one with each set of flaws, while there are any, then others."""
-    from tokalign.tables import look_up_labels
+    from tokalign.artifacts.token_labels import look_up_labels
 
     for f in found:
         if f.manifest.kind != "token-labels":

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from tokalign.artifacts import Artifact
-from tokalign.readers import read_file
+from tokalign.artifacts.manifest import Artifact
+from tokalign.data.readers import read_file
 from tokalign.report.plot import Series
 
 METRICS = {

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokalign import __version__
-from tokalign.config import ReportConfig
+from tokalign.artifacts.outfile import refuse_taken, writing_file
+from tokalign.config.stages import ReportConfig
 from tokalign.errors import InputError
-from tokalign.outfile import refuse_taken, writing_file
 from tokalign.report import collect, curves, lineage, plot, winrates
 from tokalign.report.collect import Found
 from tokalign.report.plot import Series

@@ -18,15 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tokalign import artifacts
-from tokalign.artifacts import Artifact
-from tokalign.config import ShowConfig
+from tokalign.artifacts import manifest as artifacts
+from tokalign.artifacts.manifest import Artifact
+from tokalign.artifacts.schemas import KINDS, TokenRewards
+from tokalign.config.stages import ShowConfig
 from tokalign.errors import InputError, UsageError
 from tokalign.report import collect, tables, winrates
 from tokalign.report.rows import show_row
 from tokalign.report.summary import headline
 from tokalign.report.text import safe
-from tokalign.schemas import KINDS, TokenRewards
 
 Row = dict[str, Any]
 Found = tuple[Row, Callable[[], Row]]
@@ -94,7 +94,7 @@ def _overview(folder: Path, config: ShowConfig) -> None:
 def _rows(artifact: Artifact) -> Iterator[Found]:
     kind = artifact.manifest.kind
     if kind == "token-labels":
-        from tokalign.tables import look_up_labels
+        from tokalign.artifacts.token_labels import look_up_labels
 
         for row, load in look_up_labels(artifact):
             yield row, lambda load=load: load()._asdict()  # type: ignore[misc]

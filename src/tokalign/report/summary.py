@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokalign.artifacts import Manifest
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.schemas import KINDS
 from tokalign.claude.prices import Estimate
-from tokalign.config import EvalWinrateConfig, ReportConfig
+from tokalign.config.options import Stage
+from tokalign.config.stages import EvalWinrateConfig, ReportConfig
 from tokalign.core.chance import Finding, against_chance
-from tokalign.formats import LAYOUTS
-from tokalign.knobs import Stage
+from tokalign.data.layouts import LAYOUTS
 from tokalign.report.text import safe
-from tokalign.schemas import KINDS
 
 NEXT = {
     "preferences": ["tokalign edit {path} --editor rules --out EDITS"],

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokalign.artifacts import Manifest
+from tokalign.artifacts.manifest import Manifest
 from tokalign.report.text import safe
 
 WIDTH = 110

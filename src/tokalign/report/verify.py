@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign.artifacts import JOURNAL, Artifact, Manifest, is_artifact, open_artifact
-from tokalign.config import VerifyConfig
-from tokalign.disk import is_regular, sha256
+from tokalign.artifacts.manifest import JOURNAL, Artifact, Manifest, is_artifact, open_artifact
+from tokalign.config.stages import VerifyConfig
+from tokalign.data.readers import read_file
 from tokalign.errors import InputError, TokalignError
-from tokalign.readers import read_file
 from tokalign.report import collect, tables
+from tokalign.runtime.disk import is_regular, sha256
 
 _CENT = 1e-4
 """US dollars by which the sum in a manifest, which is rounded, may differ."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from tokalign.artifacts import Artifact, Manifest
-from tokalign.readers import read_file
+from tokalign.artifacts.manifest import Artifact, Manifest
+from tokalign.artifacts.schemas import Compared
+from tokalign.data.dataset import check_row
+from tokalign.data.readers import read_file
+from tokalign.data.spreadsheet import quoted
 from tokalign.report import tables
 from tokalign.report.text import safe
-from tokalign.schemas import Compared
-from tokalign.sources import check_row
-from tokalign.spreadsheet import quoted
 
 Rows = list[list[str]]
 

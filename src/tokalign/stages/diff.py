@@ -9,20 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokalign import sources, tables, workers
-from tokalign.artifacts import Manifest
-from tokalign.config import DiffConfig
+from tokalign.artifacts import token_labels
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.resumable import RowFile, group
+from tokalign.artifacts.schemas import Edit
+from tokalign.artifacts.token_labels import Ragged
+from tokalign.artifacts.writer import writing
+from tokalign.config.stages import DiffConfig
 from tokalign.core import diff
 from tokalign.core.diff import Way
 from tokalign.core.words import Words, split
+from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.models.prompts import renderable
-from tokalign.models.tokenization import Codec, Tokens, train_tiny
-from tokalign.progress import Progress
-from tokalign.rowfile import RowFile, group
-from tokalign.schemas import Edit
-from tokalign.tables import Ragged
-from tokalign.writer import writing
+from tokalign.models.tokenizer import Codec, Tokens, train_tiny
+from tokalign.runtime import pool
+from tokalign.runtime.progress import Progress
 
 CHUNK = 1024
 """Rows tokenized and aligned at a time."""
@@ -34,10 +36,10 @@ LONGEST = 10
 
 def run(config: DiffConfig) -> Manifest:
     """Label original and edited of every edited or unchanged row."""
-    edits = sources.read_edits(config.edits, config, config.limit)
+    edits = dataset.read_edits(config.edits, config, config.limit)
     inputs = {"edits": edits.lineage}
     if config.tokenizer != "tiny":
-        inputs["tokenizer"] = sources.model_lineage(config.tokenizer)
+        inputs["tokenizer"] = dataset.model_lineage(config.tokenizer)
 
     with writing("token-labels", config, inputs) as out:
         if out.finished is not None:
@@ -48,12 +50,12 @@ def run(config: DiffConfig) -> Manifest:
         with out.space.saving("tokenizer") as scratch:
             codec.save(scratch)
         with (
-            out.rows("data.arrow", tables.HEAD, tables.TAIL, SHARD) as file,
+            out.rows("data.arrow", token_labels.HEAD, token_labels.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,
             _one_thread(),
         ):
-            n = workers.how_many(config.workers, len(edits) - file.taken)
-            for part, made in workers.each(file.parts(edits, CHUNK), labeller, (codec, config), n):
+            n = pool.how_many(config.workers, len(edits) - file.taken)
+            for part, made in pool.each(file.parts(edits, CHUNK), labeller, (codec, config), n):
                 file.append(made.data, made.rows)
                 file.count(made.counts)
                 file.count_most("longest", made.longest, LONGEST)
@@ -121,7 +123,10 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     longest = _longest([(spans_a, a.rows), (spans_b, b.rows)], int(n_edits.max()))
     top = np.argsort(-longest, kind="stable")[:LONGEST].tolist()
     return Labelled(
-        tables.pack_labels(columns), len(rows), dict(counts), {rows[k].id: int(longest[k]) for k in top if longest[k]}
+        token_labels.pack_labels(columns),
+        len(rows),
+        dict(counts),
+        {rows[k].id: int(longest[k]) for k in top if longest[k]},
     )
 
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from tokalign import sources
-from tokalign.artifacts import Manifest
-from tokalign.config import EditConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.resumable import RowFile, group
+from tokalign.artifacts.schemas import Edit, Preference, RecordedEdit
+from tokalign.artifacts.workspace import PROGRESS
+from tokalign.artifacts.writer import writing
+from tokalign.config.stages import EditConfig
+from tokalign.data import dataset
 from tokalign.editors import Editor, gate
 from tokalign.errors import UsageError
-from tokalign.progress import Progress
-from tokalign.rowfile import RowFile, group
-from tokalign.schemas import Edit, Preference, RecordedEdit
-from tokalign.workspace import PROGRESS
-from tokalign.writer import writing
+from tokalign.runtime.progress import Progress
 
 CHUNK = 256
 """Rows between which a run can be cut."""
@@ -37,7 +37,7 @@ def run(config: EditConfig) -> Manifest | Any:
 
         model_of(config)
         if config.prompt is not None:
-            inputs["prompt"] = sources.file_lineage(config.prompt)
+            inputs["prompt"] = dataset.file_lineage(config.prompt)
             claude.prompt(config.prompt)
         if config.dry_run:
             return asyncio.run(claude.estimated(rows, config))
@@ -54,9 +54,9 @@ def run(config: EditConfig) -> Manifest | Any:
             if config.editor == "claude":
                 usage = asyncio.run(_paid(rows, config, file, bar))
             elif config.editor == "human":
-                from tokalign.editors.human import work
+                from tokalign.editors import human
 
-                for part in file.left(work.edits(rows, config, lambda n: bar.advance(n - bar.done)), CHUNK):
+                for part in file.left(human.edits(rows, config, lambda n: bar.advance(n - bar.done)), CHUNK):
                     _keep(part, file)
             else:
                 editor = _editor(config)
@@ -66,7 +66,7 @@ def run(config: EditConfig) -> Manifest | Any:
         return out.commit(rows.account(failed=failed), _stats(file), usage)
 
 
-def _read(config: EditConfig) -> tuple[sources.Rows[Any], EditConfig]:
+def _read(config: EditConfig) -> tuple[dataset.Rows[Any], EditConfig]:
     """The rows, and who edits them where nobody was named.
 
     Raises:
@@ -76,12 +76,12 @@ def _read(config: EditConfig) -> tuple[sources.Rows[Any], EditConfig]:
     if config.editor == "recorded":
         kind = (RecordedEdit, "edits")
     elif config.editor == "human":
-        from tokalign.editors.human import work
+        from tokalign.editors import human
 
-        kind = work.row_type(config.source)
-    elif config.editor is None and sources.holds_edits(config.source, config):
+        kind = human.row_type(config.source)
+    elif config.editor is None and dataset.holds_edits(config.source, config):
         raise UsageError(f"{config.source} holds edits: of whom?", remedy=_TAKE.format("recorded", "human"))
-    rows = sources.read_rows(config.source, *kind, how=config, limit=config.limit)
+    rows = dataset.read_rows(config.source, *kind, how=config, limit=config.limit)
     if config.editor is None:
         from tokalign.editors import rules
 
@@ -123,7 +123,7 @@ def _edit(row: Any, editor: Editor, config: EditConfig) -> Edit:
     )
 
 
-async def _paid(rows: sources.Rows[Preference], config: EditConfig, file: RowFile, bar: Progress) -> dict[str, Any]:
+async def _paid(rows: dataset.Rows[Preference], config: EditConfig, file: RowFile, bar: Progress) -> dict[str, Any]:
     """Have Claude edit what is left; what it cost."""
     from tokalign.editors import claude
 

@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign import sources
-from tokalign.config import ExportConfig
+from tokalign.artifacts.outfile import refuse_taken, writing_file
+from tokalign.artifacts.schemas import Edit, Preference, Prompt, ResponseRow, Row
+from tokalign.config.stages import ExportConfig
+from tokalign.data import dataset
+from tokalign.data.conversation import as_transcript, is_turns, parsed
+from tokalign.data.spreadsheet import quoted
 from tokalign.errors import UsageError
-from tokalign.outfile import refuse_taken, writing_file
-from tokalign.schemas import Edit, Preference, Prompt, ResponseRow, Row
-from tokalign.spreadsheet import quoted
-from tokalign.turns import as_transcript, is_turns, parsed
 
 Out = dict[str, Any]
 
@@ -61,10 +61,10 @@ def run(config: ExportConfig) -> Exported:
     return Exported(str(config.out), counted["rows"], dict(data.reasons), dict(left_out), data.lineage)
 
 
-def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[sources.Rows[Any], Iterator[Out]]:
+def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[dataset.Rows[Any], Iterator[Out]]:
     """The source, and its rows in the new layout; what that does not hold is counted as they are made."""
     if config.to == "alpaca-eval":
-        data = sources.read_rows(config.source, ResponseRow, "responses", how=config, limit=config.limit)
+        data = dataset.read_rows(config.source, ResponseRow, "responses", how=config, limit=config.limit)
         return data, (_alpaca_eval(r, left_out) for r in data)
     data, pairs = _pairs(config)
     if config.to == "hh-rlhf":
@@ -79,9 +79,9 @@ def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[sources.Rows[An
     return data, made
 
 
-def _pairs(config: ExportConfig) -> tuple[sources.Rows[Any], Callable[[], Iterator[Pair]]]:
-    if not sources.holds_edits(config.source, config):
-        preferences = sources.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
+def _pairs(config: ExportConfig) -> tuple[dataset.Rows[Any], Callable[[], Iterator[Pair]]]:
+    if not dataset.holds_edits(config.source, config):
+        preferences = dataset.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
         return preferences, lambda: (Pair(r, r.id, r.prompt, r.chosen, r.rejected) for r in preferences)
 
     def why_not(edit: Edit) -> str:
@@ -89,7 +89,7 @@ def _pairs(config: ExportConfig) -> tuple[sources.Rows[Any], Callable[[], Iterat
             return f"status {edit.status}"
         return "" if edit.edited.strip() else "empty response"
 
-    edits = sources.read_rows(config.source, Edit, "edits", how=config, limit=config.limit, keep=why_not)
+    edits = dataset.read_rows(config.source, Edit, "edits", how=config, limit=config.limit, keep=why_not)
     return edits, lambda: (Pair(r, r.id, r.prompt, r.edited, r.original) for r in edits)
 
 

@@ -2,25 +2,25 @@
 
 import torch
 
-from tokalign import sources
-from tokalign.artifacts import Manifest
-from tokalign.config import GenerateConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.writer import writing
+from tokalign.config.stages import GenerateConfig
+from tokalign.data import dataset
 from tokalign.models import loading
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, best_of
 from tokalign.models.sampler import CHUNK, answerable, respond_to
 from tokalign.models.samplers import choose
-from tokalign.models.tokenization import Codec
-from tokalign.progress import Progress
-from tokalign.writer import writing
+from tokalign.models.tokenizer import Codec
+from tokalign.runtime.progress import Progress
 
 
 def run(config: GenerateConfig) -> Manifest:
     """Sample ``n`` responses a prompt; keep them all, or the one that the reward model likes best."""
-    data = sources.read_prompts(config.prompts, config.prompt, config, config.limit)
-    inputs = {"prompts": data.lineage, "policy": sources.model_lineage(config.policy, "policy")}
+    data = dataset.read_prompts(config.prompts, config.prompt, config, config.limit)
+    inputs = {"prompts": data.lineage, "policy": dataset.model_lineage(config.policy, "policy")}
     if config.reward_model:
-        inputs["reward_model"] = sources.model_lineage(config.reward_model, "reward-model")
+        inputs["reward_model"] = dataset.model_lineage(config.reward_model, "reward-model")
 
     with writing("responses", config, inputs) as out:
         if out.finished is not None:

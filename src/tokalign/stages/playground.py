@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tokalign.artifacts import Manifest
-from tokalign.config import PlaygroundConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.writer import writing
+from tokalign.config.stages import PlaygroundConfig
 from tokalign.playground.world import World
-from tokalign.writer import writing
 
 Written = dict[str, Manifest]
 

@@ -10,25 +10,28 @@ from typing import Any
 
 import torch
 
-from tokalign import checkpoints, interrupt, sources
-from tokalign.artifacts import Manifest
-from tokalign.config import TrainPpoConfig
-from tokalign.core import hacking
-from tokalign.dashboard import Dashboard
+from tokalign.artifacts import checkpoints
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.metrics import MetricsLog, last_logged
+from tokalign.artifacts.schemas import PromptRow
+from tokalign.artifacts.workspace import CHECKPOINTS, Workspace
+from tokalign.artifacts.writer import Writer, writing
+from tokalign.config.stages import TrainPpoConfig
+from tokalign.core import reward_hacking
+from tokalign.data import dataset
 from tokalign.errors import InputError, StoppedError, UsageError
 from tokalign.judges import Judge
-from tokalign.judges.contest import Contest
-from tokalign.metrics import MetricsLog, last_logged
-from tokalign.models import distributed, loading, payers, ppo_rewards
+from tokalign.models import distributed, loading, reward_functions
 from tokalign.models.distributed import first_says, leads, one_writes
-from tokalign.models.networks import Networks
-from tokalign.models.ppo import Learner
 from tokalign.models.prompts import renderable
-from tokalign.models.rollout import Asked
-from tokalign.models.tokenization import Codec
-from tokalign.schemas import PromptRow
-from tokalign.workspace import CHECKPOINTS, Workspace
-from tokalign.writer import Writer, writing
+from tokalign.models.tokenizer import Codec
+from tokalign.ppo import rewards as ppo_rewards
+from tokalign.ppo.evaluation import Contest
+from tokalign.ppo.networks import Networks
+from tokalign.ppo.rollout import Asked
+from tokalign.ppo.trainer import Learner
+from tokalign.runtime import signals
+from tokalign.runtime.dashboard import Dashboard
 
 LAST = f"{CHECKPOINTS}/last"
 SHOWN = ("reward", "kl", "length", "win_rate")
@@ -37,13 +40,13 @@ SHOWN = ("reward", "kl", "length", "win_rate")
 def run(config: TrainPpoConfig) -> Manifest | None:
     """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
     _refuse(config)
-    data = sources.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
-    inputs = {"prompts": data.lineage, "policy": sources.model_lineage(config.policy, "policy")}
+    data = dataset.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
+    inputs = {"prompts": data.lineage, "policy": dataset.model_lineage(config.policy, "policy")}
     for k, source in enumerate(config.reward_model):
-        inputs["reward_model" if k == 0 else f"reward_model_{k + 1}"] = payers.lineage(source)
+        inputs["reward_model" if k == 0 else f"reward_model_{k + 1}"] = reward_functions.lineage(source)
     heldout = None
     if config.eval_prompts:
-        heldout = sources.read_rows(config.eval_prompts, PromptRow, "prompts")
+        heldout = dataset.read_rows(config.eval_prompts, PromptRow, "prompts")
         inputs["eval_prompts"] = heldout.lineage
 
     follower = Writer(config.out, "policy", config, inputs)
@@ -54,7 +57,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         codec = Codec.load(config.policy, config)
         networks = Networks(config, loading.pick_device(config.device), codec)
         paid_by = ppo_rewards.load(config, codec, networks)
-        readers = [codec, *(p.model.codec for p in paid_by if isinstance(p, payers.ByModel) and p.foreign)]
+        readers = [codec, *(p.model.codec for p in paid_by if isinstance(p, reward_functions.ByModel) and p.foreign)]
         data, notes = renderable(data, readers, config.strict)
         rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
         fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
@@ -161,7 +164,7 @@ def _train(
                 if contest is not None and (step % config.eval_every == 0 or step == config.steps or far):
                     metrics |= contest.hold()
                     at = _judged(at, metrics["win_rate"], learner, space)
-                new = hacking.signs(learner.first, metrics, at.best_win_rate)
+                new = reward_hacking.signs(learner.first, metrics, at.best_win_rate)
                 for name in new.keys() - warned.keys():
                     warned[name] = f"step {step}: {new[name]}"
                     bar.say(f"beware, {warned[name]}; see {space.folder / 'samples'}")
@@ -171,7 +174,7 @@ def _train(
                 if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     _keep_samples(learner, space, step)
                 bar.advance(1, **metrics)
-                signal = distributed.most(interrupt.received())
+                signal = distributed.most(signals.received())
                 if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
                     _save(learner, at, warned, space)
                 if signal:  # all processes end, whichever of them it has reached

@@ -13,24 +13,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokalign import artifacts, sources, tables
-from tokalign.artifacts import Manifest
-from tokalign.config import TrainRmConfig
+from tokalign.artifacts import manifest, token_labels
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts.schemas import Preference, TokenLabels
+from tokalign.artifacts.writer import Writer, writing
+from tokalign.config.stages import TrainRmConfig
 from tokalign.core import rewards
 from tokalign.core.diff import NEVER, Way
+from tokalign.data import dataset
 from tokalign.errors import InputError, KindError, UsageError
-from tokalign.model_files import check_model
-from tokalign.models import evaluation, loading, lora
+from tokalign.models import loading, lora, reward_metrics
 from tokalign.models.batch import Batch, over, pad_rows, room
-from tokalign.models.card import card
 from tokalign.models.distributed import leads, one_writes
-from tokalign.models.preferences import as_labels, texts
+from tokalign.models.model_card import card
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, sequence_scores
-from tokalign.models.tokenization import Codec, same_tokenizer, train_tiny
-from tokalign.models.training import Early, fit
-from tokalign.schemas import Preference, TokenLabels
-from tokalign.writer import Writer, writing
+from tokalign.models.tokenizer import Codec, same_tokenizer, train_tiny
+from tokalign.training.preferences import as_labels, texts
+from tokalign.training.supervised import Early, fit
 
 AT_ONCE = 1000
 """Rows read at a time."""
@@ -42,7 +43,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
     data = _data(config)
     inputs = {data.name: data.lineage}
     if config.model != "tiny":
-        inputs["model"] = sources.model_lineage(config.model)
+        inputs["model"] = dataset.model_lineage(config.model)
 
     follower = Writer(config.out, "reward-model", config, inputs)
     with one_writes(writing("reward-model", config, inputs), follower) as out:
@@ -82,7 +83,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
             codec.save(scratch)
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
-        metrics = evaluation.evaluate(
+        metrics = reward_metrics.evaluate(
             RewardModel(model, codec, config.level), heldout, data.way, partial(room, most=most, cut=config.cut_prompts)
         )
         stats = {"level": config.level, **fitted, **metrics, **({"notes": split.notes} if split.notes else {})}
@@ -108,7 +109,7 @@ def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
         better, worse = sequence_scores(model, batch).chunk(2)
         return rewards.pair_loss(better, worse, total)
 
-    return loss, partial(evaluation.quick, weights=weights, goals=goals)
+    return loss, partial(reward_metrics.quick, weights=weights, goals=goals)
 
 
 def counts(examples: Sequence[dict[str, Any]], config: TrainRmConfig) -> list[float]:
@@ -135,20 +136,20 @@ class Data(NamedTuple):
 
 def _data(config: TrainRmConfig) -> Data:
     folder = Path(config.labels)
-    kind = artifacts.kind_of(folder)
+    kind = manifest.kind_of(folder)
     if kind == "preferences" or (kind is None and config.level == "sequence"):
         return _preferences(config)
     if kind is None:
         remedy = "edit the worse responses and label the edits: tokalign edit, then tokalign diff"
         raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
-    labels = artifacts.open_artifact(folder, "token-labels")
+    labels = manifest.open_artifact(folder, "token-labels")
     check_model(folder / "tokenizer")
     knobs = labels.manifest.config
     return Data(
         "labels",
         {**labels.manifest.lineage(), "path": config.labels},
         lambda: Codec.load(folder / "tokenizer"),
-        lambda *_: islice(tables.iter_labels(labels), config.limit),
+        lambda *_: islice(token_labels.iter_labels(labels), config.limit),
         Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
     )
 
@@ -161,7 +162,7 @@ def _preferences(config: TrainRmConfig) -> Data:
     if config.pairs != "chosen":
         remedy = "leave --pairs out, or edit and label first: tokalign edit, then tokalign diff"
         raise UsageError(f"--pairs {config.pairs}: {config.labels} holds preferences, not edits", remedy=remedy)
-    rows = sources.read_rows(config.labels, Preference, "preferences", how=config, limit=config.limit)
+    rows = dataset.read_rows(config.labels, Preference, "preferences", how=config, limit=config.limit)
 
     def read(codec: Codec, split: Split) -> Iterator[TokenLabels]:
         found, split.notes = renderable(rows, [codec], config.strict)
@@ -206,7 +207,7 @@ def _read(data: Data, config: TrainRmConfig, codec: Codec, most: int) -> Split:
                 split.skipped[over(config, most)] += 1
                 continue
             fitting, chosen = row._replace(prompt_ids=prompt), np.array(c.ids, dtype=np.int32)
-            if evaluation.is_heldout(row, config.heldout):
+            if reward_metrics.is_heldout(row, config.heldout):
                 split.heldout.append(fitting)
                 split.heldout_chosen.append(chosen)
             else:

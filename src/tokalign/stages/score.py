@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from tokalign import sources
-from tokalign.artifacts import Manifest
-from tokalign.config import ScoreConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.resumable import group
+from tokalign.artifacts.schemas import Edit, ResponseRow
+from tokalign.artifacts.writer import writing
+from tokalign.config.stages import ScoreConfig
 from tokalign.core.rewards import project
+from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.models import loading
 from tokalign.models.batch import over, room
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenization import Codec, Encoded
-from tokalign.progress import Progress
-from tokalign.rowfile import group
-from tokalign.schemas import Edit, ResponseRow
-from tokalign.writer import writing
+from tokalign.models.tokenizer import Codec, Encoded
+from tokalign.runtime.progress import Progress
 
 CHUNK = 256
 """Responses rated between two places where a run can be cut, in batches of similar length."""
@@ -28,9 +28,9 @@ CHUNK = 256
 def run(config: ScoreConfig) -> Manifest:
     """Rate responses. Of edits both sides are rated: sample 0 the original, 1 the edited."""
     data = _read(config)
-    inputs = {"responses": data.lineage, "reward_model": sources.model_lineage(config.reward_model, "reward-model")}
+    inputs = {"responses": data.lineage, "reward_model": dataset.model_lineage(config.reward_model, "reward-model")}
     if config.tokenizer:
-        inputs["tokenizer"] = sources.model_lineage(config.tokenizer)
+        inputs["tokenizer"] = dataset.model_lineage(config.tokenizer)
 
     with writing("token-rewards", config, inputs) as out:
         if out.finished is not None:
@@ -60,13 +60,13 @@ def run(config: ScoreConfig) -> Manifest:
         return out.commit(account, stats | ({"notes": notes} if notes else {}))
 
 
-def _read(config: ScoreConfig) -> sources.Rows[Any]:
-    if sources.holds_edits(config.responses, config):
-        return sources.read_edits(config.responses, config, config.limit)
-    return sources.read_rows(config.responses, ResponseRow, "responses", "sft", how=config, limit=config.limit)
+def _read(config: ScoreConfig) -> dataset.Rows[Any]:
+    if dataset.holds_edits(config.responses, config):
+        return dataset.read_edits(config.responses, config, config.limit)
+    return dataset.read_rows(config.responses, ResponseRow, "responses", "sft", how=config, limit=config.limit)
 
 
-def _responses(data: sources.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
+def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
     """Rows as responses, and how many those are."""
     if not isinstance(next(iter(data)), Edit):
         return data, len(data)

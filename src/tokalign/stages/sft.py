@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokalign import sources
-from tokalign.artifacts import Manifest
-from tokalign.config import TrainSftConfig
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.schemas import Edit, Row, Sft
+from tokalign.artifacts.writer import Writer, writing
+from tokalign.config.stages import TrainSftConfig
+from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.models import loading, lora
 from tokalign.models.batch import Batch, over
 from tokalign.models.distributed import leads, one_writes
 from tokalign.models.policy import response_logprobs
 from tokalign.models.prompts import renderable
-from tokalign.models.tokenization import Codec, train_tiny
-from tokalign.models.training import fit
-from tokalign.schemas import Edit, Row, Sft
-from tokalign.writer import Writer, writing
+from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.training.supervised import fit
 
 
 def run(config: TrainSftConfig) -> Manifest | None:
@@ -26,7 +26,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
     data = _read(config)
     inputs = {"data": data.lineage}
     if config.model != "tiny":
-        inputs["model"] = sources.model_lineage(config.model)
+        inputs["model"] = dataset.model_lineage(config.model)
 
     with one_writes(writing("policy", config, inputs), Writer(config.out, "policy", config, inputs)) as out:
         if out.finished is not None:
@@ -81,10 +81,10 @@ def run(config: TrainSftConfig) -> Manifest | None:
         return out.commit(data.account(skipped.items()), stats)
 
 
-def _read(config: TrainSftConfig) -> sources.Rows[Any]:
-    if sources.holds_edits(config.data, config):
-        return sources.read_rows(config.data, Edit, "edits", how=config, limit=config.limit, keep=_why_not)
-    return sources.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
+def _read(config: TrainSftConfig) -> dataset.Rows[Any]:
+    if dataset.holds_edits(config.data, config):
+        return dataset.read_rows(config.data, Edit, "edits", how=config, limit=config.limit, keep=_why_not)
+    return dataset.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
 
 
 def _why_not(edit: Edit) -> str:

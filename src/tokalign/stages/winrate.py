@@ -8,19 +8,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tokalign import artifacts, sources
-from tokalign.artifacts import Manifest
-from tokalign.config import EvalWinrateConfig
+from tokalign.artifacts import manifest
+from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.resumable import RowFile
+from tokalign.artifacts.schemas import Judgement, PromptRow
+from tokalign.artifacts.writer import Writer, writing
+from tokalign.config.stages import EvalWinrateConfig
 from tokalign.core import evaluation, length_control, winrate
 from tokalign.core.evaluation import Control, Judged
+from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.judges import ORDERS, Answer, Judge, Pairing
-from tokalign.models import answers
-from tokalign.models.answers import REFERENCE, Side
-from tokalign.progress import Progress
-from tokalign.rowfile import RowFile
-from tokalign.schemas import Judgement, PromptRow
-from tokalign.writer import Writer, writing
+from tokalign.judges import candidates as answers
+from tokalign.judges.candidates import REFERENCE, Side
+from tokalign.runtime.progress import Progress
 
 CHUNK = 1000
 """Judgements between which a run can be cut."""
@@ -33,19 +34,19 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
     inputs: dict[str, dict[str, Any]] = {}
     for name in ("rubric", "difficulty", "annotations"):
         if (file := getattr(config, name)) is not None:
-            inputs[name] = sources.file_lineage(file)
+            inputs[name] = dataset.file_lineage(file)
     if config.annotations is not None:
         return _annotated(config, config.annotations, inputs)
     data, sides = _read(config)
     inputs["prompts"] = data.lineage
     inputs |= {s.name if s.name == REFERENCE else f"candidate {s.name}": s.lineage() for s in sides}
     for k, model in enumerate(config.reward_model):
-        from tokalign.models import payers
+        from tokalign.models import reward_functions
 
-        inputs[f"reward_model_{k + 1}" if k else "reward_model"] = payers.lineage(model)
+        inputs[f"reward_model_{k + 1}" if k else "reward_model"] = reward_functions.lineage(model)
     recorded = None
     if config.judge == "recorded":
-        recorded = sources.read_rows(config.judgements or "", Judgement, "judgements")
+        recorded = dataset.read_rows(config.judgements or "", Judgement, "judgements")
         inputs["judgements"] = recorded.lineage
     if config.judge == "claude":
         from tokalign.judges import claude
@@ -76,7 +77,7 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
         return _commit(config, judged, told, shown, out, data, notes)
 
 
-def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side]]:
+def _read(config: EvalWinrateConfig) -> tuple[dataset.Rows[PromptRow], list[Side]]:
     """The prompts, and who answers them, the reference first."""
     no_prompts = config.prompts is None and not config.prompt
     if no_prompts or config.reference is None or not config.candidate:
@@ -98,7 +99,7 @@ def _read(config: EvalWinrateConfig) -> tuple[sources.Rows[PromptRow], list[Side
         sides.append(answers.side(name, path))
     if any(s.n > 1 for s in sides) and not config.reward_model:
         raise UsageError("the best of several needs --reward-model", remedy="name the one that picks")
-    return sources.read_prompts(config.prompts, config.prompt, config, config.limit), sides
+    return dataset.read_prompts(config.prompts, config.prompt, config, config.limit), sides
 
 
 def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[Answer]]) -> list[Pairing]:
@@ -119,10 +120,10 @@ def _local(config: EvalWinrateConfig) -> Judge | None:
         return PlaygroundJudge()
     if config.judge == "reward":
         from tokalign.judges.reward import RewardJudge
-        from tokalign.models import loading, payers
+        from tokalign.models import loading, reward_functions
 
         device = str(loading.pick_device(config.device))
-        paid_by, codec = payers.apart(config.reward_model, config.dtype, device)
+        paid_by, codec = reward_functions.apart(config.reward_model, config.dtype, device)
         return RewardJudge(paid_by, [1.0] * len(paid_by), codec, config.dtype, config.batch_size)
     return None
 
@@ -131,7 +132,7 @@ def _judge(
     config: EvalWinrateConfig,
     judge: Judge | None,
     pairs: list[Pairing],
-    recorded: sources.Rows[Judgement] | None,
+    recorded: dataset.Rows[Judgement] | None,
     nested: Writer,
 ) -> None:
     """Write a judgement of every pair, in every order it is shown in."""
@@ -147,7 +148,7 @@ def _judge(
 
 
 def _by_others(
-    config: EvalWinrateConfig, judge: Judge | None, recorded: sources.Rows[Judgement] | None, pairs: list[Pairing]
+    config: EvalWinrateConfig, judge: Judge | None, recorded: dataset.Rows[Judgement] | None, pairs: list[Pairing]
 ) -> Iterable[Judgement]:
     if judge is not None:
         return _compared(config, judge, pairs)
@@ -190,7 +191,7 @@ async def _paid(config: EvalWinrateConfig, pairs: list[Pairing], file: RowFile) 
     return money
 
 
-def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: list[Side]) -> Any:
+def _estimated(config: EvalWinrateConfig, data: dataset.Rows[PromptRow], sides: list[Side]) -> Any:
     from tokalign.judges import claude
 
     if absent := [s.name for s in sides if not s.is_there]:
@@ -205,7 +206,7 @@ def _estimated(config: EvalWinrateConfig, data: sources.Rows[PromptRow], sides: 
 def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[Answer]]) -> dict[str, Judged]:
     """Judgements by candidate, in the order in which these were named, and prompt."""
     given: dict[tuple[str, str], dict[str, list[float | None]]] = {}
-    for j in sources.read_rows(folder, Judgement, "judgements"):
+    for j in dataset.read_rows(folder, Judgement, "judgements"):
         given.setdefault((j.candidate, j.id), {}).setdefault(j.order, []).append(j.preference)
     lengths = {name: [len(a.text) for a in said] for name, said in texts.items()}
     found = {}
@@ -241,7 +242,7 @@ def _commit(
     told: dict[str, Any],
     shown: Iterable[dict[str, Any]],
     out: Writer,
-    data: sources.Rows[PromptRow] | None = None,
+    data: dataset.Rows[PromptRow] | None = None,
     notes: Sequence[str] = (),
 ) -> Manifest:
     """The numbers, as ``data.json`` and in the manifest; and what was compared, with the preferences, for the eye."""
@@ -256,7 +257,7 @@ def _commit(
         path.write_text(json.dumps({"candidates": candidates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": told}
     made = out.folder / "judgements"
-    below = Manifest.read(made) if artifacts.is_artifact(made) else None
+    below = Manifest.read(made) if manifest.is_artifact(made) else None
     failed, usage = (below.rows.get("failed", 0), dict(below.usage)) if below else (0, {})
     left_out = {"skipped": data.reasons.total(), "reasons": dict(data.reasons)} if data and data.reasons else {}
     account = {"in": rows + data.reasons.total() if data else rows, "out": rows, "failed": failed, **left_out}

@@ -1,0 +1,6 @@
+"""``python -m tokalign``."""
+
+from tokalign.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Arrow files of ``token-labels``: packed in batches, read back as rows."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokalign.artifacts.manifest import Artifact
+from tokalign.artifacts.schemas import TokenLabels
+from tokalign.errors import InputError
+
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_IDS, _LABELS = pa.list_(pa.int32()), pa.list_(pa.int8())
+_OFFSETS = pa.list_(pa.list_(pa.int32(), 2))
+LABELS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", pa.list_(_TURN)),
+        ("original", pa.string()),
+        ("edited", pa.string()),
+        ("chosen", pa.string()),
+        ("categories", pa.list_(pa.string())),
+        ("similarity", pa.float32()),
+        ("prompt_ids", _IDS),
+        *((f"{side}_{name}", kind) for side in ("original", "edited") for name, kind in (
+            ("ids", _IDS), ("labels", _LABELS), ("offsets", _OFFSETS), ("spans", _IDS),
+        )),
+    ]
+)  # fmt: skip
+
+
+HEAD: bytes = LABELS_SCHEMA.serialize().to_pybytes()
+TAIL = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""An Arrow IPC stream is the schema's message, those of the batches one after the other, and an end mark."""
+
+
+class Ragged(NamedTuple):
+    """A column of lists: their ``values`` one after the other, list ``k`` being ``rows[k]:rows[k + 1]``."""
+
+    values: NDArray[Any]
+    rows: NDArray[Any]
+
+
+def pack_labels(columns: Mapping[str, Any]) -> bytes:
+    """One batch of rows, as it stands between :data:`HEAD` and :data:`TAIL` in a file.
+
+    Args:
+        columns: every column of :data:`LABELS_SCHEMA`, a list of values or a :class:`Ragged`.
+    """
+    arrays = [_array(columns[field.name], field.type) for field in LABELS_SCHEMA]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=LABELS_SCHEMA)
+    return batch.serialize().to_pybytes()  # type: ignore[no-any-return, unused-ignore]
+
+
+def _array(column: Any, kind: Any) -> Any:
+    if not isinstance(column, Ragged):
+        return pa.array(column, type=kind)
+    values = pa.array(column.values.ravel())
+    if pa.types.is_fixed_size_list(kind.value_type):
+        values = pa.FixedSizeListArray.from_arrays(values, kind.value_type.list_size)
+    return pa.ListArray.from_arrays(pa.array(column.rows.astype(np.int32)), values.cast(kind.value_type))
+
+
+def read_labels(labels: Artifact, limit: int | None = None) -> list[TokenLabels]:
+    """Rows of a ``token-labels`` artifact.
+
+    Raises:
+        InputError: a file is damaged, or has other columns or rows than it should.
+    """
+    return list(islice(iter_labels(labels), limit))
+
+
+def iter_labels(labels: Artifact) -> Iterator[TokenLabels]:
+    """:func:`read_labels`, a batch of rows at a time."""
+    for batch in _batches(labels):
+        yield from (TokenLabels(**row) for row in batch.to_pylist())
+
+
+def look_up_labels(labels: Artifact) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
+    """Every row without what it says of tokens, and what loads the whole of it: cheap where few rows are wanted."""
+    light = [field.name for field in LABELS_SCHEMA if not field.name.startswith(("prompt_", "original_", "edited_"))]
+    for batch in _batches(labels):
+        for k, row in enumerate(batch.select(light).to_pylist()):
+            yield row, partial(_load, batch, k)
+
+
+def _load(batch: Any, k: int) -> TokenLabels:
+    return TokenLabels(**batch.slice(k, 1).to_pylist()[0])
+
+
+def _batches(labels: Artifact) -> Iterator[Any]:
+    for path in labels.find("data*.arrow"):
+        yield from batches(path)
+
+
+def batches(path: Path) -> Iterator[Any]:
+    """The batches of a file of labels, each checked before it is used: a damaged one would end the interpreter.
+
+    Raises:
+        InputError: the file is damaged, or holds other columns.
+    """
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            if stream.schema.remove_metadata() != LABELS_SCHEMA:
+                missing = sorted(set(LABELS_SCHEMA.names) - set(stream.schema.names))
+                problem = f"columns are missing: {missing}" if missing else "columns of other types"
+                raise InputError(problem, where=str(path), remedy="make it again: tokalign diff")
+            for batch in stream:
+                batch.validate(full=True)
+                _check_lengths(batch, path)
+                yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e
+
+
+def _check_lengths(batch: Any, path: Path) -> None:
+    """Ids, labels, offsets and spans of a side are of equal number in every row, and nothing is missing.
+
+    Raises:
+        InputError: they are not.
+    """
+    for name in LABELS_SCHEMA.names:
+        if batch[name].null_count and name != "chosen":
+            raise InputError("a value is missing", where=str(path), field=name, remedy="make it again")
+    for side in ("original", "edited"):
+        ids = pc.list_value_length(batch[f"{side}_ids"])
+        for name in ("labels", "offsets", "spans"):
+            if not pc.list_value_length(batch[f"{side}_{name}"]).equals(ids):
+                problem = f"another number of {name} than of ids"
+                raise InputError(problem, where=str(path), field=f"{side}_{name}", remedy="make it again")

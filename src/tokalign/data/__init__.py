@@ -1,0 +1,1 @@
+"""Rows of others and of ours: files, layouts, conversations."""

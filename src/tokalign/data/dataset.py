@@ -1,0 +1,246 @@
+"""Reading what commands take: artifacts of ours, plain files of rows, foreign layouts, datasets on the hub.
+
+Every row is validated before any is used: a fault of the file, or of a row in our own layout, raises
+:class:`InputError` with ``file:line`` and field; an unusable row of a foreign layout is skipped and its reason
+counted. Then rows are read again as they are used, so memory does not grow with them. The layout is that of the file
+as a whole, told from its first rows.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tokalign.artifacts import manifest
+from tokalign.artifacts.manifest import Artifact
+from tokalign.artifacts.migrations import migrate
+from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts.schemas import KINDS, Edit, PromptRow, Row
+from tokalign.config.options import Foreign
+from tokalign.data import files, layouts, readers
+from tokalign.data.columns import Shape
+from tokalign.data.files import File
+from tokalign.data.layouts import LAYOUTS, Skip
+from tokalign.data.readers import Placed
+from tokalign.data.rows import Item, Rows, check_row, foreign, ours, required
+from tokalign.errors import InputError, KindError, UsageError
+from tokalign.runtime.disk import hash_json, sha256
+
+__all__ = [
+    "Rows",
+    "check_row",
+    "file_lineage",
+    "holds_edits",
+    "is_rows",
+    "model_lineage",
+    "read_edits",
+    "read_prompts",
+    "read_rows",
+]
+R = TypeVar("R", bound=Row)
+SAMPLE = 50
+"""Rows by which a layout is told."""
+
+
+def read_rows(
+    path: str | Path,
+    row: type[R],
+    *kinds: str,
+    how: Foreign | None = None,
+    limit: int | None = None,
+    keep: Callable[[R], str] = lambda _: "",
+) -> Rows[R]:
+    """Rows of an artifact of one of ``kinds``, a file or a dataset, with the columns of ``row`` or a foreign layout.
+
+    Plain rows without an id are called ``row-0, row-1, …``. Foreign ones keep an id of their own that no other has; the
+    others are called by their layout, ``hh-0, hh-1, …``. ``keep`` says why a valid row is skipped all the same; ""
+    keeps it.
+
+    Raises:
+        InputError: nothing is there, or a row is not valid.
+        KindError: an artifact of another kind.
+    """
+    how = how or Foreign()
+    return _rows(_open(str(path), kinds, how), row, how, limit, keep)
+
+
+def read_prompts(path: str | None, given: Sequence[str], how: Foreign, limit: int | None = None) -> Rows[PromptRow]:
+    """Prompts of an artifact, a file or a dataset, or those that stand on the command line.
+
+    Raises:
+        UsageError: neither is there, or both, or a prompt says nothing.
+        InputError: as :func:`read_rows`.
+    """
+    if bool(given) == (path is not None):
+        remedy = "name a file or an artifact of prompts, - for standard input, or --prompt TEXT"
+        raise UsageError("prompts from two places" if given else "no prompts", remedy=remedy)
+    if path is not None:
+        return read_rows(path, PromptRow, "prompts", how=how, limit=limit)
+    if not all(text.strip() for text in given):
+        raise UsageError("--prompt is empty", remedy="say something")
+    lineage = {"kind": "prompts", "version": None, "sha256": f"text:{hash_json(list(given))}", "path": "--prompt"}
+    made = Source(lambda: ((f"--prompt {n}", {"prompt": text}) for n, text in enumerate(given, 1)), lineage)
+    return _rows(made, PromptRow, Foreign(format="tokalign"), limit)
+
+
+def _rows(
+    source: "Source", row: type[R], how: Foreign, limit: int | None, keep: Callable[[R], str] = lambda _: ""
+) -> Rows[R]:
+    placed, lineage, text = source
+    plain = lineage["version"] is None
+    name: str = how.format if plain else "tokalign"
+    shape = _shape(placed, limit, text) if plain else Shape(())
+    if name == "auto":
+        name = _layout(shape, row)
+    shared: set[int] = set()
+
+    def items() -> Iterator[Item[R]]:
+        some = islice(placed(), limit)
+        found = ours(some, row, text, plain) if name == "tokalign" else foreign(some, row, name, how, spelt, shared)
+        for at, item in found:
+            reason = "" if isinstance(item, Skip) else keep(item)
+            yield at, Skip(reason) if reason else item
+
+    if name == "tokalign":
+        return Rows(items, lineage)
+    spelt = layouts.spelt_out(shape) if text else frozenset[str]()
+    remedy = f"layout {name}: a row needs {LAYOUTS[name].columns}; the columns are {', '.join(shape.kinds)[:300]}"
+    return Rows(items, {**lineage, "kind": name}, shared, f"{remedy}; see --format")
+
+
+def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None = None) -> Rows[Edit]:
+    """Edits that stand; the others are skipped, by status.
+
+    Raises:
+        InputError: as :func:`read_rows`, or none stands.
+    """
+    return read_rows(path, Edit, "edits", how=how, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}")
+
+
+def holds_edits(path: str | Path, how: Foreign) -> bool:
+    """Whether an input, of which edits are only one kind that a command takes, holds edits.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if Path(path).is_dir() and manifest.is_artifact(Path(path)):
+        return manifest.kind_of(Path(path)) == "edits"
+    if how.format not in ("auto", "tokalign"):
+        return how.format == "qa-feedback"
+    shape = _shape(_open(str(path), ("edits",), how).rows, None, False)
+    ours = shape.has(*required(Edit)) and not shape.has("response")
+    return ours or (how.format == "auto" and layouts.detect(shape) == "qa-feedback")
+
+
+def is_rows(path: str) -> bool:
+    """Whether a path is of rows that are no artifact: a file, something called like one, or a folder of files."""
+    here = Path(path)
+    if not here.is_dir():
+        return here.is_file() or files.has_known_name(path)
+    return not manifest.is_artifact(here) and files.holds_rows(here)
+
+
+def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
+    """Lineage of a model: an artifact of ours, a folder of files, or a hub id (known by its name alone).
+
+    Raises:
+        InputError: it is damaged, or of a kind that hangs or floods who loads it.
+    """
+    folder = Path(path)
+    if manifest.is_artifact(folder):
+        lineage = manifest.open_artifact(folder, *kinds).manifest.lineage()
+        check_model(folder)
+        return {**lineage, "path": path}
+    if folder.is_dir():
+        if (folder / manifest.PLAN).is_file():
+            raise InputError("an unfinished run", where=path, remedy="run the command that makes it again")
+        check_model(folder)
+        hashes = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+        return {"kind": "model", "version": None, "sha256": hash_json(hashes), "path": path}
+    return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
+
+
+def file_lineage(file: Path) -> dict[str, Any]:
+    """Lineage of a file that is taken as it is.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file))
+    return {"kind": "file", "version": None, "sha256": sha256(file), "path": str(file)}
+
+
+class Source(NamedTuple):
+    """What reads the raw rows (each time anew), and where they are from."""
+
+    rows: Callable[[], Iterator[Placed]]
+    lineage: dict[str, Any]
+    """Its version is null unless they are ours."""
+    cells: bool = False
+    """Whether they are of CSV, where all is text."""
+
+
+def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> Source:
+    source = Path(path)
+    lineage: dict[str, Any] = {"kind": kinds[0], "version": None, "path": path}
+    if path == files.STDIN:
+        spooled = files.spooled(sys.stdin.buffer)
+        return _files([files.look(spooled, "stdin")], {**lineage, "sha256": f"stdin:{sha256(spooled)}"})
+    if source.is_dir():
+        others = not manifest.is_artifact(source) and not (source / manifest.PLAN).is_file()
+        if others and (shards := files.shards(source, how.split)):
+            hashes = {p.name: sha256(p) for p in shards}
+            return _files([files.look(p) for p in shards], {**lineage, "sha256": hash_json(hashes)})
+        return _ours_of(source, kinds)
+    if readers.is_hub_id(path):
+        commit = readers.hub_commit(path, how.revision)
+        lineage["sha256"] = f"hub:{commit}:{how.subset or ''}:{how.split}"
+        return Source(lambda: readers.read_hub(path, commit, how.subset, how.split), lineage)
+    file = files.look(source)
+    return _files([file], {**lineage, "sha256": sha256(source)})
+
+
+def _files(found: Sequence[File], lineage: dict[str, Any]) -> Source:
+    return Source(lambda: chain.from_iterable(readers.read(f) for f in found), lineage, found[0].kind == "csv")
+
+
+def _ours_of(folder: Path, kinds: tuple[str, ...]) -> Source:
+    artifact = _artifact(folder, *kinds)
+    kind, version, data = artifact.manifest.kind, artifact.manifest.version, artifact.file("data.jsonl")
+
+    def migrated() -> Iterator[Placed]:
+        for at, raw in readers.read_file(data):
+            yield at, migrate(kind, version, KINDS[kind].version, raw)
+
+    return Source(migrated, {**artifact.manifest.lineage(), "path": str(folder)})
+
+
+def _artifact(folder: Path, *kinds: str) -> Artifact:
+    if manifest.is_artifact(folder):
+        return manifest.open_artifact(folder, *kinds)
+    made_by = KINDS[kinds[0]].made_by
+    if (folder / manifest.PLAN).is_file():
+        raise InputError("an unfinished run", where=str(folder), remedy=f"finish it first: {made_by}")
+    remedy = f"make one: {made_by}; or give the files of rows in it by name"
+    raise KindError(f"not an artifact (no {manifest.MANIFEST})", where=str(folder), remedy=remedy)
+
+
+def _shape(placed: Callable[[], Iterator[Placed]], limit: int | None, text: bool) -> Shape:
+    """What the columns hold, by the first rows; a fault among them is told when its turn comes."""
+    rows: list[dict[str, Any]] = []
+    with suppress(InputError):
+        rows.extend(raw for _, raw in islice(placed(), SAMPLE if limit is None else min(limit, SAMPLE)))
+    return Shape(rows, text)
+
+
+def _layout(shape: Shape, row: type[Row]) -> str:
+    """Which layout a file has: ours if it has our columns, else the first that fits."""
+    if "prompt" not in row.model_fields:
+        return "tokalign"
+    ours = shape.has(*required(row)) and shape.kinds.get("chosen") not in ("turns", "object", "list")
+    found = layouts.detect(shape)
+    marked = row is PromptRow and found in ("nectar", "helpsteer")  # a talk within the text of the prompt
+    return found if found and (marked or not ours) else "tokalign"

@@ -1,0 +1,1 @@
+"""PPO: rollouts, networks, updates, evaluation."""

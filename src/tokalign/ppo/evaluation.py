@@ -1,0 +1,71 @@
+"""A policy in training against the one it started from."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tokalign.artifacts.schemas import PromptRow
+from tokalign.core import winrate
+from tokalign.judges import Answer, Judge
+from tokalign.models import distributed
+from tokalign.models.sampler import Sampler, new_seeds, respond
+from tokalign.models.tokenizer import Codec
+from tokalign.ppo.networks import Networks
+
+
+class Contest:
+    """Both answer the same held-out prompts, with fixed seeds; several processes share the answering.
+
+    Raises:
+        InputError: the judge cannot judge these prompts.
+    """
+
+    def __init__(
+        self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Judge, sampler: Sampler
+    ) -> None:
+        self.networks, self.codec, self.judge, self.sampler = networks, codec, judge, sampler
+        knobs = networks.config
+        prompts = [r.prompt for r in rows]
+        found = list(zip(prompts, codec.prompts(prompts), strict=True))
+        fitting = [(p, ids) for p, ids in found if len(ids) + knobs.max_new_tokens <= knobs.max_length]
+        self.prompts, self.ids = [p for p, _ in fitting], [ids for _, ids in fitting]
+        self.left_out = len(rows) - len(fitting)
+        """Prompts that leave no room for a response."""
+        with networks.reference() as policy:
+            self.reference = self._respond(policy, networks.config.seed + 1)
+        self._verdict(self.reference)  # what a judge has to object is said before anything is trained
+
+    def hold(self) -> dict[str, float]:
+        """Win rate in percent, and its standard error."""
+        with self.networks.sampling() as policy:
+            answers = self._respond(policy, self.networks.config.seed + 2)
+        result = winrate.win_rate(self._verdict(answers))
+        return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
+
+    def _verdict(self, answers: Sequence[Answer]) -> list[float]:
+        """Preferences, one a prompt."""
+
+        def compared() -> list[float]:
+            return [c.preference for c in self.judge.compare(self.prompts, self.reference, answers)]
+
+        if not distributed.sharded():
+            return distributed.first_says(compared)
+        verdict = compared()  # a reward model of which each process holds a part needs them all
+        return distributed.first_says(lambda: verdict)
+
+    def _respond(self, policy: Any, seed: int) -> list[Answer]:
+        knobs = self.networks.config
+        seeds = new_seeds(len(self.ids), torch.Generator().manual_seed(seed))
+        mine = distributed.deal(range(len(self.ids)))
+        drawn = respond(
+            policy,
+            self.codec,
+            [self.ids[i] for i in mine],
+            knobs,
+            [seeds[i] for i in mine],
+            knobs.sample_batch or math.ceil(knobs.batch_size / distributed.world()),
+            self.sampler,
+        )
+        return distributed.gathered([(i, Answer(*one)) for i, one in zip(mine, drawn, strict=True)])

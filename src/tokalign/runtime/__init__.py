@@ -1,0 +1,1 @@
+"""How a command runs: signals, progress, processes, limits."""

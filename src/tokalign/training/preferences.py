@@ -1,0 +1,39 @@
+"""Preferences as rows that a sequence-level reward model learns from: no edit, and so no label, is between them."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from tokalign.artifacts.schemas import Preference, TokenLabels
+from tokalign.models.tokenizer import Codec
+
+AT_ONCE = 1000
+"""Rows tokenized at a time."""
+
+
+def as_labels(rows: Iterable[Preference], codec: Codec) -> Iterator[TokenLabels]:
+    """Each pair as a row of labels whose rejected response nobody edited."""
+    left = iter(rows)
+    while part := list(islice(left, AT_ONCE)):
+        prompts, rejected = codec.prompts([r.prompt for r in part]), codec.responses([r.rejected for r in part])
+        for row, prompt, response in zip(part, prompts, rejected, strict=True):
+            side: dict[str, Any] = {"ids": list(response.ids), "offsets": [list(o) for o in response.offsets]}
+            side |= {"labels": [0] * len(response.ids), "spans": [0] * len(response.ids)}
+            yield TokenLabels(
+                id=row.id,
+                prompt=[{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt,
+                original=row.rejected,
+                edited=row.rejected,
+                chosen=row.chosen,
+                categories=[],
+                similarity=1.0,
+                prompt_ids=list(prompt),
+                **{f"{name}_{key}": value for name in ("original", "edited") for key, value in side.items()},
+            )
+
+
+def texts(rows: Iterable[Preference]) -> Iterator[str]:
+    """All that is said in them."""
+    for r in rows:
+        yield from (r.chosen, r.rejected)
+        yield from [r.prompt] if isinstance(r.prompt, str) else [t["content"] for t in r.prompt]
