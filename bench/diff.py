@@ -20,8 +20,9 @@ from typing import Any
 from tokalign import __version__
 from tokalign.artifacts.schemas import Edit
 from tokalign.config.stages import DiffConfig
-from tokalign.core.diff import similarity
+from tokalign.core.diff import AlignOptions, similarity
 from tokalign.core.words import split
+from tokalign.models import labelling
 from tokalign.models.tokenizer import Codec, Tokens, train_tiny
 from tokalign.playground.world import World
 from tokalign.stages import diff
@@ -149,7 +150,8 @@ def main() -> None:
 
             def compare(part: Any, config: DiffConfig = config) -> None:
                 originals, editeds, a, b = part
-                diff.compare(split(originals), split(editeds), a, b, config)
+                options = AlignOptions(config.align, config.merge, config.whole_sentence)
+                labelling.compare(split(originals), split(editeds), a, b, options, config.unit, config.omissions)
 
             took, compared = (seconds(partial(each, *work)) / n for work in ((parts, label), (ready, compare)))
             ratios = {

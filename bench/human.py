@@ -84,7 +84,7 @@ def main() -> None:
             text = " ".join([*words[:place], "changed", *words[place + 1 :]])
             live.append(seconds(lambda text=text: few.ask("POST", "/api/diff", {"at": 0, "text": text})))  # type: ignore[misc]
             pure.append(
-                seconds(lambda text=text: diff.compare_words(split([few.text]), split([text]), diff.Way()))  # type: ignore[misc]
+                seconds(lambda text=text: diff.compare_words(split([few.text]), split([text]), diff.AlignOptions()))  # type: ignore[misc]
             )
         steps: dict[str, list[float]] = {"few": [], "many": []}
         for k in range(args.times):

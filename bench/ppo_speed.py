@@ -32,7 +32,7 @@ from tokalign.models.samplers import generate
 from tokalign.models.tokenizer import Codec
 from tokalign.ppo import rewards
 from tokalign.ppo.networks import Networks
-from tokalign.ppo.rollout import Asked
+from tokalign.ppo.rollout import PromptItem
 from tokalign.ppo.trainer import Learner
 
 BATCH, EPOCHS, MINIBATCHES, LONGEST = 64, 2, 2, 96
@@ -42,7 +42,7 @@ PARTS = ("rollout", "scoring", "update")
 Steps = list[dict[str, float]]
 
 
-def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model: str) -> Steps:
+def ours(args: argparse.Namespace, prompts: list[PromptItem], steps: int, value_model: str) -> Steps:
     """Seconds of each step of ours, by part."""
     config = TrainPpoConfig(
         out=Path("-"), prompts="-", policy=args.policy, reward_model=[args.reward_model], granularity="sequence",
@@ -62,7 +62,7 @@ def ours(args: argparse.Namespace, prompts: list[Asked], steps: int, value_model
     return found
 
 
-def theirs(args: argparse.Namespace, prompts: list[Asked], steps: int, micro: int) -> Steps:
+def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micro: int) -> Steps:
     """Seconds of each step of TRL, by part, with ``micro`` responses in a forward pass."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
@@ -123,7 +123,7 @@ def theirs(args: argparse.Namespace, prompts: list[Asked], steps: int, micro: in
     return found
 
 
-def samplers(args: argparse.Namespace, prompts: list[Asked]) -> dict[str, float]:
+def samplers(args: argparse.Namespace, prompts: list[PromptItem]) -> dict[str, float]:
     """Seconds of one batch by the built-in sampler and by ``generate``."""
     codec, policy = Codec.load(args.policy), loading.load_policy(args.policy)
     ids = [a.ids for a in prompts[:BATCH]]
@@ -147,7 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     codec = Codec.load(args.policy)
     rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
-    prompts = [Asked(p, ids) for p, ids in zip(rows, codec.prompts(rows), strict=True)]
+    prompts = [PromptItem(p, ids) for p, ids in zip(rows, codec.prompts(rows), strict=True)]
     tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
     micro = min(tried, key=lambda m: tried[m])
     print(f"TRL is fastest with {micro} responses in a forward pass: {tried}")

@@ -122,23 +122,28 @@ def cli() -> str:
     """Every command with its options, from what ``--help`` is made of."""
     from dataclasses import MISSING, fields
 
-    from tokalign.cli import COMMANDS
+    from tokalign.config.commands import COMMANDS
     from tokalign.config.options import is_required, option_name
+    from tokalign.config.panels import OTHER, PANELS, panel
 
     text = f"# Commands\n\n{ABOUT_COMMANDS}\n"
     for name, command in COMMANDS.items():
         knobs = command.load_knobs()
         text += f"\n## tokalign {name}\n\n{command.about}\n\n"
         rows = []
-        for f in sorted(fields(knobs), key=lambda f: not is_required(f)):
+        order = {name: k for k, name in enumerate([*PANELS, OTHER])}
+        for f in sorted(fields(knobs), key=lambda f: (order[panel(knobs, f)], not is_required(f))):
             default: Any = "required" if is_required(f) else f.default
             if f.default_factory is not MISSING:
                 default = f.default_factory()
             if isinstance(default, bool):
                 default = ("off", "on")[default]
             shown = "" if default in (None, [], "") else str(default)
-            rows.append([f"`{option_name(f)}`{choices(f.type)}", shown, f.metadata["about"].replace("|", "\\|")])
-        text += table(["option", "default", ""], rows) + "\n"
+            about = f.metadata["about"].replace("|", "\\|")
+            rows.append([panel(knobs, f), f"`{option_name(f)}`{choices(f.type)}", shown, about])
+        for k in range(len(rows) - 1, 0, -1):
+            rows[k][0] *= rows[k][0] != rows[k - 1][0]  # a heading stands once
+        text += table(["", "option", "default", ""], rows) + "\n"
     return text
 
 

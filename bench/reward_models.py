@@ -18,7 +18,7 @@ from lab import RESULTS, ROOT, Plan, labels, reward_model, run, stats, tokalign
 from tokalign import __version__
 from tokalign.artifacts import token_labels
 from tokalign.artifacts.manifest import open_artifact
-from tokalign.core.diff import Way
+from tokalign.core.diff import AlignOptions
 from tokalign.models.reward import RewardModel
 from tokalign.models.reward_metrics import evaluate
 
@@ -65,7 +65,7 @@ def measure(f: Path) -> dict[str, Any]:
     found = {}
     for model in MODELS:
         setting = max(GRID, key=lambda s: heldout(f / f"rm-{name_of(model, s)}"))
-        metrics = evaluate(RewardModel.load(f / f"rm-{name_of(model, setting)}"), rows, Way("levenshtein"))
+        metrics = evaluate(RewardModel.load(f / f"rm-{name_of(model, setting)}"), rows, AlignOptions("levenshtein"))
         found[model] = {"setting": setting, **json.loads(json.dumps(metrics), parse_float=lambda x: round(float(x), 4))}
     return found
 

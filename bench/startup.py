@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tokalign.cli import COMMANDS
+from tokalign.config.commands import COMMANDS
 
 HEADER = """
 import typer

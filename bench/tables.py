@@ -353,7 +353,7 @@ def edits_shown(_: Result) -> str:
 def marked(before: str, after: str) -> str:
     """Words removed struck out, words added in bold."""
     text = ""
-    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.Way())):
+    for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.AlignOptions())):
         if op.tag == "equal":
             text += before[op.i1 : op.i2]
             continue

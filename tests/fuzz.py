@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from tests.conftest import ROOT
 from tests.manifests import change
-from tokalign.annotation.store import Desk, Task
+from tokalign import editors
+from tokalign.annotation.store import AnnotationStore, Task
 from tokalign.artifacts import model_files, resumable
 from tokalign.artifacts.manifest import MANIFEST, PLAN, open_artifact
 from tokalign.artifacts.schemas import Edit, Judgement, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
@@ -244,7 +245,7 @@ def plans(folder: Path, draw: Draw) -> None:
     """An unfinished run whose plan or progress was damaged: nothing is begun anew in silence, or thrown away."""
     out = folder / "out"
     config = EditConfig(source=str(DATA / "preferences"), editor="rules", out=out, limit=20, quiet=True)
-    chunk, every, edit.CHUNK, resumable.EVERY = edit.CHUNK, resumable.EVERY, 5, 0.0
+    chunk, every, editors.CHUNK, resumable.EVERY = editors.CHUNK, resumable.EVERY, 5, 0.0
     kept, taken = edit._keep, [0]
 
     def cut(edits: list[Edit], file: Any) -> None:
@@ -270,7 +271,7 @@ def plans(folder: Path, draw: Draw) -> None:
             raise
         assert before[path.name] == whole, "damage was not noticed"
     finally:
-        edit._keep, edit.CHUNK, resumable.EVERY = kept, chunk, every
+        edit._keep, editors.CHUNK, resumable.EVERY = kept, chunk, every
 
 
 LOG = [
@@ -303,7 +304,7 @@ def journals(folder: Path, draw: Draw) -> None:
             with Journal(path) as journal:
                 assert 0 <= journal.committed < float("inf")
         else:
-            with Desk([Task("a", "Q?", "o", "o", None)], path, "me"):
+            with AnnotationStore([Task("a", "Q?", "o", "o", None)], path, "me"):
                 pass
     except TokalignError:
         assert path.read_bytes() == raw

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from tests.fake_editor import serving
 from tests.forked import load_everything
+from tokalign import editors
 from tokalign.artifacts import resumable
 from tokalign.artifacts.manifest import JOURNAL
 from tokalign.artifacts.workspace import PROGRESS
@@ -87,6 +88,7 @@ def start(command: str, folder: Path) -> int:
     resumable.EVERY = 0.0
     for stage in (edit, diff, generate, score, winrate):
         vars(stage)["CHUNK"] = 4
+    editors.CHUNK = 4
     batches.COUNT = 25
     retry.random.uniform = lambda *_: 0.01  # type: ignore[attr-defined]  # between retries
     sys.argv = ["tokalign", *command.split()]

@@ -25,6 +25,7 @@ from tokalign.artifacts.writer import writing
 from tokalign.config.options import Stage
 from tokalign.config.stages import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
+from tokalign.runtime import invocation
 
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
 
@@ -67,8 +68,8 @@ def test_what_was_written_is_verified_and_read_back(tmp_path: Path) -> None:
 
 
 def test_manifest_records_who_made_it_how_and_from_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/tokalign", "edit", "rows.jsonl"])
-    m = make(tmp_path, min_similarity=0.25, seed=7, quiet=True)
+    with invocation.of(["tokalign", "edit", "rows.jsonl"]):
+        m = make(tmp_path, min_similarity=0.25, seed=7, quiet=True)
     assert (m.kind, m.version, m.seed, m.status, m.stats) == ("prompts", 1, 7, "complete", {"mean": 0.5})
     assert m.command == ["tokalign", "edit", "rows.jsonl"]
     assert m.config["min_similarity"] == 0.25

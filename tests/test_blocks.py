@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.texts import compare, compare_ids, opcodes, project
 from tokalign.core import align, diff
 from tokalign.core.align import Side, align_blocks
-from tokalign.core.diff import Way, changes
+from tokalign.core.diff import AlignOptions, changes
 
 WORDS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=7)
 Words = list[tuple[int, bool]]
@@ -136,7 +136,7 @@ def test_a_word_that_only_moved_to_the_front_of_the_text_is_kept() -> None:
 )
 def test_merging_and_whole_sentences(merge: int, whole: float, removed: list[str]) -> None:
     original, edited = "So. I saw the old man in the cold park.", "So. I met an old man at the lake."
-    found = changes(opcodes(original, edited, Way("blocks", merge, whole)))
+    found = changes(opcodes(original, edited, AlignOptions("blocks", merge, whole)))
     assert [original[op.i1 : op.i2].strip() for op in found if op.i1 < op.i2] == removed
 
 
@@ -144,9 +144,9 @@ def test_where_one_side_of_an_edit_holds_all_of_the_other_nothing_was_removed() 
     original, edited = "Boil it. Then cool.", "Boil it and stir it well at once. Then cool."
     assert [op.tag for op in changes(opcodes(original, edited))] == ["insert"]
     original, edited = "One a two b three.", "One x a y z u two v w s b t three."
-    assert {op.tag for op in changes(opcodes(original, edited, Way("blocks", 2, diff.NEVER)))} == {"insert"}
+    assert {op.tag for op in changes(opcodes(original, edited, AlignOptions("blocks", 2, diff.NEVER)))} == {"insert"}
 
 
 def test_tokens_are_aligned_in_blocks_too() -> None:
-    found = diff.opcodes(compare_ids([1, 2, 9, 3, 4, 5, 6], [1, 2, 7, 8, 3, 4, 5, 6], Way()))
+    found = diff.opcodes(compare_ids([1, 2, 9, 3, 4, 5, 6], [1, 2, 7, 8, 3, 4, 5, 6], AlignOptions()))
     assert [tuple(op) for op in found] == [("equal", 0, 2, 0, 2), ("replace", 2, 3, 2, 4), ("equal", 3, 7, 4, 8)]

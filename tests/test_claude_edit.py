@@ -114,9 +114,7 @@ def test_other_gates_read_the_answers_that_are_there(fake: FakeClaude, tmp_path:
     refused = claude(fake, tmp_path, "--min-similarity", "0.99", "--no-re-ask")
     assert refused.returncode == 2
     assert "min-similarity" in refused.stderr
-    assert claude(fake, tmp_path, "--min-similarity", "0.99", "--no-re-ask", "--fresh").returncode == 3, (
-        "none is usable"
-    )
+    assert claude(fake, tmp_path, "--min-similarity", "0.99", "--no-re-ask", "--fresh").returncode == 3
     assert {r["reason"] for r in made(tmp_path).values()} == {"over-edited"}
     assert sum(fake.seen.values()) == 3
     assert claude(fake, tmp_path, "--fresh", "--discard-journal").returncode == 0

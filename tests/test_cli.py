@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.forked import PROGRAM
-from tokalign.cli import COMMANDS
+from tokalign.config.commands import COMMANDS
 
 HEAVY = ("torch", "transformers", "datasets", "anthropic", "pyarrow", "numpy", "pydantic")
 SMALL = ("playground", "--sft", "3", "--prompts", "3", "--heldout", "3", "--test", "3")

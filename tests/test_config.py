@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 import tokalign
 from tests.conftest import ROOT
-from tokalign.cli import COMMANDS
+from tokalign.config.commands import COMMANDS
 from tokalign.config.options import Knobs, Role, Stage, option_name
 from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig
 from tokalign.errors import UsageError

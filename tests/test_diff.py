@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.texts import PIECES, TEXT, WAY, WAYS, compare, compare_ids, nfc, opcodes, project
 from tokalign.core import diff, words
-from tokalign.core.diff import Opcode, Way, apply, changes, similarity, undo
+from tokalign.core.diff import AlignOptions, Opcode, apply, changes, similarity, undo
 from tokalign.core.words import split
 
-LEVENSHTEIN, LCS = Way("levenshtein"), Way("lcs")
+LEVENSHTEIN, LCS = AlignOptions("levenshtein"), AlignOptions("lcs")
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
 MIRROR = {"insert": "delete", "delete": "insert"}
 
@@ -50,7 +50,7 @@ def kept(found: list[Opcode]) -> int:
 
 
 @given(TEXT, TEXT, WAY)
-def test_applying_the_opcodes_gives_the_edited_text(original: str, edited: str, way: Way) -> None:
+def test_applying_the_opcodes_gives_the_edited_text(original: str, edited: str, way: AlignOptions) -> None:
     made = apply(opcodes(original, edited, way), original, edited)
     assert nfc(made) == nfc(edited)
     if is_composed(original) and is_composed(edited):
@@ -62,13 +62,15 @@ def is_composed(text: str) -> bool:
 
 
 @given(TOKENS, TOKENS, WAY)
-def test_applying_the_opcodes_gives_the_edited_tokens(original: list[int], edited: list[int], way: Way) -> None:
+def test_applying_the_opcodes_gives_the_edited_tokens(
+    original: list[int], edited: list[int], way: AlignOptions
+) -> None:
     texts = ["".join(map(str, ids)) for ids in (original, edited)]
     assert apply(diff.opcodes(compare_ids(original, edited, way)), *texts) == texts[1]
 
 
 @given(TEXT, TEXT, WAY)
-def test_opcodes_cover_both_sides_in_order_and_say_what_happens(original: str, edited: str, way: Way) -> None:
+def test_opcodes_cover_both_sides_in_order_and_say_what_happens(original: str, edited: str, way: AlignOptions) -> None:
     found = opcodes(original, edited, way)
     ends = [(0, 0), *[(op.i2, op.j2) for op in found]]
     assert [(op.i1, op.j1) for op in found] == ends[:-1]
@@ -81,7 +83,7 @@ def test_opcodes_cover_both_sides_in_order_and_say_what_happens(original: str, e
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=6), WAY)
-def test_a_pair_is_compared_the_same_in_any_company(pairs: list[tuple[str, str]], way: Way) -> None:
+def test_a_pair_is_compared_the_same_in_any_company(pairs: list[tuple[str, str]], way: AlignOptions) -> None:
     together = diff.compare_words(split([a for a, _ in pairs]), split([b for _, b in pairs]), way)
     alone = [opcodes(a, b, way) for a, b in pairs]
     assert [diff.opcodes(together, k) for k in range(len(pairs))] == alone
@@ -99,20 +101,20 @@ def test_lcs_keeps_as_much_as_can_be_kept(original: list[int], edited: list[int]
 
 
 @given(TEXT, TEXT, WAY)
-def test_swapped_texts_swap_the_signs(original: str, edited: str, way: Way) -> None:
+def test_swapped_texts_swap_the_signs(original: str, edited: str, way: AlignOptions) -> None:
     there, back = opcodes(original, edited, way), opcodes(edited, original, way)
     assert [(MIRROR.get(t, t), j1, j2, i1, i2) for t, i1, i2, j1, j2 in back] == [tuple(op) for op in there]
 
 
 @given(TOKENS, TOKENS, WAY)
-def test_swapped_tokens_swap_the_signs(original: list[int], edited: list[int], way: Way) -> None:
+def test_swapped_tokens_swap_the_signs(original: list[int], edited: list[int], way: AlignOptions) -> None:
     a, b = diff.spans(compare_ids(original, edited, way))
     b_swapped, a_swapped = diff.spans(compare_ids(edited, original, way))
     assert (a.tolist(), b.tolist()) == (a_swapped.tolist(), b_swapped.tolist())
 
 
 @given(TEXT, WAY)
-def test_no_edit_leaves_everything_neutral(text: str, way: Way) -> None:
+def test_no_edit_leaves_everything_neutral(text: str, way: AlignOptions) -> None:
     same = compare(text, text, way)
     assert not any(spans.any() for spans in diff.spans(same))
     assert diff.edits(same).tolist() == [0]
@@ -121,7 +123,7 @@ def test_no_edit_leaves_everything_neutral(text: str, way: Way) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=10), st.sampled_from(WAYS[:2]))
 def test_pure_insertion_marks_what_came_in_and_pure_deletion_what_went(
-    marked: list[tuple[int, bool]], way: Way
+    marked: list[tuple[int, bool]], way: AlignOptions
 ) -> None:
     longer, shorter = [w for w, _ in marked], [w for w, stays in marked if stays]
     extra = Counter(longer) - Counter(shorter)
@@ -134,7 +136,7 @@ def test_pure_insertion_marks_what_came_in_and_pure_deletion_what_went(
 
 @given(TOKENS, TOKENS, WAY)
 def test_every_token_has_one_span_number_and_edits_are_numbered_in_order(
-    original: list[int], edited: list[int], way: Way
+    original: list[int], edited: list[int], way: AlignOptions
 ) -> None:
     pair = compare_ids(original, edited, way)
     found = changes(diff.opcodes(pair))
@@ -147,7 +149,7 @@ def test_every_token_has_one_span_number_and_edits_are_numbered_in_order(
 
 
 @given(TEXT, TEXT, WAY)
-def test_what_is_neutral_on_either_side_is_the_same_text(original: str, edited: str, way: Way) -> None:
+def test_what_is_neutral_on_either_side_is_the_same_text(original: str, edited: str, way: AlignOptions) -> None:
     sides = zip((original, edited), diff.spans(compare(original, edited, way)), strict=True)
     neutral = ["".join(c for c, s in zip(text, spans, strict=True) if not s) for text, spans in sides]
     assert nfc(neutral[0]) == nfc(neutral[1])
@@ -157,7 +159,7 @@ def test_what_is_neutral_on_either_side_is_the_same_text(original: str, edited: 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("alike", [0, 1])
-def test_words_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch, way: Way, alike: int) -> None:
+def test_words_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch, way: AlignOptions, alike: int) -> None:
     original, edited = "The cat sat on the mat. It was old.", "The dog sat in the sun. It was bad."
     expected = [op.tag for op in opcodes(original, edited, way)]
     # Every word of one length has one hash; then every word whatever.
@@ -174,7 +176,9 @@ def test_words_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch,
 
 
 @given(TEXT, TEXT, WAY)
-def test_undoing_every_edit_from_the_last_to_the_first_gives_the_original(original: str, edited: str, way: Way) -> None:
+def test_undoing_every_edit_from_the_last_to_the_first_gives_the_original(
+    original: str, edited: str, way: AlignOptions
+) -> None:
     text = edited
     for edit in reversed(changes(opcodes(original, edited, way))):
         text = undo(original, text, edit)
@@ -316,7 +320,7 @@ NFD, NFC = "Le cafe\u0301 est de\u0301licieux.", "Le café est délicieux."
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_words_that_compose_their_letters_otherwise_are_kept(way: Way) -> None:
+def test_words_that_compose_their_letters_otherwise_are_kept(way: AlignOptions) -> None:
     for one, other in ((NFD, NFC), (NFC, NFD)):
         found = opcodes(one, other, way)
         assert [tuple(op) for op in found] == [("equal", 0, len(one), 0, len(other))]
@@ -325,7 +329,7 @@ def test_words_that_compose_their_letters_otherwise_are_kept(way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_an_edit_among_them_is_found_where_it_stands_on_either_side(way: Way) -> None:
+def test_an_edit_among_them_is_found_where_it_stands_on_either_side(way: AlignOptions) -> None:
     edited = "Le café est délicieux, merci."
     (edit,) = changes(opcodes(NFD, edited, way))
     assert (edit.tag, edited[edit.j1 : edit.j2]) == ("insert", ", merci")
@@ -344,7 +348,7 @@ def test_among_words_that_share_a_hash_they_are_found_too(monkeypatch: pytest.Mo
 def test_a_mark_that_begins_a_token_stays_within_its_word() -> None:
     original, edited = "Un cafe\u0301 noir", "Un the\u0301 noir"
     a, b = split([original]), split([edited])
-    of_a, of_b = diff.spans(diff.compare_words(a, b, Way()))
+    of_a, of_b = diff.spans(diff.compare_words(a, b, AlignOptions()))
     # "Un", " cafe", the mark, " no", "ir": the mark is a token of its own.
     offsets = np.array([[0, 2], [2, 7], [7, 8], [8, 11], [11, 13]])
     assert diff.project(of_a, a, offsets, np.array([0, 5])).tolist() == [0, 1, 1, 0, 0]

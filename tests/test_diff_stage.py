@@ -16,7 +16,7 @@ from tokalign.artifacts import token_labels
 from tokalign.artifacts.schemas import Edit
 from tokalign.config.stages import DiffConfig
 from tokalign.core import diff as core
-from tokalign.core.diff import Way
+from tokalign.core.diff import AlignOptions
 from tokalign.models.tokenizer import Codec, train_tiny
 from tokalign.playground.world import World
 from tokalign.stages import diff
@@ -94,7 +94,7 @@ def labelled(codec: Codec, pairs: list[tuple[str, str]], folder: Path, **knobs: 
 @settings(max_examples=60)
 @given(st.sampled_from(list(CODECS)), st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), WAY)
 def test_a_token_is_marked_if_it_touches_what_changed_and_else_not(
-    tmp_path_factory: pytest.TempPathFactory, name: str, pairs: list[tuple[str, str]], way: Way
+    tmp_path_factory: pytest.TempPathFactory, name: str, pairs: list[tuple[str, str]], way: AlignOptions
 ) -> None:
     knobs = {"align": way.align, "merge": way.merge, "whole_sentence": way.whole}
     rows = labelled(CODECS[name], pairs, tmp_path_factory.mktemp("labels"), **knobs)
@@ -114,7 +114,7 @@ def test_a_token_is_marked_if_it_touches_what_changed_and_else_not(
 @settings(max_examples=40)
 @given(st.sampled_from(list(CODECS)), TEXT, TEXT, WAY)
 def test_by_token_what_is_neutral_on_either_side_are_the_same_tokens(
-    tmp_path_factory: pytest.TempPathFactory, name: str, original: str, edited: str, way: Way
+    tmp_path_factory: pytest.TempPathFactory, name: str, original: str, edited: str, way: AlignOptions
 ) -> None:
     knobs = {"align": way.align, "merge": way.merge, "unit": "token"}
     [row] = labelled(CODECS[name], [(original, edited)], tmp_path_factory.mktemp("labels"), **knobs)

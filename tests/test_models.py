@@ -166,11 +166,11 @@ def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance
     again = generate(policy, prompts, [1, 2, 3], codec, knobs)
     assert [s.ids for s in again] == [s.ids for s in theirs]
     assert policy.generation_config.repetition_penalty == 5.0
-    luck = [
+    uniforms = [
         generate(policy, prompts, seeds, codec, Sampling(max_new_tokens=12)) for seeds in ([5, 6, 7], [5, 6, 7], [8])
     ]
-    assert luck[0] == luck[1] != luck[2]
-    assert all(s.logprobs is None for s in luck[0])
+    assert uniforms[0] == uniforms[1] != uniforms[2]
+    assert all(s.logprobs is None for s in uniforms[0])
 
 
 def test_token_rewards_equal_one_row_at_a_time(policy: Any, codec: Codec, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.fake_claude import FakeClaude
 from tests.test_claude_answers import CHOSEN, EDITED, ORIGINAL, answer
 from tokalign.annotation import server
 from tokalign.annotation.security import Guard
-from tokalign.annotation.store import Desk, Task, Work
+from tokalign.annotation.store import AnnotationStore, Task, Work
 from tokalign.artifacts.append_log import open_log
 from tokalign.claude.client import Claude, cost_of
 from tokalign.claude.journal import Answer, Journal
@@ -160,7 +160,7 @@ def test_what_is_no_regular_file_is_no_log(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="not a regular file"):
             open_log(tmp_path / name)
         with pytest.raises(InputError, match="not a regular file"):
-            Desk([], tmp_path / name, "")
+            AnnotationStore([], tmp_path / name, "")
     assert not (tmp_path / "nothing").exists()
 
 
@@ -177,10 +177,10 @@ DECIDED = {"event": "decided", "key": "k", "verdict": "edited", "work": WORK, "a
 def test_a_decision_that_is_none_is_refused_with_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(DECIDED) + "\n")
-    Desk([], path, "").__exit__(None, None, None)
+    AnnotationStore([], path, "").__exit__(None, None, None)
     path.write_text(json.dumps(DECIDED) + "\n" + json.dumps({**DECIDED, **wrong}) + "\n")
     with pytest.raises(InputError, match=r"a\.jsonl:2|line that belongs"):
-        Desk([], path, "")
+        AnnotationStore([], path, "")
 
 
 @pytest.mark.parametrize("categories", [[], ["none"]])
@@ -199,8 +199,8 @@ Ask = Callable[..., tuple[int, str, dict[str, str]]]
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
     """Requests to the page of one long row, without a socket."""
-    desk = Desk([Task("r", "Q?", "a bad word", "a bad word", None)], tmp_path / "a.jsonl", "")
-    pages = server.Pages(desk, SECRET, 0.3, lambda: None, lambda: None, once="token")
+    store = AnnotationStore([Task("r", "Q?", "a bad word", "a bad word", None)], tmp_path / "a.jsonl", "")
+    pages = server.Pages(store, SECRET, 0.3, lambda: None, lambda: None, once="token")
     app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=SECRET, host=HOST)])
 
     def request(
@@ -257,8 +257,8 @@ def test_the_secret_stands_in_no_argument_of_a_browser(
 
     monkeypatch.setattr("threading.Thread", Still)
     monkeypatch.setattr(server._Server, "run", lambda self, sockets: None)
-    with Desk([], tmp_path / "a.jsonl", "") as desk:
-        server.serve(desk, 0, 0.3, said.append, lambda: None, show)
+    with AnnotationStore([], tmp_path / "a.jsonl", "") as store:
+        server.serve(store, 0, 0.3, said.append, lambda: None, show)
     found = re.search(r"/open\?key=(\S+)", said[0])
     assert found is not None
     assert len(opened) == show

@@ -1,6 +1,5 @@
 """Who pays: reward models of other tokenizers, several at once, functions of one's own."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
 from tokalign.models import loading, reward_functions
 from tokalign.models.reward import RewardModel
-from tokalign.models.reward_functions import ByFunction, ByModel, Emitted
+from tokalign.models.reward_functions import Emitted, ModelReward, UserReward
 from tokalign.models.tokenizer import Codec, train_tiny
 from tokalign.ppo import rewards
 from tokalign.ppo.networks import Networks
@@ -66,18 +65,18 @@ def test_a_character_of_several_tokens_is_found_where_it_ends(codec: Codec) -> N
 
 def test_a_model_with_the_policys_tokenizer_pays_what_it_says(codec: Codec, emitted: Emitted) -> None:
     model = model_of(codec, "token")
-    paid = ByModel(model, "rm", foreign=False).pay(emitted, 8)
+    paid = ModelReward(model, "rm", foreign=False).score(emitted, 8)
     for got, expected in zip(paid, model.rate(emitted.pairs).rewards, strict=True):
         assert torch.equal(got, expected)
     # Carried over to the same tokens, nothing changes.
-    for got, expected in zip(ByModel(model, "rm", foreign=True).pay(emitted, 8), paid, strict=True):
+    for got, expected in zip(ModelReward(model, "rm", foreign=True).score(emitted, 8), paid, strict=True):
         assert torch.allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Codec, emitted: Emitted, level: str) -> None:
     model = model_of(other, level)
-    paid = ByModel(model, "rm", foreign=True).pay(emitted, 8)
+    paid = ModelReward(model, "rm", foreign=True).score(emitted, 8)
     own = [r.ids for r in other.responses(TEXTS)]
     own[1] = own[1][:-1]
     rated = model.rate(list(zip(other.prompts(PROMPTS), own, strict=True)))
@@ -91,7 +90,7 @@ def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Codec, emitte
 def test_an_empty_response_without_an_end_is_paid_nothing(codec: Codec, other: Codec) -> None:
     special = codec.tokenizer.convert_tokens_to_ids("<|user|>")
     odd = Emitted(PROMPTS[:1], [(codec.prompts(PROMPTS[:1])[0], [special])], [False], codec)
-    assert ByModel(model_of(other, "token"), "rm", foreign=True).pay(odd, 8)[0].tolist() == [0.0]
+    assert ModelReward(model_of(other, "token"), "rm", foreign=True).score(odd, 8)[0].tolist() == [0.0]
 
 
 def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
@@ -99,7 +98,7 @@ def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
         assert prompts == PROMPTS
         return [[float(e - s) for s, e in offsets[0]], -len(responses[1])]
 
-    first, second = ByFunction(both, "both").pay(emitted, 8)
+    first, second = UserReward(both, "both").score(emitted, 8)
     assert float(first.sum()) == len(TEXTS[0])
     assert second[-1] == -len(TEXTS[1])
     assert not second[:-1].any()
@@ -112,7 +111,7 @@ def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
 )  # fmt: skip
 def test_what_is_no_reward_is_refused(emitted: Emitted, given: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ByFunction(lambda *_: given, "mine:f").pay(emitted, 8)
+        UserReward(lambda *_: given, "mine:f").score(emitted, 8)
 
 
 def config(folder: Path, **knobs: Any) -> TrainPpoConfig:
@@ -123,7 +122,7 @@ def test_payers_are_loaded_by_what_they_are(
     policy: Any, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_rewards.py").write_text(
         "def brief(prompts, responses, offsets):\n    return [0] * len(responses)\n"
     )
@@ -133,7 +132,7 @@ def test_payers_are_loaded_by_what_they_are(
         model_of(codec, level).model.save_pretrained(level)
         codec.save(tmp_path / level)
 
-    def load(*sources: str, **knobs: Any) -> list[reward_functions.Payer]:
+    def load(*sources: str, **knobs: Any) -> list[reward_functions.RewardFunction]:
         how = config(tmp_path, reward_model=list(sources), **knobs)
         return rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
 
@@ -159,8 +158,8 @@ def said(texts: list[str]) -> list[Answer]:
 
 def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
     model = model_of(codec, "token")
-    prices = ByFunction(lambda p, r, o: [len(text) for text in r], "length")
-    judge = RewardJudge([ByModel(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
+    prices = UserReward(lambda p, r, o: [len(text) for text in r], "length")
+    judge = RewardJudge([ModelReward(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
     rated = model.rate([(p, r.ids) for p, r in zip(codec.prompts(PROMPTS), codec.responses(TEXTS), strict=True)])
     means, lengths = judge._scores(PROMPTS, said(TEXTS))
     assert means == pytest.approx(rated.means)
@@ -174,8 +173,8 @@ def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
 
 def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Codec) -> None:
     """A payer of dollars and one of cents say as much."""
-    words = ByFunction(lambda p, r, o: [len(text.split()) for text in r], "words")
-    letters = ByFunction(lambda p, r, o: [1000.0 * len(text.split()) for text in r], "thousands")
+    words = UserReward(lambda p, r, o: [len(text.split()) for text in r], "words")
+    letters = UserReward(lambda p, r, o: [1000.0 * len(text.split()) for text in r], "thousands")
     judge = RewardJudge([words, letters], [1.0, -1.0], codec)
     longer = [text + " Yes." for text in TEXTS]
     assert [c.preference for c in judge.compare(PROMPTS, said(TEXTS), said(longer))] == [1.5, 1.5]
@@ -183,14 +182,14 @@ def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Code
 
 def test_a_function_may_give_tensors_with_a_graph(emitted: Emitted) -> None:
     weight = torch.ones(1, requires_grad=True)
-    paid = ByFunction(lambda p, r, o: [weight * len(text) for text in r], "mine:f").pay(emitted, 8)
+    paid = UserReward(lambda p, r, o: [weight * len(text) for text in r], "mine:f").score(emitted, 8)
     assert [float(p[-1].detach()) for p in paid] == [float(len(text)) for text in TEXTS]
     assert not any(p.requires_grad for p in paid)
 
 
 def test_a_callable_object_is_known_by_the_file_it_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_partial.py").write_text(
         "from functools import partial\nbrief = partial(lambda n, p, r, o: [n] * len(r), 2)\n"
     )
@@ -207,7 +206,7 @@ def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp
     sources = [str(tmp_path / name) for name in ("same", "other")]
     how = config(tmp_path, reward_model=sources)
     found = rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
-    assert [p.foreign for p in found if isinstance(p, ByModel)] == [False, True]
+    assert [p.foreign for p in found if isinstance(p, ModelReward)] == [False, True]
 
 
 def test_a_prompt_that_does_not_fit_a_models_places_loses_its_beginning(codec: Codec) -> None:

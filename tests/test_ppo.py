@@ -18,13 +18,13 @@ from tokalign.judges import Comparison
 from tokalign.judges.reward import RewardJudge
 from tokalign.models.batch import Batch
 from tokalign.models.policy import response_logprobs
-from tokalign.models.reward_functions import ByFunction, Emitted
+from tokalign.models.reward_functions import Emitted, UserReward
 from tokalign.models.sampler import Sampled, sample
 from tokalign.models.samplers import generate
 from tokalign.models.tokenizer import Codec
-from tokalign.ppo.evaluation import Contest
+from tokalign.ppo.evaluation import PolicyEvaluation
 from tokalign.ppo.networks import Networks
-from tokalign.ppo.rollout import Asked, Rollout
+from tokalign.ppo.rollout import PromptItem, Rollout
 from tokalign.ppo.trainer import Learner
 
 PROMPTS = [
@@ -48,7 +48,7 @@ class PaysFor:
 
     name, dense, averaged = "liked", True, True
 
-    def pay(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
+    def score(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
         return [(torch.tensor(list(r)) < LIKED).float() for _, r in emitted.pairs]
 
 
@@ -63,15 +63,15 @@ def learner(policy: Any, codec: Codec, folder: Path, **knobs: Any) -> Learner:
     return Learner(networks, [PaysFor()], codec, config, torch.Generator().manual_seed(0))
 
 
-def asked(codec: Codec, times: int = 1) -> list[Asked]:
-    return [Asked(p, ids) for p, ids in zip(PROMPTS, codec.prompts(PROMPTS), strict=True)] * times
+def asked(codec: Codec, times: int = 1) -> list[PromptItem]:
+    return [PromptItem(p, ids) for p, ids in zip(PROMPTS, codec.prompts(PROMPTS), strict=True)] * times
 
 
 def weights(subject: Learner) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in subject.networks.policy_parameters])
 
 
-def rollout(subject: Learner, prompts: Sequence[Asked]) -> tuple[Rollout, list[Sampled]]:
+def rollout(subject: Learner, prompts: Sequence[PromptItem]) -> tuple[Rollout, list[Sampled]]:
     mine, sampled = subject.collector.draw(prompts, range(len(prompts)))
     return subject.collector.judge(prompts, mine, sampled), sampled
 
@@ -316,7 +316,7 @@ def test_scaling_is_fixed_on_the_first_rollout(policy: Any, codec: Codec, tmp_pa
 def test_unfinished_responses_pay_on_their_last_token(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path, missing_eos_penalty=2.0, scale=False, centre=False, max_new_tokens=4)
     found, _ = rollout(subject, asked(codec, 8))
-    extra = subject._paid(found) - found.earned[0]
+    extra = subject._paid(found) - found.scores[0]
     for row, (finished, (_, ids)) in enumerate(zip(found.finished, found.pairs, strict=True)):
         expected = [0.0] * extra.shape[1]
         if not finished:
@@ -327,13 +327,13 @@ def test_unfinished_responses_pay_on_their_last_token(policy: Any, codec: Codec,
 
 def test_payers_are_put_on_one_scale_each_and_summed_by_weight(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path, reward_weight=[2.0, -0.5], centre=True)
-    subject.payers = subject.collector.payers = [PaysFor(), PaysFor()]
+    subject.reward_functions = subject.collector.reward_functions = [PaysFor(), PaysFor()]
     found, _ = rollout(subject, asked(codec, 8))
-    found = replace(found, earned=[found.earned[0], 10 * found.earned[1]])
+    found = replace(found, scores=[found.scores[0], 10 * found.scores[1]])
     paid = subject._paid(found)
     mask = found.response_mask
-    totals = found.earned[0].sum(1)
-    one = torch.where(mask, found.earned[0] - found.earned[0][mask].mean(), 0.0) / totals.std(correction=0)
+    totals = found.scores[0].sum(1)
+    one = torch.where(mask, found.scores[0] - found.scores[0][mask].mean(), 0.0) / totals.std(correction=0)
     assert torch.allclose(paid, 1.5 * one, atol=1e-5)
     assert subject.scaling is not None
     assert subject.scaling[1].sigma == pytest.approx(10 * subject.scaling[0].sigma)
@@ -345,8 +345,8 @@ def test_what_is_paid_beyond_the_first_lengths_is_never_good(policy: Any, codec:
     subject.first = {"longest": 8.0}
     paid = subject._paid(found)
     assert (paid[:, 4:] <= 0).all()
-    assert torch.equal(paid[:, :4], found.earned[0][:, :4])
-    assert (found.earned[0][:, 4:] > 0).any()
+    assert torch.equal(paid[:, :4], found.scores[0][:, :4])
+    assert (found.scores[0][:, 4:] > 0).any()
 
 
 @pytest.mark.parametrize("layout", ["separate", "shared"])
@@ -422,7 +422,7 @@ def test_sentences_are_told_by_where_tokens_end(codec: Codec) -> None:
 def test_a_reward_reaches_its_sentence_alone() -> None:
     mask = torch.ones(1, 5, dtype=torch.bool)
     ends = rl.segment_ends(torch.tensor([[1, 1, 1, 2, 2]]), mask)
-    assert rl.land(torch.tensor([[0.0, 5.0, 0.0, -1.0, 0.0]]), ends).tolist() == [[0.0, 0.0, 5.0, 0.0, -1.0]]
+    assert rl.place_rewards(torch.tensor([[0.0, 5.0, 0.0, -1.0, 0.0]]), ends).tolist() == [[0.0, 0.0, 5.0, 0.0, -1.0]]
 
 
 @pytest.mark.parametrize("layout", ["shared", "lora-shared"])
@@ -448,7 +448,7 @@ class PaysBrief:
 
     name, dense, averaged = "brief", False, False
 
-    def pay(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
+    def score(self, emitted: Emitted, microbatch: int) -> list[torch.Tensor]:
         return [torch.tensor([0.0] * (len(r) - 1) + [-len(r) / 100]) for _, r in emitted.pairs]
 
 
@@ -456,14 +456,14 @@ class PaysLate:
     """A reward at every token that, as it happens, is nothing before the last."""
 
     name, dense, averaged = "late", True, False
-    pay = PaysBrief.pay
+    score = PaysBrief.score
 
 
 def test_a_dense_reward_that_pays_late_at_first_is_centred_all_the_same(
     policy: Any, codec: Codec, tmp_path: Path
 ) -> None:
     subject = learner(policy, codec, tmp_path)
-    subject.payers = subject.collector.payers = [PaysLate()]
+    subject.reward_functions = subject.collector.reward_functions = [PaysLate()]
     found, _ = rollout(subject, asked(codec, 8))
     subject._paid(found)
     assert subject.scaling is not None
@@ -474,7 +474,7 @@ def test_one_score_a_response_is_not_centred_away(policy: Any, codec: Codec, tmp
     with torch.no_grad():
         policy.lm_head.weight[codec.eos_id] *= 3  # so that lengths differ
     subject = learner(policy, codec, tmp_path)
-    subject.payers = subject.collector.payers = [PaysBrief()]
+    subject.reward_functions = subject.collector.reward_functions = [PaysBrief()]
     found, _ = rollout(subject, asked(codec, 8))
     totals = subject._paid(found).sum(1)
     lengths = found.response_mask.sum(1).float()
@@ -517,16 +517,16 @@ def test_what_does_not_end_loses_where_that_is_charged_for(
 ) -> None:
     subject = learner(policy, codec, tmp_path, missing_eos_penalty=penalty)
     rows = [PromptRow(id=str(k), prompt=PROMPTS[0]) for k in range(4)]
-    alike = ByFunction(lambda prompts, texts, places: [1.0] * len(texts), "alike")
+    alike = UserReward(lambda prompts, texts, places: [1.0] * len(texts), "alike")
     judge = RewardJudge([alike], [1.0], codec, ended_wins=bool(penalty))
-    contest = Contest(subject.networks, codec, rows, judge, sample)
+    evaluation = PolicyEvaluation(subject.networks, codec, rows, judge, sample)
     ends = [(False, True), (True, False), (True, True), (False, False)]
-    contest.reference = [Answer(text, end) for text, (end, _) in zip("abcd", ends, strict=True)]
-    assert contest._verdict([Answer(text, end) for text, (_, end) in zip("ABCD", ends, strict=True)]) == expected
+    evaluation.reference = [Answer(text, end) for text, (end, _) in zip("abcd", ends, strict=True)]
+    assert evaluation._verdict([Answer(text, end) for text, (_, end) in zip("ABCD", ends, strict=True)]) == expected
 
 
 def test_prompts_without_room_are_counted(policy: Any, codec: Codec, tmp_path: Path) -> None:
     subject = learner(policy, codec, tmp_path, max_length=64)
     rows = [PromptRow(id="short", prompt=PROMPTS[0]), PromptRow(id="long", prompt="Where is it? " * 40)]
-    contest = Contest(subject.networks, codec, rows, Alike(), sample)
-    assert (contest.prompts, contest.left_out) == ([PROMPTS[0]], 1)
+    evaluation = PolicyEvaluation(subject.networks, codec, rows, Alike(), sample)
+    assert (evaluation.prompts, evaluation.left_out) == ([PROMPTS[0]], 1)

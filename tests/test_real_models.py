@@ -1,6 +1,7 @@
 """Models as the world ships them: what ends a turn, what a chat template does with one, which sampler is right."""
 
 import json
+import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -32,7 +33,7 @@ from tokalign.judges.reward import RewardJudge
 from tokalign.models import loading
 from tokalign.models.chat_templates import arguments
 from tokalign.models.reward import RewardModel
-from tokalign.models.reward_functions import ByFunction, ByModel
+from tokalign.models.reward_functions import ModelReward, UserReward
 from tokalign.models.sampler import new_seeds, sample
 from tokalign.models.samplers import SAMPLERS, choose
 from tokalign.models.tokenizer import Codec, same_reading
@@ -46,6 +47,8 @@ TINY: dict[str, Any] = {"quiet": True, "device": "cpu"}
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # for reward functions, as the command line does
+    monkeypatch.delitem(sys.modules, "x", raising=False)
 
 
 def write(name: str, *rows: dict[str, Any]) -> str:
@@ -502,7 +505,7 @@ def judge_of(policy: Any, codec: Codec, tmp_path: Path, **how: Any) -> RewardJud
     model = loading.new_token_model(tmp_path / "p")
     with torch.no_grad():
         model.score.weight.normal_(0, 0.5)
-    return RewardJudge([ByModel(RewardModel(model, codec, "token"), "rm", foreign=False)], [1.0], codec, **how)
+    return RewardJudge([ModelReward(RewardModel(model, codec, "token"), "rm", foreign=False)], [1.0], codec, **how)
 
 
 def test_equal_responses_are_a_tie_in_whatever_company(policy: Any, codec: Codec, tmp_path: Path) -> None:
@@ -517,7 +520,7 @@ def test_equal_responses_are_a_tie_in_whatever_company(policy: Any, codec: Codec
 
 def test_scores_that_differ_by_rounding_are_a_tie(codec: Codec) -> None:
     given = iter([[1.0, 1.0, 50.0], [1.0 + 2e-6, 1.001, 50.0001]])
-    judge = RewardJudge([ByFunction(lambda p, r, o: next(given), "f")], [1.0], codec)
+    judge = RewardJudge([UserReward(lambda p, r, o: next(given), "f")], [1.0], codec)
     sides = [[Answer(f"{side}{k}") for k in range(3)] for side in "ab"]
     assert [c.preference for c in judge.compare(["q"] * 3, sides[1], sides[0])] == [1.5, 1.0, 1.5]
 

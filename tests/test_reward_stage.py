@@ -29,7 +29,7 @@ from tests.test_diff_stage import CODECS
 from tests.texts import TEXT
 from tokalign.artifacts.schemas import TokenLabels
 from tokalign.config.stages import ScoreConfig, TrainRmConfig
-from tokalign.core.diff import Way, words
+from tokalign.core.diff import AlignOptions, words
 from tokalign.errors import InputError
 from tokalign.models import reward_metrics
 from tokalign.models.batch import room
@@ -255,18 +255,21 @@ def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) ->
 
     model: Any = Watching(ours, rows)
     most = max(len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) for r in rows)
-    whole = reward_metrics.evaluate(model, rows, Way())["flips"]["edits"]
-    fitting = reward_metrics.evaluate(model, rows, Way(), partial(room, most=60, cut=False))["flips"]["edits"]
+    whole = reward_metrics.evaluate(model, rows, AlignOptions())["flips"]["edits"]
+    fitting = reward_metrics.evaluate(model, rows, AlignOptions(), partial(room, most=60, cut=False))["flips"]["edits"]
     assert 0 < fitting < whole
     seen.clear()
-    assert reward_metrics.evaluate(model, rows, Way(), partial(room, most=most, cut=True))["flips"]["edits"] == whole
+    assert (
+        reward_metrics.evaluate(model, rows, AlignOptions(), partial(room, most=most, cut=True))["flips"]["edits"]
+        == whole
+    )
     assert max(seen) <= most
 
 
 def test_metrics_say_where_a_model_is_blind(ours: Codec) -> None:
     rows = [r for r in labels(200) if len(r.categories) == max(r.original_spans + r.edited_spans)]
     models: list[Any] = [Knowing(ours, rows, kind) for kind in ("", "fact")]
-    all_seeing, blind = (reward_metrics.evaluate(model, rows, Way()) for model in models)
+    all_seeing, blind = (reward_metrics.evaluate(model, rows, AlignOptions()) for model in models)
     assert all_seeing["edited_over_original"]["mean"] == 1.0
     assert all_seeing["auroc"]["bad"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     assert all(side["recall"] in (1.0, None) for kind in all_seeing["recall"].values() for side in kind.values())

@@ -20,10 +20,10 @@ from tokalign.core.rl import (
     gae,
     guard_length,
     kl_terms,
-    land,
     last_token,
     masked_mean,
     masked_std,
+    place_rewards,
     policy_loss,
     segment_ends,
     spread_score,
@@ -251,12 +251,12 @@ def test_value_loss_and_gradient_of_hand_numbers() -> None:
 def test_rewards_land_where_they_are_paid() -> None:
     raw = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 0.0, 0.0]])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    same(land(raw, mask), raw)
-    same(land(raw, last_token(mask)), [[0, 0, 0, 15.0], [0, 48.0, 0, 0]])
+    same(place_rewards(raw, mask), raw)
+    same(place_rewards(raw, last_token(mask)), [[0, 0, 0, 15.0], [0, 48.0, 0, 0]])
     segments = torch.tensor([[1, 1, 2, 2], [1, 2, 0, 0]])
     ends = segment_ends(segments, mask)
     assert ends.tolist() == [[False, True, False, True], [True, True, False, False]]
-    same(land(raw, ends), [[0, 3.0, 0, 12.0], [16.0, 32.0, 0, 0]])
+    same(place_rewards(raw, ends), [[0, 3.0, 0, 12.0], [16.0, 32.0, 0, 0]])
 
 
 @given(cases(), st.integers(1, 4))
@@ -264,34 +264,34 @@ def test_nothing_is_lost_or_made_by_waiting_for_the_end_of_a_segment(case: Case,
     raw = torch.where(case.mask, case.draw(), 0.0)
     segments = torch.arange(raw.shape[1]).div(size, rounding_mode="floor").expand(raw.shape)
     ends = segment_ends(segments, case.mask)
-    landed = land(raw, ends)
+    placed_rewards = place_rewards(raw, ends)
     for b, length in enumerate(case.mask.sum(1).tolist()):
         for start in range(0, length, size):
             stop = min(start + size, length)
-            assert landed[b, stop - 1].item() == pytest.approx(raw[b, start:stop].sum().item(), abs=1e-9)
-            assert not landed[b, start : stop - 1].any()
-        assert not landed[b, length:].any()
+            assert placed_rewards[b, stop - 1].item() == pytest.approx(raw[b, start:stop].sum().item(), abs=1e-9)
+            assert not placed_rewards[b, start : stop - 1].any()
+        assert not placed_rewards[b, length:].any()
 
 
 def test_centre_is_the_mean_payment_and_sigma_the_deviation_of_totals() -> None:
     # Totals 18, 4 and 14: mean 12, variance (36 + 64 + 4) / 3. Five payments of 36 in all.
-    landed = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
+    placed_rewards = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
     paid = torch.tensor([[True, True], [True, False], [True, True]])
-    got = fit_scaling(landed, paid, centre=True, scale=True)
+    got = fit_scaling(placed_rewards, paid, centre=True, scale=True)
     assert got.centre == pytest.approx(7.2)
     assert got.sigma == pytest.approx(math.sqrt(104 / 3))
 
 
 def test_scaling_that_is_off_changes_nothing() -> None:
-    landed = torch.tensor([[3.0, 6.0, 9.0], [12.0, 0.0, 0.0]])
-    assert fit_scaling(landed, MASK, centre=False, scale=False) == Scaling(0.0, 1.0)
-    assert fit_scaling(landed, MASK, centre=False, scale=True) == Scaling(0.0, 3.0)
+    placed_rewards = torch.tensor([[3.0, 6.0, 9.0], [12.0, 0.0, 0.0]])
+    assert fit_scaling(placed_rewards, MASK, centre=False, scale=False) == Scaling(0.0, 1.0)
+    assert fit_scaling(placed_rewards, MASK, centre=False, scale=True) == Scaling(0.0, 3.0)
 
 
 def test_totals_that_do_not_vary_are_left_unscaled() -> None:
-    landed = torch.tensor([[1.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
-    assert fit_scaling(landed, MASK, centre=False, scale=True).sigma == 1.0
-    one = fit_scaling(landed[:1], MASK[:1], centre=True, scale=True)
+    placed_rewards = torch.tensor([[1.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
+    assert fit_scaling(placed_rewards, MASK, centre=False, scale=True).sigma == 1.0
+    one = fit_scaling(placed_rewards[:1], MASK[:1], centre=True, scale=True)
     assert one.centre == pytest.approx(4 / 3)
     assert one.sigma == 1.0
 

@@ -405,7 +405,8 @@ def test_equal_responses_say_nothing_of_the_judge(fake: FakeClaude, there: Path)
 
 
 def test_a_reason_that_says_failed_is_no_failure(there: Path) -> None:
-    from tokalign.judges.claude import FAILED, read
+    from tokalign.judges import FAILED
+    from tokalign.judges.claude import read
 
     message = {"content": [{"type": "text", "text": json.dumps({"reason": f"{FAILED}ha", "verdict": "first"})}]}
     assert read(message, "reference_first") == (1.0, f"{FAILED}ha")

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tokalign.core import diff
-from tokalign.core.diff import Kept, Opcode, Spans, Way
+from tokalign.core.diff import Alignment, AlignOptions, Opcode, Spans
 from tokalign.core.words import split
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
@@ -30,9 +30,9 @@ TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=15),
 )
 WAYS = [
-    Way("levenshtein"),
-    Way("lcs"),
-    *(Way("blocks", merge, whole) for merge, whole in ((0, diff.NEVER), (1, 0.5), (2, 0.8), (3, diff.NEVER))),
+    AlignOptions("levenshtein"),
+    AlignOptions("lcs"),
+    *(AlignOptions("blocks", merge, whole) for merge, whole in ((0, diff.NEVER), (1, 0.5), (2, 0.8), (3, diff.NEVER))),
 ]
 WAY = st.sampled_from(WAYS)
 
@@ -42,23 +42,25 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def compare(original: str, edited: str, way: Way = WAYS[4]) -> Kept:
+def compare(original: str, edited: str, way: AlignOptions = WAYS[4]) -> Alignment:
     """One pair, by words."""
     return diff.compare_words(split([original]), split([edited]), way)
 
 
-def opcodes(original: str, edited: str, way: Way = WAYS[4]) -> list[Opcode]:
+def opcodes(original: str, edited: str, way: AlignOptions = WAYS[4]) -> list[Opcode]:
     """One pair, by words."""
     return diff.opcodes(compare(original, edited, way))
 
 
-def compare_ids(original: list[int], edited: list[int], way: Way) -> Kept:
+def compare_ids(original: list[int], edited: list[int], way: AlignOptions) -> Alignment:
     """One pair, by token ids."""
     a, b = np.array(original, dtype=np.int32), np.array(edited, dtype=np.int32)
     return diff.compare_tokens(a, np.array([0, len(a)]), b, np.array([0, len(b)]), way)
 
 
-def project(kept: Kept, original: str, edited: str, a: list[tuple[int, int]], b: list[tuple[int, int]]) -> list[Spans]:
+def project(
+    kept: Alignment, original: str, edited: str, a: list[tuple[int, int]], b: list[tuple[int, int]]
+) -> list[Spans]:
     """The edits of characters carried over to the tokens of one pair."""
     return [
         diff.project(spans, split([text]), np.array(offsets, np.int32).reshape(-1, 2), np.array([0, len(offsets)]))

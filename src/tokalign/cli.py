@@ -5,20 +5,22 @@ A value comes from the flag, else ``TOKALIGN_<COMMAND>_<OPTION>``, else ``TOKALI
 ``[command]`` table of ``--config FILE.toml``, else the default.
 """
 
+import difflib
 import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from tokalign import __version__
+from tokalign.config.commands import COMMANDS, Command
 from tokalign.errors import TokalignError, UsageError
-from tokalign.runtime import signals
+from tokalign.runtime import invocation, signals
 
 if TYPE_CHECKING:
     from tokalign.config.options import Knobs
@@ -28,76 +30,33 @@ UNRESOLVED = 3
 """Exit code of a run that finished with rows that failed, or with nothing that can be used."""
 
 
-class Command(NamedTuple):
-    """A command: its dataclass in :mod:`tokalign.config.stages`, the module whose ``run`` works, its help."""
+class Grouped(TyperCommand):
+    """A command whose help shows its options under headings."""
 
-    knobs: str
-    module: str
-    about: str
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The options, by panel, in the order of the panels; required ones come first in each."""
+        from tokalign.config.panels import PANELS
 
-    def load_knobs(self) -> "type[Knobs]":
-        """The dataclass, imported only when the command is asked for."""
-        found: type[Knobs] = getattr(importlib.import_module("tokalign.config.stages"), self.knobs)
-        return found
-
-
-COMMANDS = {
-    "playground": Command(
-        "PlaygroundConfig",
-        "tokalign.stages.playground",
-        "Make the offline world: preferences, sft data and three sets of prompts that never overlap.",
-    ),
-    "edit": Command(
-        "EditConfig",
-        "tokalign.stages.edit",
-        "Edit the less preferred response of each pair as little as possible, so that it becomes the better one.",
-    ),
-    "diff": Command(
-        "DiffConfig", "tokalign.stages.diff", "Label every token of original and edited: bad, neutral or good."
-    ),
-    "train-sft": Command(
-        "TrainSftConfig",
-        "tokalign.stages.sft",
-        "Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits).",
-    ),
-    "train-rm": Command(
-        "TrainRmConfig",
-        "tokalign.stages.reward",
-        "Train a reward model: one that judges every token, or the classical one that scores the whole.",
-    ),
-    "generate": Command("GenerateConfig", "tokalign.stages.generate", "Sample responses from a policy."),
-    "score": Command("ScoreConfig", "tokalign.stages.score", "Reward every token of any response."),
-    "train-ppo": Command(
-        "TrainPpoConfig",
-        "tokalign.stages.ppo",
-        "Train a policy by PPO, with a reward at every token or one at the end.",
-    ),
-    "eval-winrate": Command(
-        "EvalWinrateConfig", "tokalign.stages.winrate", "How often a judge prefers each candidate to the reference."
-    ),
-    "export": Command(
-        "ExportConfig", "tokalign.stages.export", "Write edits, preferences or responses in another tool's layout."
-    ),
-    "report": Command(
-        "ReportConfig",
-        "tokalign.report.page",
-        "Write one page of all that was made: labels, rewards, curves, win rates.",
-    ),
-    "verify": Command(
-        "VerifyConfig",
-        "tokalign.report.verify",
-        "Check that artifacts are what they say: content, what they were made from, what was paid.",
-    ),
-    "show": Command(
-        "ShowConfig",
-        "tokalign.report.show",
-        "Look at an artifact, or at all artifacts below a folder, in the terminal.",
-    ),
-}
+        by_panel: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                by_panel.setdefault(getattr(parameter, "rich_help_panel", None) or PANELS[-1], []).append(record)
+        for name in PANELS:
+            if rows := by_panel.get(name):
+                with formatter.section(name):
+                    formatter.write_dl(rows)
 
 
 class Commands(TyperGroup):
     """Builds a command only when it is asked for, so that ``--help`` is instant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A command by its name; of one that there is not, the likeliest that was meant is named."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            alike = difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)
+            meant = f"did you mean {alike[0]!r}?" if alike else "see tokalign --help"
+            raise UsageError(f"no such command: {args[0]!r}", remedy=meant)
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, in the order of the pipeline."""
@@ -126,6 +85,7 @@ app = typer.Typer(
 
 def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
     from tokalign.config.options import is_required
+    from tokalign.config.panels import panel
 
     hints = get_type_hints(knobs)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -134,7 +94,7 @@ def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
         names = [f"TOKALIGN_{command}_{f.name}", f"TOKALIGN_{f.name}"]
         envvar = [name.upper().replace("-", "_") for name in names] if f.metadata["env"] else None
         make = typer.Argument if f.metadata["positional"] else typer.Option
-        option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False)
+        option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False, rich_help_panel=panel(knobs, f))
         default: Any = inspect.Parameter.empty
         if not is_required(f):
             default = f.default if f.default_factory is MISSING else f.default_factory()
@@ -197,7 +157,8 @@ def _build(name: str, command: Command) -> Any:
         config = knobs(**values)
         if isinstance(config, Stage):
             sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
-        result = importlib.import_module(command.module).run(config)
+        with invocation.of(["tokalign", *sys.argv[1:]]):
+            result = importlib.import_module(command.module).run(config)
         if result is not None:  # nothing to look at, or another process tells of it
             importlib.import_module("tokalign.report.summary").written(config, result)
         if getattr(result, "unresolved", False):
@@ -206,7 +167,7 @@ def _build(name: str, command: Command) -> Any:
     body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}  # type: ignore[attr-defined]
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(name, help=command.about)(body)
+    alone.command(name, cls=Grouped, help=command.about)(body)
     return typer.main.get_command(alone)
 
 

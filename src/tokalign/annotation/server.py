@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from tokalign.annotation.newlines import as_in
 from tokalign.annotation.security import BYTES, HEADERS, Guard, cookie_of, equal
-from tokalign.annotation.store import VERDICTS, ConflictError, Desk, Work
+from tokalign.annotation.store import VERDICTS, AnnotationStore, ConflictError, Work
 from tokalign.artifacts.schemas import CATEGORIES
 from tokalign.core import diff
 from tokalign.core.words import split
@@ -39,7 +39,7 @@ class Pages:
     """The routes.
 
     Args:
-        desk: the work.
+        store: the rows and what was decided.
         secret: what lets in, in the address that is printed.
         min_similarity: what keeps less of the words is warned of.
         saved: called after each decision.
@@ -49,14 +49,14 @@ class Pages:
 
     def __init__(
         self,
-        desk: Desk,
+        store: AnnotationStore,
         secret: str,
         min_similarity: float,
         saved: Callable[[], None],
         finish: Callable[[], None],
         once: str = "",
     ) -> None:
-        self.desk, self.secret, self.min_similarity = desk, secret, min_similarity
+        self.store, self.secret, self.min_similarity = store, secret, min_similarity
         self._saved, self._finish, self._once = saved, finish, once
 
     def routes(self) -> list[Route]:
@@ -105,16 +105,16 @@ class Pages:
         """A row: the next open one, or the one at ``at``; and how far the work is."""
         client, at = request.query_params.get("client", ""), request.query_params.get("at")
         if at is None:
-            number = self.desk.next(client)
-        elif at.isdecimal() and len(at) < 10 and int(at) < len(self.desk.tasks):
+            number = self.store.next(client)
+        elif at.isdecimal() and len(at) < 10 and int(at) < len(self.store.tasks):
             number = int(at)
-            if not self.desk.claim(number, client):
+            if not self.store.claim(number, client):
                 return _say({"busy": True, **self._progress()}, 409)
         else:
             return _say({"error": "no such row"}, 404)
         if number is None:
             return _say({"row": None, **self._progress()})
-        task, draft, decision = self.desk.tasks[number], self.desk.draft(number), self.desk.decision(number)
+        task, draft, decision = self.store.tasks[number], self.store.draft(number), self.store.decision(number)
         work = draft or (decision.work if decision else task.start)
         shown = {
             "at": number,
@@ -126,16 +126,16 @@ class Pages:
             "start": asdict(task.start),
             "work": asdict(work),
             "verdict": decision.verdict if decision else None,
-            "version": self.desk.version(number),
+            "version": self.store.version(number),
         }
         return _say({"row": shown, **self._progress()})
 
     def _progress(self) -> dict[str, Any]:
         return {
-            "done": self.desk.done,
-            "total": len(self.desk.tasks),
-            "rate": round(self.desk.rate),
-            "annotator": self.desk.annotator,
+            "done": self.store.done,
+            "total": len(self.store.tasks),
+            "rate": round(self.store.rate),
+            "annotator": self.store.annotator,
             "categories": CATEGORIES[:-1],
         }
 
@@ -145,7 +145,7 @@ class Pages:
         text = said.get("text")
         if number is None or not isinstance(text, str):
             return _say({"error": "a row and a text"}, 400)
-        original = self.desk.tasks[number].original
+        original = self.store.tasks[number].original
         return _say(await run_in_threadpool(_compared, original, text, self.min_similarity))
 
     async def draft(self, request: Request) -> Response:
@@ -155,7 +155,7 @@ class Pages:
         if number is None or work is None or not isinstance(version, int):
             return _say({"error": "a row, a version and a text"}, 400)
         client, leaving = str(said.get("client", "")), said.get("leaving") is True
-        kept = self.desk.keep(number, client, version, work, leaving)
+        kept = self.store.keep(number, client, version, work, leaving)
         return _say({}) if kept else _say({"conflict": True}, 409)
 
     async def save(self, request: Request) -> Response:
@@ -164,11 +164,11 @@ class Pages:
         work, verdict, version = self._work(said, number), said.get("verdict"), said.get("version")
         if number is None or work is None or verdict not in VERDICTS or not isinstance(version, int):
             return _say({"error": "a row, a verdict, a version and a text"}, 400)
-        task = self.desk.tasks[number]
+        task = self.store.tasks[number]
         if verdict == "edited" and (not work.text.strip() or work.text == task.original):
             return _say({"error": "the text is empty, or as it was"}, 422)
         try:
-            decision = self.desk.save(number, version, verdict, work)
+            decision = self.store.save(number, version, verdict, work)
         except ConflictError:
             return _say({"conflict": True, **self._progress()}, 409)
         self._saved()
@@ -179,12 +179,12 @@ class Pages:
         said, number = await self._said(request)
         if number is None:
             return _say({"error": "a row"}, 400)
-        self.desk.skip(number, str(said.get("client", "")))
+        self.store.skip(number, str(said.get("client", "")))
         return _say({})
 
     async def finish(self, _: Request) -> Response:
         """All is done: the artifact can be written."""
-        left = len(self.desk.tasks) - self.desk.done
+        left = len(self.store.tasks) - self.store.done
         if left:
             return _say({"error": f"{left} rows are not decided"}, 409)
         self._finish()
@@ -202,7 +202,7 @@ class Pages:
             number = said["at"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return {}, None
-        there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.desk.tasks)
+        there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.store.tasks)
         return (said, number) if there else ({}, None)
 
     def _work(self, said: dict[str, Any], number: int | None) -> Work | None:
@@ -210,7 +210,7 @@ class Pages:
         text, categories, rationale = said.get("text"), said.get("categories", []), said.get("rationale", "")
         if number is None or not isinstance(text, str) or not isinstance(rationale, str):
             return None
-        task = self.desk.tasks[number]
+        task = self.store.tasks[number]
         known = list(dict.fromkeys([*CATEGORIES[:-1], *task.categories]))
         if not isinstance(categories, list) or any(c not in known for c in categories):
             return None
@@ -230,7 +230,7 @@ def _compared(original: str, text: str, min_similarity: float) -> dict[str, Any]
     a, b = split([original]), split([text])
     if len(a.ids) + len(b.ids) > _WORDS:
         return long
-    kept = diff.compare_words(a, b, diff.Way())
+    kept = diff.compare_words(a, b, diff.AlignOptions())
     parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
     (similarity,) = diff.similarities(a, b)
     return {"parts": parts, "similarity": similarity, "large": similarity < min_similarity}
@@ -258,12 +258,17 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    desk: Desk, port: int, min_similarity: float, say: Callable[[str], None], saved: Callable[[], None], show: bool
+    store: AnnotationStore,
+    port: int,
+    min_similarity: float,
+    say: Callable[[str], None],
+    saved: Callable[[], None],
+    show: bool,
 ) -> None:
     """Serve the page until the person says that all is done.
 
     Args:
-        desk: the work.
+        store: the rows and what was decided.
         port: 0 takes any that is free.
         min_similarity: what keeps less of the words is warned of.
         say: tells the user where the page is.
@@ -290,7 +295,7 @@ def serve(
             server.finished = True
 
         once = secrets.token_urlsafe(32) if show else ""
-        pages = Pages(desk, secret, min_similarity, saved, finish, once)
+        pages = Pages(store, secret, min_similarity, saved, finish, once)
         app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=secret, host=host)])
         server = _Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
         say(f"the page is at http://{host}/open?key={secret}  (Ctrl-C ends; everything handed in is kept)")

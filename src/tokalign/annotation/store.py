@@ -1,4 +1,4 @@
-"""What lies on a person's desk: rows to edit, who has which, and what was decided.
+"""The annotation store: rows to edit, who has which, and what was decided.
 
 Every decision is on disk, in ``annotations.jsonl``, before it counts; what was decided last stands. A row is known by a
 hash of what is shown of it, so that work is found again whatever its id, and is not laid on another text.
@@ -112,8 +112,8 @@ def _decision_in(entry: dict[str, Any], work: Work) -> Decision:
     return Decision(verdict, work, _text_in(entry["annotator"]), version)
 
 
-class Desk:
-    """``with Desk(tasks, path, annotator) as desk``: one process at a time, which its caller's lock sees to.
+class AnnotationStore:
+    """``with AnnotationStore(tasks, path, annotator) as store``: one process at a time; its caller's lock sees to that.
 
     Args:
         tasks: all rows, in order.
@@ -121,7 +121,7 @@ class Desk:
         annotator: who works here.
 
     Raises:
-        InputError: the file is no journal of a desk.
+        InputError: the file is no journal of such a store.
     """
 
     def __init__(self, tasks: Sequence[Task], path: Path, annotator: str) -> None:
@@ -274,7 +274,7 @@ class Desk:
         self._saves.append(time.monotonic())
         return decision
 
-    def __enter__(self) -> "Desk":
+    def __enter__(self) -> "AnnotationStore":
         return self
 
     def __exit__(

@@ -82,6 +82,15 @@ def iter_labels(labels: Artifact) -> Iterator[TokenLabels]:
         yield from (TokenLabels(**row) for row in batch.to_pylist())
 
 
+def table(labels: Artifact) -> Any:
+    """All rows, as a ``pyarrow.Table``.
+
+    Raises:
+        InputError: as :func:`read_labels`.
+    """
+    return pa.Table.from_batches(list(_batches(labels)), schema=LABELS_SCHEMA)
+
+
 def look_up_labels(labels: Artifact) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
     """Every row without what it says of tokens, and what loads the whole of it: cheap where few rows are wanted."""
     light = [field.name for field in LABELS_SCHEMA if not field.name.startswith(("prompt_", "original_", "edited_"))]

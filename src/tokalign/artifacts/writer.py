@@ -25,7 +25,7 @@ from tokalign.artifacts.schemas import KINDS
 from tokalign.artifacts.workspace import CHECKPOINTS, LOCK, PROGRESS, Found, Workspace, locked, look
 from tokalign.config.options import Stage
 from tokalign.errors import ConflictError, InputError, UsageError
-from tokalign.runtime import signals
+from tokalign.runtime import invocation, signals
 from tokalign.runtime.disk import finite, hash_json, sealed, sha256, sync, write_at
 
 _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch", "transformers")
@@ -105,7 +105,7 @@ class Writer:
             version=KINDS[self.kind].version,
             tokalign=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=["tokalign", *sys.argv[1:]],
+            command=invocation.command(),
             config=self.config.select("rows", "more", "run", "input", "out"),
             config_hash=hash_json(self.fingerprint),
             seed=self.config.seed,

@@ -246,7 +246,7 @@ class Batches:
 
     async def _wait(self, attempt: int) -> None:
         """Before a call is made, for the ``attempt``-th time again."""
-        await nap(max(patience(attempt) if attempt else 0.0, self.claude.pace.left))
+        await nap(max(patience(attempt) if attempt else 0.0, self.claude.rate_limiter.left))
 
     async def _patiently(self, call: Callable[[], Awaitable[R]], what: str) -> R:
         """A call that costs nothing, made until it succeeds, or for as often as is allowed."""

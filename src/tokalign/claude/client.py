@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import anthropic
 
 from tokalign.claude.journal import Answer, Journal, key_of
-from tokalign.claude.limits import Pace, Purse
+from tokalign.claude.limits import Budget, RateLimiter
 from tokalign.claude.prices import Rates
 from tokalign.claude.retry import Again, Failed, after_status, may_have_passed, nap, never_left, patience
 from tokalign.config.options import Paid
@@ -52,7 +52,7 @@ class Claude:
 
     def __init__(self, journal: Journal, rates: Rates, knobs: Paid) -> None:
         self.journal, self.rates, self.knobs = journal, rates, knobs
-        self.pace, self._purse = Pace(knobs.concurrency), Purse(journal, knobs.max_cost)
+        self.rate_limiter, self._budget = RateLimiter(knobs.concurrency), Budget(journal, knobs.max_cost)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._answered = self._refused = 0
         self.sdk = anthropic.AsyncAnthropic(max_retries=0, timeout=knobs.timeout)
@@ -84,7 +84,7 @@ class Claude:
     def after(self, error: anthropic.APIStatusError) -> Failed | Again:
         """What an error status means; see :func:`after_status`. Calls are held back as it says."""
         if error.status_code == 429 or "retry-after" in error.response.headers:
-            self.pace.refuse(error.response.headers)
+            self.rate_limiter.refuse(error.response.headers)
         return after_status(error, self.sdk.api_key)
 
     async def _call(self, key: str, request: Request, most: float) -> Answer | Failed:
@@ -93,14 +93,14 @@ class Claude:
         while True:
             if failures:
                 await nap(patience(failures))
-            async with self.pace.place():
-                if not await self._purse.reserve(key, most):
+            async with self.rate_limiter.place():
+                if not await self._budget.reserve(key, most):
                     return Failed("the run ended")
                 try:
                     found = await self._once(key, request, most)
                 finally:
                     self.journal.forsake(key, "the run ended")
-                    await self._purse.settled()
+                    await self._budget.settled()
             if not isinstance(found, Again):
                 self._count(found)
                 return found
@@ -123,7 +123,7 @@ class Claude:
             why = "timeout" if isinstance(e, anthropic.APITimeoutError) else "connection lost"
             self.journal.lose(key, why)
             return Again(why)
-        self.pace.learn(raw.headers)
+        self.rate_limiter.learn(raw.headers)
         try:
             message = json.loads(raw.http_response.text)
             check_answer(message)
@@ -161,7 +161,7 @@ class Claude:
         Raises:
             BudgetError, ServiceError, StoppedError: see :meth:`ask`.
         """
-        places, self._purse.closed = asyncio.Semaphore(self.knobs.concurrency), False
+        places, self._budget.closed = asyncio.Semaphore(self.knobs.concurrency), False
 
         async def placed(item: T) -> R:
             async with places:
@@ -178,8 +178,8 @@ class Claude:
                 found = await waiting[0][1]
                 yield waiting.popleft()[0], found
         finally:  # nothing new leaves, but what has left comes home: it is paid
-            self._purse.closed = True
-            await self._purse.settled()
+            self._budget.closed = True
+            await self._budget.settled()
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
     async def close(self) -> None:

@@ -125,7 +125,7 @@ async def _counted(claude: Claude, request: Request) -> int:
     found: Failed | Again = Again("")
     for attempt in range(claude.knobs.max_retries + 1):
         await nap(patience(attempt) if attempt else 0.0)
-        async with claude.pace.place():
+        async with claude.rate_limiter.place():
             try:
                 return (await claude.sdk.messages.count_tokens(**countable)).input_tokens
             except anthropic.APIStatusError as e:

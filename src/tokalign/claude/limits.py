@@ -14,7 +14,7 @@ _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 """Of ``anthropic-ratelimit-KIND-remaining`` and ``-reset``."""
 
 
-class Pace:
+class RateLimiter:
     """Holds calls back while the service has none left for us, and has fewer under way once it has said so.
 
     Args:
@@ -85,7 +85,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-class Purse:
+class Budget:
     """Reserves the most that a call can cost before it leaves.
 
     Args:

@@ -1,6 +1,7 @@
 """Opening the service for a stage: its journal in the stage's folder, its prices, one call at a time or in batches."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,21 @@ async def worked(
         async for _, result in found:
             tell(spent(claude.journal))
             yield result
+
+
+def in_turn(found: AsyncGenerator[R]) -> Iterator[R]:
+    """What an asynchronous generator gives, for a loop that does not wait by itself; the calls go on while it waits."""
+    nothing = object()
+
+    async def following() -> Any:
+        return await anext(found, nothing)
+
+    with asyncio.Runner() as runner:
+        try:
+            while (item := runner.run(following())) is not nothing:
+                yield item
+        finally:
+            runner.run(found.aclose())
 
 
 def spent(journal: Journal) -> dict[str, Any]:

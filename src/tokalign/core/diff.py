@@ -10,7 +10,7 @@ Two units of alignment:
   diff serves every tokenizer, and an edited word is labelled whole: aligned by token, the subwords that two
   different words happen to share stay neutral.
 
-Either gives a :class:`Kept`, from which come labels (:func:`spans`), and for one pair :func:`opcodes`.
+Either gives a :class:`Alignment`, from which come labels (:func:`spans`), and for one pair :func:`opcodes`.
 """
 
 from array import array
@@ -32,7 +32,7 @@ NEVER = 2.0
 """A share of a sentence that is never reached."""
 
 
-class Way(NamedTuple):
+class AlignOptions(NamedTuple):
     """How to align.
 
     ``levenshtein`` † replaces, inserts and removes as little as possible (words with the white space before them);
@@ -47,7 +47,7 @@ class Way(NamedTuple):
     """A sentence of which this share changed was changed as a whole; above 1, never."""
 
 
-class Kept(NamedTuple):
+class Alignment(NamedTuple):
     """What is kept of N pairs: pieces in order, and after those of each pair an empty one where the pair ends.
 
     Places (characters or tokens) count through all texts of a side, joined. What lies between one piece and the
@@ -93,7 +93,7 @@ def similarities(originals: Words, editeds: Words) -> list[float]:
     ]
 
 
-def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
+def compare_words(originals: Words, editeds: Words, way: AlignOptions) -> Alignment:
     """Which characters each edit kept, from alignments over words.
 
     But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
@@ -107,7 +107,7 @@ def compare_words(originals: Words, editeds: Words, way: Way) -> Kept:
     return kept
 
 
-def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, way: Way) -> Kept:
+def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, way: AlignOptions) -> Alignment:
     """Which tokens each edit kept; sentences play no part.
 
     Args:
@@ -121,7 +121,7 @@ def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints,
     return _close(i, i + 1, j, j + 1, rows_a, rows_b)
 
 
-def spans(kept: Kept) -> tuple[Spans, Spans]:
+def spans(kept: Alignment) -> tuple[Spans, Spans]:
     """For every place of originals and edited texts, the number (from 1, by pair) of the edit it is part of, or 0.
 
     † What is part of an edit is bad in the original and good in the edited text. Both sides of a replacement carry
@@ -135,7 +135,7 @@ def spans(kept: Kept) -> tuple[Spans, Spans]:
     return a, b
 
 
-def edits(kept: Kept) -> Ints:
+def edits(kept: Alignment) -> Ints:
     """(N,): how many edits each pair has."""
     return _numbers(kept)[kept.stops].astype(np.int64)
 
@@ -171,7 +171,7 @@ def _first(of_characters: Spans, counts: Any, starts: Spans, ends: Spans) -> Spa
     return numbers.take(low) * (up_to.take(ends) > low)
 
 
-def omissions(kept: Kept, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
+def omissions(kept: Alignment, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
     """(T,): the number of the edit that put something in before a token of an original and removed nothing; 0: none.
 
     These are the tokens of the next character that is no white space, or EOS; the arguments are as for
@@ -188,7 +188,7 @@ def omissions(kept: Kept, words: Words, offsets: NDArray[Any], tokens: Ints) -> 
     return of_tokens
 
 
-def token_omissions(kept: Kept) -> Spans:
+def token_omissions(kept: Alignment) -> Spans:
     """As :func:`omissions`, where tokens were compared."""
     of_tokens = np.zeros(kept.a1[-1], dtype=np.int32)
     piece, numbers = _omitted(kept)
@@ -196,7 +196,7 @@ def token_omissions(kept: Kept) -> Spans:
     return of_tokens
 
 
-def opcodes(kept: Kept, pair: int = 0) -> list[Opcode]:
+def opcodes(kept: Alignment, pair: int = 0) -> list[Opcode]:
     """The opcodes of one pair; where something changed, it is one opcode."""
     low = int(kept.stops[pair - 1]) + 1 if pair else 0
     part = slice(low, int(kept.stops[pair]) + 1)
@@ -232,7 +232,7 @@ def undo(original: str, edited: str, edit: Opcode) -> str:
     return edited[: edit.j1] + original[edit.i1 : edit.i2] + edited[edit.j2 :]
 
 
-def _compare_words(a: Words, b: Words, way: Way) -> Kept:
+def _compare_words(a: Words, b: Words, way: AlignOptions) -> Alignment:
     by_raw = way.align == "levenshtein"
     ids_a, ids_b = (a.raw, b.raw) if by_raw else (a.ids, b.ids)
     i, j = _match(_sides(ids_a, a.starts, a.rows), _sides(ids_b, b.starts, b.rows), way)
@@ -256,7 +256,7 @@ def _parts(values: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
     return [values[i:j] for i, j in pairwise(cuts)]
 
 
-def _match(a: list[Side], b: list[Side], way: Way) -> tuple[Ints, Ints]:
+def _match(a: list[Side], b: list[Side], way: AlignOptions) -> tuple[Ints, Ints]:
     """Which words (or tokens) are kept, and as which; numbers count through all texts of a side."""
     pairs = list(zip(a, b, strict=True))
     cost = way.merge if way.align == "blocks" else 0
@@ -279,7 +279,7 @@ def _levenshtein(a: Side, b: Side) -> Match:
     return match
 
 
-def _keep_contained(kept: Kept, i: Ints, j: Ints, a: NDArray[Any], b: NDArray[Any]) -> tuple[Ints, Ints]:
+def _keep_contained(kept: Alignment, i: Ints, j: Ints, a: NDArray[Any], b: NDArray[Any]) -> tuple[Ints, Ints]:
     """Where one side of an edit holds all words of the other, in order, nothing was removed (or put in): keep them.
 
     Args:
@@ -318,7 +318,7 @@ def _lost(starts: NDArray[np.bool_], kept: Ints, whole: float) -> NDArray[np.boo
     return lost[sentence[kept]]
 
 
-def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -> Kept:
+def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -> Alignment:
     """Pieces (none is empty), joined where nothing lies between, and where each pair begins and ends on either side."""
     at = np.searchsorted(a0, rows_a[1:])
     fresh = np.ones(len(a0) + 1, dtype=bool)
@@ -328,7 +328,7 @@ def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -
     at = np.searchsorted(begin, at)
     a0, a1 = (np.insert(x, at, rows_a[1:]) for x in (a0[begin], a1[last]))
     b0, b1 = (np.insert(x, at, rows_b[1:]) for x in (b0[begin], b1[last]))
-    return Kept(a0, a1, b0, b1, at + np.arange(len(at)))
+    return Alignment(a0, a1, b0, b1, at + np.arange(len(at)))
 
 
 def _before(ends: Ints) -> Ints:
@@ -336,7 +336,7 @@ def _before(ends: Ints) -> Ints:
     return np.concatenate([[0], ends[:-1]])
 
 
-def _numbers(kept: Kept) -> Spans:
+def _numbers(kept: Alignment) -> Spans:
     """(K,): how many edits its pair has up to each piece."""
     changed = (kept.a0 > _before(kept.a1)) | (kept.b0 > _before(kept.b1))
     total = np.cumsum(changed)
@@ -345,13 +345,13 @@ def _numbers(kept: Kept) -> Spans:
     return numbers.astype(np.int32)
 
 
-def _omitted(kept: Kept) -> tuple[Ints, Spans]:
+def _omitted(kept: Alignment) -> tuple[Ints, Spans]:
     """Pieces before which something was put in and nothing removed, and the numbers of these edits."""
     piece = np.flatnonzero((kept.a0 == _before(kept.a1)) & (kept.b0 > _before(kept.b1)))
     return piece, _numbers(kept)[piece]
 
 
-def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Kept) -> bool:
+def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Alignment) -> bool:
     """Whether what is kept is the same on both sides, composed or not."""
     in_a, in_b = spans(kept)
     same_a, same_b = a[in_a == 0], b[in_b == 0]

@@ -1,8 +1,26 @@
-"""Who edits. One small file an editor; all follow :class:`Editor`, and all edits pass :func:`gate`."""
+"""Editors: one small file each. All follow :class:`Editor`, and all edits pass :func:`gate`."""
 
+import importlib
+from collections.abc import Generator
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
+from tokalign.artifacts.schemas import Edit, Preference, Row
+from tokalign.config.stages import EditConfig
 from tokalign.core import diff
+from tokalign.data.dataset import Rows
+from tokalign.errors import UsageError
+from tokalign.runtime.progress import Progress
+
+CHUNK = 256
+"""Rows between which a run can be cut, where a row costs nothing."""
+EDITORS = {
+    "rules": "tokalign.editors.rules:RulesEditor",
+    "recorded": "tokalign.editors.recorded:RecordedEditor",
+    "claude": "tokalign.editors.claude:ClaudeEditor",
+    "human": "tokalign.editors.human:HumanEditor",
+}
+"""By the name of ``--editor``."""
 
 
 class Proposal(NamedTuple):
@@ -15,15 +33,109 @@ class Proposal(NamedTuple):
 
 
 class Editor(Protocol):
-    """Turns the less preferred response of a row into the better one, changing as little as possible."""
+    """Turns the less preferred response of a row into the better one, changing as little as possible.
+
+    Made with the options of the stage, by :func:`make`.
+    """
 
     name: str
+    usage: dict[str, Any]
+    """What was paid so far; empty where nothing is."""
+    begins_again: bool
+    """Whether a run that goes on is given all edits anew, since they may have changed."""
+
+    def reads(self) -> tuple[type[Row], str]:
+        """The rows that it edits: their type, and the kind of artifact that holds them."""
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What else its edits depend on, as inputs of the stage."""
+
+    def estimate(self, rows: Rows[Any]) -> Any:
+        """What the edits may cost.
+
+        Raises:
+            UsageError: they cost nothing.
+        """
+
+    def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
+        """The rows from ``start`` with their edits, in order, some at a time; what was given out is kept by the caller.
+
+        ``bar`` is told how far it is.
+        """
+
+
+def make(config: EditConfig) -> Editor:
+    """The editor that is asked for.
+
+    Raises:
+        UsageError, InputError: what it needs is not there.
+    """
+    module, _, name = EDITORS[str(config.editor)].partition(":")
+    found: Editor = getattr(importlib.import_module(module), name)(config)
+    return found
+
+
+class Unpaid:
+    """What editors have in common that ask no paid service."""
+
+    name = ""
+    begins_again = False
+
+    def __init__(self, config: EditConfig) -> None:
+        self.config, self.usage = config, dict[str, Any]()
+
+    def reads(self) -> tuple[type[Row], str]:
+        """See :class:`Editor`."""
+        return Preference, "preferences"
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """See :class:`Editor`."""
+        return {}
+
+    def estimate(self, rows: Rows[Any]) -> Any:
+        """See :class:`Editor`."""
+        raise UsageError(f"--editor {self.name} costs nothing", remedy="leave --dry-run out")
+
+
+class RowByRow(Unpaid):
+    """An editor that needs no more than a row."""
+
+    only_count = False
+    """Whether an edit that is too large is accepted."""
 
     def original(self, row: Any) -> str:
         """The response to edit."""
+        return str(row.rejected)
 
     def edit(self, row: Any) -> Proposal:
         """The edit."""
+        raise NotImplementedError
+
+    def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
+        """See :class:`Editor`."""
+        left = islice(rows, start, None)
+        while part := list(islice(left, CHUNK)):
+            yield [self._made(row) for row in part]
+            bar.advance(len(part))
+
+    def _made(self, row: Any) -> Edit:
+        original, proposal = self.original(row), self.edit(row)
+        verdict = gate(original, proposal.edited, self.config.min_similarity, only_count=self.only_count)
+        return Edit.model_validate(
+            {
+                "id": row.id,
+                "prompt": row.prompt,
+                "original": original,
+                "edited": proposal.edited,
+                "chosen": row.chosen,
+                "editor": self.name,
+                "status": verdict.status,
+                "reason": verdict.reason,
+                "categories": proposal.categories,
+                "rationale": proposal.rationale,
+                "similarity": verdict.similarity,
+            }
+        )
 
 
 class Verdict(NamedTuple):

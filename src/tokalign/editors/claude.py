@@ -1,11 +1,12 @@
 """Claude as the editor: one request a row, and one more where a gate can say what was wrong."""
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import Generator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokalign.artifacts.schemas import Edit, Preference
+from tokalign.artifacts.schemas import Edit, Preference, Row
 from tokalign.claude import messages
 from tokalign.claude.client import Claude, Request
 from tokalign.claude.delimiters import ABOUT, fence, turns
@@ -13,12 +14,13 @@ from tokalign.claude.estimate import estimate
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import worked
+from tokalign.claude.service import in_turn, worked
 from tokalign.config.stages import EditConfig
-from tokalign.data.dataset import Rows
+from tokalign.data.dataset import Rows, file_lineage
 from tokalign.editors import Proposal, Verdict
 from tokalign.editors.claude_response import SCHEMA, Reading, read
 from tokalign.runtime.disk import hash_json
+from tokalign.runtime.progress import Progress
 
 PROMPT = "edit-1"
 """The version of our own prompt, and the name of its file."""
@@ -37,11 +39,33 @@ class ClaudeEditor:
     """
 
     name = "claude"
+    begins_again = False
 
     def __init__(self, knobs: EditConfig) -> None:
-        self.knobs = knobs
+        self.knobs, self.usage = knobs, dict[str, Any]()
         self.model = messages.model_of(knobs)
         self._system, self.version = prompt(knobs.prompt)
+
+    def reads(self) -> tuple[type[Row], str]:
+        """See :class:`tokalign.editors.Editor`."""
+        return Preference, "preferences"
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The user's prompt, if there is one."""
+        return {} if self.knobs.prompt is None else {"prompt": file_lineage(self.knobs.prompt)}
+
+    def estimate(self, rows: Rows[Preference]) -> Estimate:
+        """What the edits may cost; nothing is asked for."""
+        k = self.knobs
+        asked = estimate(rows, lambda row: (self.request(row), row.rejected), k.out, self.model, k, k.re_ask)
+        return asyncio.run(asked)
+
+    def edits(self, rows: Rows[Preference], start: int, bar: Progress) -> Generator[list[Edit]]:
+        """See :class:`tokalign.editors.Editor`: row by row, since each was paid for."""
+        k = self.knobs
+        for edit in in_turn(worked(rows, self.edit, start, k.out, self.model, k, bar.say, self.usage.update)):
+            yield [edit]
+            bar.advance(1, USD=self.usage["usd"])
 
     async def edit(self, row: Preference, claude: Claude) -> Edit:
         """The row with its edit, whatever became of it."""
@@ -111,23 +135,3 @@ def prompt(file: Path | None) -> tuple[str, str]:
         text = messages.read_text(file, "say how to edit")
         version = f"{file.name} {hash_json(text)[:12]}"
     return f"{text.strip()}\n\n{ABOUT}", version
-
-
-def edits(
-    rows: Rows[Preference],
-    start: int,
-    knobs: EditConfig,
-    say: Callable[[str], None],
-    tell: Callable[[dict[str, Any]], None],
-) -> AsyncGenerator[Edit]:
-    """The rows from ``start`` with their edits, in order. ``tell`` hears before each what is spent so far."""
-    editor = ClaudeEditor(knobs)
-    return worked(rows, editor.edit, start, knobs.out, editor.model, knobs, say, tell)
-
-
-async def estimated(rows: Rows[Preference], knobs: EditConfig) -> Estimate:
-    """What the edits may cost."""
-    editor = ClaudeEditor(knobs)
-    return await estimate(
-        rows, lambda row: (editor.request(row), row.rejected), knobs.out, editor.model, knobs, knobs.re_ask
-    )

@@ -1,24 +1,17 @@
-"""From rows to a person's desk, and from the desk to edits."""
+"""Edits by a person: rows to the annotation store, and what was decided there to edits."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from tokalign.annotation.server import serve
-from tokalign.annotation.store import Desk, Task
+from tokalign.annotation.store import AnnotationStore, Task
 from tokalign.artifacts.manifest import ANNOTATIONS, kind_of
-from tokalign.artifacts.schemas import Edit, Preference
-from tokalign.config.stages import EditConfig
-from tokalign.editors import gate
-
-
-def row_type(source: str) -> tuple[type[Any], str]:
-    """What SOURCE holds: preferences to edit, or edits (of a model) to review."""
-    folder = Path(source)
-    if kind_of(folder) == "edits":
-        return Edit, "edits"
-    return Preference, "preferences"
+from tokalign.artifacts.schemas import Edit, Preference, Row
+from tokalign.data.dataset import Rows
+from tokalign.editors import CHUNK, Unpaid, gate
+from tokalign.runtime.progress import Progress
 
 
 def task_of(row: Any) -> Task:
@@ -30,31 +23,42 @@ def task_of(row: Any) -> Task:
     return Task(row.id, row.prompt, row.rejected, row.rejected, row.chosen)
 
 
-def edits(rows: Iterable[Any], config: EditConfig, done: Callable[[int], None]) -> Iterator[Edit]:
-    """Have a person decide all rows; then the edits, in their order.
+class HumanEditor(Unpaid):
+    """Serves the page until a person has decided every row."""
 
-    Args:
-        rows: all of them.
-        config: of the stage.
-        done: told how many rows are decided, whenever that changes.
+    name = "human"
+    begins_again = True
 
-    Raises:
-        StoppedError: the end was asked for before all were decided; what was decided is kept.
-        UsageError: the port is taken.
-    """
-    tasks = [task_of(row) for row in rows]
+    def reads(self) -> tuple[type[Row], str]:
+        """Preferences to edit, or edits (of a model) to review."""
+        return (Edit, "edits") if kind_of(Path(self.config.source)) == "edits" else (Preference, "preferences")
 
-    def say(line: str) -> None:  # whatever --quiet says: there is no other way to the page
-        print(f"edit: {line}", file=sys.stderr)
+    def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
+        """See :class:`tokalign.editors.Editor`; the bar shows how many rows are decided.
 
-    with Desk(tasks, config.out / ANNOTATIONS, config.annotator) as desk:
-        done(desk.done)
-        serve(desk, config.port, config.min_similarity, say, lambda: done(desk.done), config.open)
-        yield from (_edit(desk, k, config.min_similarity) for k in range(len(tasks)))
+        Raises:
+            StoppedError: the end was asked for before all were decided; what was decided is kept.
+            UsageError: the port is taken.
+        """
+        config, tasks = self.config, [task_of(row) for row in rows]
+
+        def say(line: str) -> None:  # whatever --quiet says: there is no other way to the page
+            print(f"edit: {line}", file=sys.stderr)
+
+        with AnnotationStore(tasks, config.out / ANNOTATIONS, config.annotator) as store:
+
+            def decided() -> None:
+                bar.advance(store.done - bar.done)
+
+            decided()
+            serve(store, config.port, config.min_similarity, say, decided, config.open)
+            for k in range(start, len(tasks), CHUNK):
+                some = range(k, min(k + CHUNK, len(tasks)))
+                yield [_edit(store, i, config.min_similarity) for i in some]
 
 
-def _edit(desk: Desk, k: int, min_similarity: float) -> Edit:
-    task, decision = desk.tasks[k], desk.decision(k)
+def _edit(store: AnnotationStore, k: int, min_similarity: float) -> Edit:
+    task, decision = store.tasks[k], store.decision(k)
     assert decision is not None
     made = {"edited": decision.work.text, "unchanged": task.original, "failed": ""}[decision.verdict]
     failed = decision.verdict == "failed"

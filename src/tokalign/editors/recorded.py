@@ -1,13 +1,18 @@
 """Edits made elsewhere, taken as they are."""
 
-from tokalign.artifacts.schemas import RecordedEdit
-from tokalign.editors import Proposal
+from tokalign.artifacts.schemas import RecordedEdit, Row
+from tokalign.editors import Proposal, RowByRow
 
 
-class RecordedEditor:
+class RecordedEditor(RowByRow):
     """Passes on what the row already carries."""
 
     name = "recorded"
+    only_count = True
+
+    def reads(self) -> tuple[type[Row], str]:
+        """See :class:`tokalign.editors.Editor`."""
+        return RecordedEdit, "edits"
 
     def original(self, row: RecordedEdit) -> str:
         """The response as it was."""

@@ -1,7 +1,7 @@
 """The playground's rule editor."""
 
 from tokalign.artifacts.schemas import Preference
-from tokalign.editors import Proposal
+from tokalign.editors import Proposal, RowByRow
 from tokalign.errors import InputError
 from tokalign.playground import oracle, rules
 
@@ -20,14 +20,10 @@ def _asked(row: Preference) -> str:
     return row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
 
 
-class RulesEditor:
+class RulesEditor(RowByRow):
     """Edits by the playground's lexicon; it knows nothing of other texts."""
 
     name = "rules"
-
-    def original(self, row: Preference) -> str:
-        """The rejected response."""
-        return row.rejected
 
     def edit(self, row: Preference) -> Proposal:
         """Mend every flaw that the rules find."""

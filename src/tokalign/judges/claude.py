@@ -1,27 +1,26 @@
 """Claude as the judge: each pair shown in both orders, one request for each."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Generator, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokalign.artifacts.schemas import Judgement
-from tokalign.claude import messages
+from tokalign.artifacts.schemas import Judgement, Prompt
+from tokalign.claude import journal, messages
 from tokalign.claude.client import Claude, Request
 from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
-from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import worked
+from tokalign.claude.service import in_turn, worked
 from tokalign.config.stages import EvalWinrateConfig
-from tokalign.judges import ORDERS, Pairing
+from tokalign.judges import FAILED, ORDERS, Answer, Pairing
 from tokalign.runtime.disk import hash_json
+from tokalign.runtime.progress import Progress
 
 PROMPT, RUBRIC = "judge-1", "rubric-1"
 """The versions of our own prompt and criteria, and the names of their files."""
-FAILED = "failed: "
-"""How the reason of a judgement begins that has no answer; the same command tries it again."""
 _FIELDS = ("reason", "verdict")
 SCHEMA = {
     "type": "object",
@@ -55,11 +54,41 @@ class ClaudeJudge:
         InputError: the criteria cannot be read.
     """
 
+    paid = True
+
     def __init__(self, knobs: EvalWinrateConfig) -> None:
-        self.knobs, self.model = knobs, messages.model_of(knobs)
+        self.knobs, self.model, self.usage = knobs, messages.model_of(knobs), dict[str, Any]()
         criteria, self.version = rubric(knobs.rubric)
         frame = resources.files(__package__).joinpath("prompts", f"{PROMPT}.md").read_text(encoding="utf-8").strip()
         self._system = f"{frame}\n\n{criteria}\n\n{ABOUT}"
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """See :class:`tokalign.judges.Judge`."""
+        return {}
+
+    def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
+        """See :class:`tokalign.judges.Judge`."""
+        return {}
+
+    def estimate(self, pairs: Sequence[Pairing]) -> Estimate:
+        """What the judgements may cost; nothing is asked for."""
+        k = self.knobs
+        asked = estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), k.out, self.model, k, True)
+        return asyncio.run(asked)
+
+    def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
+        """See :class:`tokalign.judges.Judge`: one by one, since each was paid for."""
+        k, shown = self.knobs, self.shown(pairs)
+        with Progress("judge", len(shown), k.quiet, start) as bar:
+            for judgement in in_turn(
+                worked(shown, self.judge, start, k.out, self.model, k, bar.say, self.usage.update)
+            ):
+                yield [judgement]
+                bar.advance(1, USD=self.usage["usd"])
+
+    def shown(self, pairs: Sequence[Pairing]) -> "Pairings":
+        """Pairs in the orders in which they are shown."""
+        return Pairings(pairs, ORDERS if self.knobs.both_orders else ORDERS[:1])
 
     async def judge(self, shown: Shown, claude: Claude) -> Judgement:
         """The judgement of a pair in one order; ``preference`` is None where there is no verdict, with the reason."""
@@ -72,7 +101,7 @@ class ClaudeJudge:
         answers = [found]
         if messages.is_truncated(found.message):
             found = await claude.ask({**request, "max_tokens": 2 * request["max_tokens"]})
-            if isinstance(found, Answer):
+            if isinstance(found, journal.Answer):
                 answers.append(found)
             elif found.passing:
                 return self._row(shown, None, f"{FAILED}{found.why}", answers)
@@ -87,7 +116,7 @@ class ClaudeJudge:
         task = " ".join([_TASK, *(_CUT.format(name) for name in cut)])
         return messages.request(self.knobs, self._system, f"{data}\n\n{task}", SCHEMA)
 
-    def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[Answer]) -> Judgement:
+    def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[journal.Answer]) -> Judgement:
         return Judgement(
             id=shown.pair.id,
             candidate=shown.pair.candidate,
@@ -139,21 +168,3 @@ class Pairings:
 
     def __iter__(self) -> Iterator[Shown]:
         return (Shown(pair, order) for pair in self.pairs for order in self.orders)
-
-
-def judgements(
-    shown: Pairings,
-    start: int,
-    knobs: EvalWinrateConfig,
-    say: Callable[[str], None],
-    tell: Callable[[dict[str, Any]], None],
-) -> AsyncGenerator[Judgement]:
-    """Judgements from ``start``, in order. ``tell`` hears before each what is spent so far."""
-    judge = ClaudeJudge(knobs)
-    return worked(shown, judge.judge, start, knobs.out, judge.model, knobs, say, tell)
-
-
-async def estimated(shown: Pairings, knobs: EvalWinrateConfig) -> Estimate:
-    """What the judgements may cost."""
-    judge = ClaudeJudge(knobs)
-    return await estimate(shown, lambda s: (judge.request(s), _REASON), knobs.out, judge.model, knobs, True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
+from tokalign.config.stages import EvalWinrateConfig
 from tokalign.errors import InputError
-from tokalign.judges import Answer, Comparison, prefer
+from tokalign.judges import Answer, Comparing, Comparison, prefer
 from tokalign.playground import oracle
 
 
@@ -53,3 +54,8 @@ def _judge(prompt: Prompt, response: str) -> oracle.Verdict:
             raise InputError("the playground judge takes prompts of one turn", field="prompt")
         prompt = prompt[0]["content"]
     return oracle.judge(prompt, response)
+
+
+def judge(config: EvalWinrateConfig) -> Comparing:
+    """The rules as the judge of a stage."""
+    return Comparing(config, PlaygroundJudge)

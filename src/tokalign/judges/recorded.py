@@ -3,7 +3,8 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,53 @@ from tokalign.config.stages import EvalWinrateConfig
 from tokalign.core.evaluation import Judged
 from tokalign.core.length_control import Gamed
 from tokalign.data import dataset
-from tokalign.errors import InputError
-from tokalign.judges import Pairing
+from tokalign.errors import InputError, UsageError
+from tokalign.judges import CHUNK, Pairing, Unpaid
 from tokalign.runtime.disk import hash_json
 
 _NEEDED = ("generator_1", "generator_2", "preference")
 
 
-def look_up(rows: dataset.Rows[Judgement], pairs: Sequence[Pairing], where: str) -> list[Judgement]:
-    """The judgements of these pairs, in their order; each in as many orders as it was judged in.
+class RecordedJudge(Unpaid):
+    """Passes on judgements that are there.
 
     Raises:
-        InputError: there is none of a pair.
+        UsageError: nobody said where they are.
+        InputError: they are not valid.
     """
-    found: dict[tuple[str, str], list[Judgement]] = {}
-    for row in rows:
-        found.setdefault((row.id, row.candidate), []).append(row)
-    missing = [p for p in pairs if (p.id, p.candidate) not in found]
-    if missing:
-        raise InputError(
-            f"no judgement of {len(missing)} of {len(pairs)} pairs, the first is {missing[0].candidate!r}",
-            where=where,
-            field=f"id {missing[0].id!r}",
-            remedy="name candidates and prompts as they are named there",
-        )
-    return [j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True)]
+
+    def __init__(self, config: EvalWinrateConfig) -> None:
+        super().__init__(config)
+        if config.judgements is None:
+            raise UsageError("--judge recorded needs --judgements", remedy="name the file or artifact that holds them")
+        self._where = config.judgements
+        self._rows = dataset.read_rows(config.judgements, Judgement, "judgements")
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The judgements."""
+        return {"judgements": self._rows.lineage}
+
+    def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
+        """See :class:`tokalign.judges.Judge`; each pair in as many orders as it was judged in.
+
+        Raises:
+            InputError: there is none of a pair.
+        """
+        found: dict[tuple[str, str], list[Judgement]] = {}
+        for row in self._rows:
+            found.setdefault((row.id, row.candidate), []).append(row)
+        missing = [p for p in pairs if (p.id, p.candidate) not in found]
+        if missing:
+            raise InputError(
+                f"no judgement of {len(missing)} of {len(pairs)} pairs, the first is {missing[0].candidate!r}",
+                where=self._where,
+                field=f"id {missing[0].id!r}",
+                remedy="name candidates and prompts as they are named there",
+            )
+        every = (j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True))
+        left = islice(every, start, None)
+        while part := list(islice(left, CHUNK)):
+            yield part
 
 
 def annotations(path: Path) -> tuple[dict[str, Judged], list[dict[str, Any]]]:

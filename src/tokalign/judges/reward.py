@@ -1,12 +1,14 @@
-"""What pays in PPO as a judge."""
+"""The reward functions of PPO as a judge."""
 
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
-from tokalign.judges import Answer, Comparison, prefer
-from tokalign.models.reward_functions import Emitted, Payer
+from tokalign.config.stages import EvalWinrateConfig
+from tokalign.judges import Answer, Comparing, Comparison, prefer
+from tokalign.models import loading, reward_functions
+from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.tokenizer import Codec
 
 _KEPT = 12
@@ -22,7 +24,7 @@ class RewardJudge:
     EOS to be paid for, and loses to one that ended.
 
     Args:
-        payers: what pays. Of several each counts by its weight, on the scale of its own spread over the references.
+        reward_functions: of several each counts by its weight, on the scale of its own spread over the references.
         weights: one for each.
         codec: cuts texts into tokens.
         dtype: of the arithmetic.
@@ -34,14 +36,14 @@ class RewardJudge:
 
     def __init__(
         self,
-        payers: Sequence[Payer],
+        reward_functions: Sequence[RewardFunction],
         weights: Sequence[float],
         codec: Codec,
         dtype: str = "float32",
         microbatch: int = 32,
         ended_wins: bool = True,
     ) -> None:
-        self.payers, self.weights, self.codec, self.microbatch = payers, weights, codec, microbatch
+        self.reward_functions, self.weights, self.codec, self.microbatch = reward_functions, weights, codec, microbatch
         self.noise, self.ended_wins = _NOISE[dtype], ended_wins
         self._known: dict[tuple[str, ...], list[list[float]]] = {}
         """The last texts and their scores: references stay the same, and all are asked for twice."""
@@ -75,7 +77,7 @@ class RewardJudge:
         return {"score": sum(w * mean for w, mean in zip(self.weights, means, strict=True))}
 
     def _scores(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
-        """Of each payer, a score for each response."""
+        """Of each reward function, a score for each response."""
         key = (*map(str, prompts), *map(str, responses))
         if (known := self._known.pop(key, None)) is None:
             known = self._score(prompts, responses)
@@ -90,6 +92,20 @@ class RewardJudge:
         pairs = list(zip(self.codec.prompts(prompts), ids, strict=True))
         emitted = Emitted(prompts, pairs, [r.finished for r in responses], self.codec)
         return [
-            [float(paid.mean() if payer.averaged else paid.sum()) for paid in payer.pay(emitted, self.microbatch)]
-            for payer in self.payers
+            [
+                float(paid.mean() if reward_function.averaged else paid.sum())
+                for paid in reward_function.score(emitted, self.microbatch)
+            ]
+            for reward_function in self.reward_functions
         ]
+
+
+def judge(config: EvalWinrateConfig) -> Comparing:
+    """The reward models of ``--reward-model`` as the judge of a stage."""
+
+    def build() -> RewardJudge:
+        device = str(loading.pick_device(config.device))
+        functions, codec = reward_functions.apart(config.reward_model, config.dtype, device)
+        return RewardJudge(functions, [1.0] * len(functions), codec, config.dtype, config.batch_size)
+
+    return Comparing(config, build)

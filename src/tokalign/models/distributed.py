@@ -35,7 +35,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the first."""
     return rank() == 0
 
@@ -46,7 +46,7 @@ def sharded() -> bool:
 
 
 @contextmanager
-def one_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Iterator[Writer]:
+def main_process_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Iterator[Writer]:
     """The first process holds the folder that is written; the others get ``follower``, and its word to begin.
 
     Raises:
@@ -56,7 +56,7 @@ def one_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Ite
         with writing as out:
             yield out
         return
-    if leads():
+    if is_main_process():
         said = False
         try:
             with writing as out:
@@ -77,11 +77,11 @@ def one_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Ite
     _part()
 
 
-def first_says(ask: Callable[[], T]) -> T:
+def broadcast(ask: Callable[[], T]) -> T:
     """What ``ask`` gives in the first process, in all of them."""
     if world() == 1:
         return ask()
-    said: T = _share(ask() if leads() else None)
+    said: T = _share(ask() if is_main_process() else None)
     return said
 
 
@@ -110,7 +110,7 @@ def _part() -> None:
     torch.distributed.destroy_process_group()
 
 
-def deal(order: Sequence[int]) -> list[int]:
+def my_share(order: Sequence[int]) -> list[int]:
     """This process's part of ``order``, dealt one by one."""
     return list(order[rank() :: world()])
 
@@ -125,7 +125,7 @@ def gathered(mine: list[tuple[int, T]]) -> list[T]:
     return [found for _, found in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
 
 
-def most(n: N) -> N:
+def all_reduce_max(n: N) -> N:
     """The largest ``n`` of all processes."""
     return max(gathered([(rank(), n)]))
 

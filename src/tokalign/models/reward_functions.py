@@ -1,4 +1,4 @@
-"""Who pays a policy for its tokens: reward models, whatever their tokenizer, and functions of one's own."""
+"""Reward functions for PPO: reward models, whatever their tokenizer, and functions of the user's."""
 
 import importlib
 import inspect
@@ -21,6 +21,7 @@ from tokalign.models.batch import Pair
 from tokalign.models.function_names import is_function
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenizer import Codec, same_reading
+from tokalign.runtime import invocation
 from tokalign.runtime.disk import sha256
 
 Function = Callable[[Sequence[Prompt], Sequence[str], Sequence[Sequence[tuple[int, int]]]], Sequence[Any]]
@@ -45,8 +46,8 @@ class Emitted:
         return self.codec.located([ids for _, ids in self.pairs])
 
 
-class Payer(Protocol):
-    """Pays for responses."""
+class RewardFunction(Protocol):
+    """Scores responses, token by token."""
 
     name: str
     averaged: bool
@@ -56,19 +57,19 @@ class Payer(Protocol):
     def dense(self) -> bool | None:
         """Whether it tells one token from another; else all it pays stands at the last. None: it has not paid yet."""
 
-    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+    def score(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
         """(T_i,) for each response: a reward for each token that was emitted."""
 
 
-class ByModel:
+class ModelReward:
     """A reward model, on its own tokens or, if ``foreign``, carried over by the characters they stand on."""
 
     def __init__(self, model: RewardModel, name: str, foreign: bool) -> None:
         self.model, self.name, self.foreign = model, name, foreign
         self.dense = self.averaged = model.level == "token"
 
-    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
-        """See :class:`Payer`."""
+    def score(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+        """See :class:`RewardFunction`."""
         if not self.foreign:
             return self.model.rate(emitted.pairs, microbatch).rewards
         texts, places = emitted.located
@@ -91,7 +92,7 @@ class ByModel:
         return paid
 
 
-class ByFunction:
+class UserReward:
     """A function of the user's."""
 
     averaged = False
@@ -100,8 +101,8 @@ class ByFunction:
         self.function, self.name = function, name
         self.dense: bool | None = None
 
-    def pay(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
-        """See :class:`Payer`.
+    def score(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
+        """See :class:`RewardFunction`.
 
         Raises:
             InputError: the function gave something else than numbers, or not as many as there are.
@@ -148,7 +149,7 @@ def function(source: str) -> Function:
         InputError: it cannot be imported, or is no function.
     """
     module, _, name = source.partition(":")
-    if "" not in sys.path:
+    if invocation.on_the_command_line() and "" not in sys.path:
         sys.path.insert(0, "")  # where the command was given
     try:
         found: Function = getattr(importlib.import_module(module), name)
@@ -161,21 +162,21 @@ def function(source: str) -> Function:
     return found
 
 
-def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[Payer], Codec]:
+def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Codec]:
     """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
 
     Raises:
         UsageError: all are functions, which have no tokenizer.
     """
-    loaded = [ByFunction(function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
+    loaded = [UserReward(function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
     codecs = [m.codec for m in loaded if isinstance(m, RewardModel)]
     if not codecs:
         raise UsageError("--judge reward needs a reward model", remedy="name one with --reward-model")
-    payers: list[Payer] = []
+    reward_functions: list[RewardFunction] = []
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):
             m.model.to(device)
-            payers.append(ByModel(m, Path(source).name, not same_reading(codecs[0], m.codec)))
+            reward_functions.append(ModelReward(m, Path(source).name, not same_reading(codecs[0], m.codec)))
         else:
-            payers.append(m)
-    return payers, codecs[0]
+            reward_functions.append(m)
+    return reward_functions, codecs[0]

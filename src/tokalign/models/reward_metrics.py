@@ -45,7 +45,7 @@ Room = Callable[[Sequence[int], int], list[int] | None]
 
 
 def evaluate(
-    model: RewardModel, rows: list[TokenLabels], way: diff.Way, room: Room = lambda prompt, _: list(prompt)
+    model: RewardModel, rows: list[TokenLabels], way: diff.AlignOptions, room: Room = lambda prompt, _: list(prompt)
 ) -> dict[str, Any]:
     """Metrics on held-out rows, with 95 % intervals (``ci95``) from a bootstrap over rows or edits.
 
@@ -141,7 +141,9 @@ def _wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
     return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
-def _flips(model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.Way, room: Room) -> dict[str, Any]:
+def _flips(
+    model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.AlignOptions, room: Room
+) -> dict[str, Any]:
     """``sums``: the score of each row's text with all edits."""
     full: list[float] = []
     pairs: list[Pair] = []

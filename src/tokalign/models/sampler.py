@@ -157,7 +157,7 @@ def sample(
     lens = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    luck = numbers(seeds, most).to(device)
+    uniforms = numbers(seeds, most).to(device)
 
     tokens = torch.full((len(prompts), most), codec.pad_id, device=device)
     logps, values = torch.zeros(2, len(prompts), most, device=device)
@@ -182,7 +182,7 @@ def sample(
             .float()
         )
         logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
-        token = draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
+        token = draw(logp, knobs.temperature, knobs.top_p, uniforms[live, t])
         state = states.pop()
         if value_head is not None:
             values[live, t] = value_head(state).squeeze(-1).float()
@@ -216,7 +216,7 @@ def numbers(seeds: Sequence[int], most: int) -> Tensor:
     return torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
-def draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tensor:
+def draw(logp: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> Tensor:
     """(B, V) and uniform numbers (B,) → (B,): one token a row, where its number falls among the probabilities."""
     if temperature == 0:
         return logp.argmax(-1)
@@ -226,6 +226,6 @@ def draw(logp: Tensor, temperature: float, top_p: float, luck: Tensor) -> Tensor
         ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that crosses top_p stays
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
     wide = torch.float32 if probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    heap = probs.to(wide).cumsum(-1)
-    at = torch.searchsorted(heap, luck.to(wide)[:, None] * heap[:, -1:], right=True)
+    cumulative = probs.to(wide).cumsum(-1)
+    at = torch.searchsorted(cumulative, uniforms.to(wide)[:, None] * cumulative[:, -1:], right=True)
     return at.clamp(max=probs.shape[1] - 1).squeeze(1)

@@ -90,7 +90,7 @@ def uncached(
 ) -> list[Sampled]:
     """A :class:`Sampler` that reads everything anew for each token: slow, and right for whatever can be trained."""
     device = next(policy.parameters()).device
-    luck = numbers(seeds, knobs.max_new_tokens).to(device)
+    uniforms = numbers(seeds, knobs.max_new_tokens).to(device)
     rows = [list(p) for p in prompts]
     logps: list[list[float]] = [[] for _ in rows]
     values: list[list[float]] = [[] for _ in rows]
@@ -103,7 +103,7 @@ def uncached(
         with reading(policy, every, batch.last) as states:
             logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., : codec.size].float()
         logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
-        token = draw(logp, knobs.temperature, knobs.top_p, luck[live, t])
+        token = draw(logp, knobs.temperature, knobs.top_p, uniforms[live, t])
         chosen = logp.gather(1, token[:, None]).squeeze(1).tolist()
         worth = value_head(states[0]).squeeze(-1).float().tolist() if value_head is not None else chosen
         for i, new, p, v in zip(live, token.tolist(), chosen, worth, strict=True):

@@ -23,7 +23,7 @@ _REQUEST = re.compile(
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One request: its kind, the sentences that answer it right, and those that answer it with a flaw."""
 
     kind: str
@@ -51,7 +51,7 @@ class Verdict:
         return not (self.flaws or self.missing or self.broken or self.repeated or self.off_order)
 
 
-def read_prompt(prompt: str) -> list[Asked]:
+def read_prompt(prompt: str) -> list[Request]:
     """The requests of a playground prompt, in order.
 
     Raises:
@@ -74,7 +74,7 @@ def read_prompt(prompt: str) -> list[Asked]:
     return [_asked(m, notes) for m in found]
 
 
-def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Asked:
+def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Request:
     try:
         if task := m["task"]:
             kind, right = "safety", {f"To {task}, {SAFE[task]}."}
@@ -101,7 +101,7 @@ def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Asked:
             f"not a playground prompt: it asks {m[0]!r}, but {e.args[0]!r} is unknown",
             remedy="the playground judge only knows prompts made by `tokalign playground`",
         ) from e
-    return Asked(kind, frozenset(right), frozenset(flawed))
+    return Request(kind, frozenset(right), frozenset(flawed))
 
 
 def judge(prompt: str, response: str) -> Verdict:

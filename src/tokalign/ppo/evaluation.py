@@ -8,14 +8,14 @@ import torch
 
 from tokalign.artifacts.schemas import PromptRow
 from tokalign.core import winrate
-from tokalign.judges import Answer, Judge
+from tokalign.judges import Answer, Comparer
 from tokalign.models import distributed
 from tokalign.models.sampler import Sampler, new_seeds, respond
 from tokalign.models.tokenizer import Codec
 from tokalign.ppo.networks import Networks
 
 
-class Contest:
+class PolicyEvaluation:
     """Both answer the same held-out prompts, with fixed seeds; several processes share the answering.
 
     Raises:
@@ -23,7 +23,7 @@ class Contest:
     """
 
     def __init__(
-        self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Judge, sampler: Sampler
+        self, networks: Networks, codec: Codec, rows: Sequence[PromptRow], judge: Comparer, sampler: Sampler
     ) -> None:
         self.networks, self.codec, self.judge, self.sampler = networks, codec, judge, sampler
         knobs = networks.config
@@ -51,14 +51,14 @@ class Contest:
             return [c.preference for c in self.judge.compare(self.prompts, self.reference, answers)]
 
         if not distributed.sharded():
-            return distributed.first_says(compared)
+            return distributed.broadcast(compared)
         verdict = compared()  # a reward model of which each process holds a part needs them all
-        return distributed.first_says(lambda: verdict)
+        return distributed.broadcast(lambda: verdict)
 
     def _respond(self, policy: Any, seed: int) -> list[Answer]:
         knobs = self.networks.config
         seeds = new_seeds(len(self.ids), torch.Generator().manual_seed(seed))
-        mine = distributed.deal(range(len(self.ids)))
+        mine = distributed.my_share(range(len(self.ids)))
         drawn = respond(
             policy,
             self.codec,

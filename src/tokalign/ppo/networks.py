@@ -196,11 +196,11 @@ class Networks:
     def save_policy(self, folder: Path) -> None:
         """Keep the policy as it is now; all processes must ask, the first one writes."""
         if self.adapters:
-            if distributed.leads():
+            if distributed.is_main_process():
                 self.adapters.save(POLICY, folder)
             return
         weights = distributed.gathered_weights(self.policy)
-        if distributed.leads():
+        if distributed.is_main_process():
             self.policy.save_pretrained(str(folder), state_dict=weights)
 
     def export(self, kept: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What pays in PPO: reward models beside the policy or as adapters on it, and functions."""
+"""Loading the reward functions of a PPO run: models beside the policy or as adapters on it, and user functions."""
 
 from pathlib import Path
 
@@ -11,30 +11,30 @@ from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.function_names import is_function
 from tokalign.models.reward import RewardModel
-from tokalign.models.reward_functions import ByFunction, ByModel, Payer, function
+from tokalign.models.reward_functions import ModelReward, RewardFunction, UserReward, function
 from tokalign.models.tokenizer import Codec, same_reading
 from tokalign.ppo.networks import Networks, OnAdapter
 
 
-def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[Payer]:
-    """All that pay, in the order of ``--reward-model``.
+def load(config: TrainPpoConfig, codec: Codec, networks: Networks) -> list[RewardFunction]:
+    """All reward functions, in the order of ``--reward-model``.
 
     Raises:
         InputError: one cannot be loaded.
         UsageError: rewards at every token are wanted but none tells tokens apart.
     """
-    payers = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
-    if config.granularity != "sequence" and all(p.dense is False for p in payers):
+    reward_functions = [_load(source, k, config, codec, networks) for k, source in enumerate(config.reward_model)]
+    if config.granularity != "sequence" and all(p.dense is False for p in reward_functions):
         raise UsageError(
             f"--granularity {config.granularity}, but {config.reward_model[0]} gives one score a response",
             remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
         )
-    return payers
+    return reward_functions
 
 
-def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: Networks) -> Payer:
+def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: Networks) -> RewardFunction:
     if is_function(source):
-        return ByFunction(function(source), source)
+        return UserReward(function(source), source)
     model = _on_the_policy(source, k, config, networks) or RewardModel.load(source, config.dtype)
     model.reading, model.normalise = config.reward, config.normalise
     model.model.to(networks.device).requires_grad_(False)
@@ -42,7 +42,7 @@ def _load(source: str, k: int, config: TrainPpoConfig, codec: Codec, networks: N
         distributed.shard(model.model, getattr(torch, config.dtype))
     names = [Path(other).name for other in config.reward_model]
     name = names[k] if names.count(names[k]) == 1 else f"{names[k]}-{k + 1}"
-    return ByModel(model, name, not same_reading(codec, model.codec))
+    return ModelReward(model, name, not same_reading(codec, model.codec))
 
 
 def _on_the_policy(source: str, k: int, config: TrainPpoConfig, networks: Networks) -> RewardModel | None:

@@ -13,7 +13,7 @@ from tokalign.core.words import split
 from tokalign.errors import TokalignError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.reward_functions import Emitted, Payer
+from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.sampler import Sampled
 from tokalign.models.samplers import choose, wrong
 from tokalign.models.tokenizer import Codec
@@ -23,7 +23,7 @@ MISMATCH = 1e-3
 """Nats by which the sampler's log-probabilities may differ from the training forward and still serve."""
 
 
-class Asked(NamedTuple):
+class PromptItem(NamedTuple):
     """A prompt as it is, and its ids."""
 
     prompt: Prompt
@@ -38,8 +38,8 @@ class Response(NamedTuple):
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
-    earned: list[Tensor]
-    """What each payer gives, still where it gives it."""
+    scores: list[Tensor]
+    """What each reward function gives, where it gives it."""
     segments: Tensor
     """The number of the sentence that each token is of."""
 
@@ -54,12 +54,12 @@ class Rollout:
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
-    earned: list[Tensor]
-    """(B, T) of each payer."""
+    scores: list[Tensor]
+    """(B, T) of each reward function."""
     segments: Tensor
 
     @classmethod
-    def of(cls, asked: Sequence[Asked], responses: Sequence[Response], device: torch.device) -> "Rollout":
+    def of(cls, asked: Sequence[PromptItem], responses: Sequence[Response], device: torch.device) -> "Rollout":
         """Pad responses to the longest."""
         lengths = torch.tensor([len(r.ids) for r in responses])
 
@@ -73,7 +73,7 @@ class Rollout:
             padded([r.logprobs for r in responses]),
             padded([r.ref_logprobs for r in responses]),
             padded([r.values for r in responses]),
-            [padded(rows) for rows in zip(*(r.earned for r in responses), strict=True)],
+            [padded(rows) for rows in zip(*(r.scores for r in responses), strict=True)],
             padded([r.segments for r in responses]),
         )
 
@@ -95,17 +95,17 @@ class Rollout:
 class Collector:
     """Makes rollouts. Of several processes each makes its part, and all get the whole."""
 
-    def __init__(self, networks: Networks, payers: Sequence[Payer], codec: Codec) -> None:
-        self.networks, self.payers, self.codec = networks, payers, codec
+    def __init__(self, networks: Networks, reward_functions: Sequence[RewardFunction], codec: Codec) -> None:
+        self.networks, self.reward_functions, self.codec = networks, reward_functions, codec
         with networks.sampling() as policy:
             self.sampler = choose(policy, codec, networks.config, networks.config.dtype)
         self.reuse_logprobs: bool | None = None
         """Whether the sampler's log-probabilities serve as the old ones; found out on the first rollout."""
 
-    def draw(self, asked: Sequence[Asked], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
+    def draw(self, asked: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
         """Responses to this process's part of the prompts, and which part that is."""
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].ids))
-        mine = distributed.deal(order)
+        mine = distributed.my_share(order)
         knobs, drawn = self.networks.config, list[Sampled]()
         size = knobs.sample_batch or len(mine)
         with self.networks.sampling() as policy:
@@ -114,20 +114,20 @@ class Collector:
                 drawn += self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
         return mine, drawn
 
-    def judge(self, asked: Sequence[Asked], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
-        """What networks and payers say of the responses of all processes."""
+    def judge(self, asked: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
+        """What networks and reward functions say of the responses of all processes."""
         pairs: list[Pair] = [(asked[i].ids, s.ids) for i, s in zip(mine, sampled, strict=True)]
         finished = [s.finished for s in sampled]
         emitted = Emitted([asked[i].prompt for i in mine], pairs, finished, self.codec)
         knobs = self.networks.config
         logprobs, ref_logprobs, values = self._read(pairs, sampled)
-        earned = [payer.pay(emitted, knobs.microbatch) for payer in self.payers]
+        scores = [reward_function.score(emitted, knobs.microbatch) for reward_function in self.reward_functions]
         segments = [torch.zeros(len(r), dtype=torch.long) for _, r in pairs]
         if knobs.granularity == "segment":
             segments = sentences(*emitted.located)
         made = [
             (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(paid), segments[k]))
-            for k, (i, paid) in enumerate(zip(mine, zip(*earned, strict=True), strict=True))
+            for k, (i, paid) in enumerate(zip(mine, zip(*scores, strict=True), strict=True))
         ]
         return Rollout.of(asked, distributed.gathered(made), self.networks.device)
 
@@ -146,7 +146,7 @@ class Collector:
                 apart = gap(known, read.logprobs)
                 widest = max(widest, 0.0 if apart == float("inf") else apart)
                 if self.reuse_logprobs is None:
-                    self.reuse_logprobs = distributed.most(apart > MISMATCH) == 0
+                    self.reuse_logprobs = distributed.all_reduce_max(apart > MISMATCH) == 0
             ref = self.networks.ref_logprobs(batch)
             value = read and read.values if self.networks.shared else self.networks.values(batch)
             for row, i in enumerate(group):
@@ -156,7 +156,7 @@ class Collector:
                     sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
                 )
                 values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
-        refuse_gap(distributed.most(widest), self.networks.config.dtype)
+        refuse_gap(distributed.all_reduce_max(widest), self.networks.config.dtype)
         return logprobs, refs, values
 
 
@@ -201,8 +201,8 @@ def sentences(texts: Sequence[str], places: Sequence[Sequence[tuple[int, int]]])
     return found
 
 
-def landing(granularity: str, rollout: Rollout) -> Tensor:
-    """(B, T) bool: where rewards are paid."""
+def payout_positions(granularity: str, rollout: Rollout) -> Tensor:
+    """(B, T) bool: the positions at which rewards are placed."""
     mask = rollout.response_mask
     if granularity == "token":
         return mask

@@ -14,11 +14,11 @@ from tokalign.core import reward_hacking, rl
 from tokalign.errors import TokalignError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, by_length
-from tokalign.models.reward_functions import Payer
+from tokalign.models.reward_functions import RewardFunction
 from tokalign.models.sampler import new_seeds
 from tokalign.models.tokenizer import Codec
 from tokalign.ppo.networks import Networks
-from tokalign.ppo.rollout import MISMATCH, Asked, Collector, Rollout, landing, refuse_gap
+from tokalign.ppo.rollout import MISMATCH, Collector, PromptItem, Rollout, payout_positions, refuse_gap
 
 SHOWN = 4
 """Responses of a step that are kept to be looked at."""
@@ -34,7 +34,7 @@ class Targets(NamedTuple):
 class Seen(NamedTuple):
     """Some responses of the last rollout: their rewards are as they were given, before any scaling."""
 
-    asked: list[Asked]
+    asked: list[PromptItem]
     responses: list[list[int]]
     rewards: list[list[float]]
 
@@ -44,7 +44,7 @@ class Learner:
     """The networks of PPO, who pays, and the state that a run carries from step to step."""
 
     networks: Networks
-    payers: Sequence[Payer]
+    reward_functions: Sequence[RewardFunction]
     codec: Codec
     knobs: TrainPpoConfig
     generator: torch.Generator
@@ -57,8 +57,8 @@ class Learner:
     seen: Seen | None = None
 
     def __post_init__(self) -> None:
-        self.weights = self.knobs.reward_weight or [1.0] * len(self.payers)
-        self.collector = Collector(self.networks, self.payers, self.codec)
+        self.weights = self.knobs.reward_weight or [1.0] * len(self.reward_functions)
+        self.collector = Collector(self.networks, self.reward_functions, self.codec)
         self.kl_coef = self.knobs.kl_coef
         self.optimizer = torch.optim.AdamW(
             [
@@ -90,7 +90,7 @@ class Learner:
         self.first, self.kl_coef = state["first"], state["kl_coef"]
         self.collector.reuse_logprobs = state["reuse_logprobs"]
 
-    def step(self, asked: Sequence[Asked]) -> dict[str, float]:
+    def step(self, asked: Sequence[PromptItem]) -> dict[str, float]:
         """One rollout over prompts and its updates. Returns the metrics of the step."""
         k, clock = self.knobs, [time.perf_counter()]
 
@@ -102,7 +102,7 @@ class Learner:
         mine, sampled = self.collector.draw(asked, new_seeds(len(asked), self.generator))
         seconds = {"rollout": lap()}
 
-        # 2. Read: log-probabilities under policy and reference, values, and what each payer gives for each token.
+        # 2. Read: log-probabilities under policy and reference, values, and the scores of each reward function.
         rollout = self.collector.judge(asked, mine, sampled)
         mask = rollout.response_mask
         lengths, repeated = mask.sum(1).float(), reward_hacking.repetition(rollout.ids, mask)
@@ -129,13 +129,16 @@ class Learner:
         drift = float(kl.sum(1).mean())
         used, self.kl_coef = self.kl_coef, rl.adapt(self.kl_coef, drift, k.kl_target) if k.kl_target else self.kl_coef
 
-        raw = torch.stack([w * earned for w, earned in zip(self.weights, rollout.earned, strict=True)]).sum(0)
-        each = {f"reward/{p.name}": float(e.sum(1).mean()) for p, e in zip(self.payers, rollout.earned, strict=True)}
+        raw = torch.stack([w * scores for w, scores in zip(self.weights, rollout.scores, strict=True)]).sum(0)
+        each = {
+            f"reward/{p.name}": float(e.sum(1).mean())
+            for p, e in zip(self.reward_functions, rollout.scores, strict=True)
+        }
         self.seen = self._some(asked, rollout, raw)
         return {
             **_means(stats),
             "reward": float(raw.sum(1).mean()),
-            **(each if len(self.payers) > 1 else {}),
+            **(each if len(self.reward_functions) > 1 else {}),
             "token_reward": float(rl.masked_mean(raw, mask)),
             "kl": drift,
             "kl_coef": used,
@@ -148,20 +151,23 @@ class Learner:
         }
 
     def _paid(self, rollout: Rollout) -> Tensor:
-        """(B, T): what all payers give together, where it lands, scaled and guarded."""
+        """(B, T): the rewards of all functions together, placed, scaled and guarded."""
         k, mask = self.knobs, rollout.response_mask
-        paid = landing(k.granularity, rollout)
+        paid = payout_positions(k.granularity, rollout)
         centre = k.centre and k.granularity != "sequence"
-        landed = [rl.land(earned, paid) for earned in rollout.earned]
+        placed_rewards = [rl.place_rewards(scores, paid) for scores in rollout.scores]
         if self.scaling is None:
             # One score a response is not centred: taken off every token, its mean would make length pay, or cost.
-            dense = [bool(distributed.most(bool(payer.dense))) for payer in self.payers]
+            dense = [
+                bool(distributed.all_reduce_max(bool(reward_function.dense)))
+                for reward_function in self.reward_functions
+            ]
             self.scaling = [
                 rl.fit_scaling(given, paid, centre=centre and several, scale=k.scale)
-                for several, given in zip(dense, landed, strict=True)
+                for several, given in zip(dense, placed_rewards, strict=True)
             ]
-        rewards = torch.zeros_like(landed[0])
-        for weight, given, scaling in zip(self.weights, landed, self.scaling, strict=True):
+        rewards = torch.zeros_like(placed_rewards[0])
+        for weight, given, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
             rewards += weight * torch.where(paid, (given - scaling.centre) / scaling.sigma, 0.0)
         if k.length_guard:
             rewards = rl.guard_length(rewards, k.length_guard * self.first["longest"])
@@ -207,7 +213,7 @@ class Learner:
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
         if fresh:
-            widest = distributed.most(widest)
+            widest = distributed.all_reduce_max(widest)
             if self.collector.reuse_logprobs:  # the old ones are the sampler's
                 refuse_gap(widest, self.knobs.dtype)
             if widest > MISMATCH:
@@ -255,13 +261,13 @@ class Learner:
         All processes make as many passes: one with less to do makes a pass that counts 0.
         """
         sizes = rollout.sizes
-        mine = distributed.deal(sorted(rows, key=lambda i: -sizes[i]))
+        mine = distributed.my_share(sorted(rows, key=lambda i: -sizes[i]))
         groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], self.knobs.microbatch)]
         yield from ((group, 1.0) for group in groups)
-        for _ in range(distributed.most(len(groups)) - len(groups)):
+        for _ in range(distributed.all_reduce_max(len(groups)) - len(groups)):
             yield rows[:1], 0.0
 
-    def _some(self, asked: Sequence[Asked], rollout: Rollout, raw: Tensor) -> Seen:
+    def _some(self, asked: Sequence[PromptItem], rollout: Rollout, raw: Tensor) -> Seen:
         lengths = rollout.response_mask.sum(1).tolist()
         some = range(min(SHOWN, len(asked)))
         rewards = [raw[i, : lengths[i]].tolist() for i in some]

@@ -72,8 +72,8 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     first = [f for f in found if f.folder.is_relative_to(config.folders[0])]
     logs = _trained(collect.of_kind(found, "policy"))
     drawn = list(logs)[:_CURVES]
-    contests = {f.folder for f in found if f.manifest.kind == "winrates"}
-    outer = [f for f in found if not contests & set(f.folder.parents)]  # what was made for one is counted there
+    win_rates = {f.folder for f in found if f.manifest.kind == "winrates"}
+    outer = [f for f in found if not win_rates & set(f.folder.parents)]  # what was made for one is counted there
     return environment.get_template("report.html.j2").render(
         title=safe(config.title),
         generator=Markup(f'{_GENERATOR}{__version__}">'),

@@ -17,10 +17,11 @@ from tokalign.artifacts.token_labels import Ragged
 from tokalign.artifacts.writer import writing
 from tokalign.config.stages import DiffConfig
 from tokalign.core import diff
-from tokalign.core.diff import Way
+from tokalign.core.diff import AlignOptions
 from tokalign.core.words import Words, split
 from tokalign.data import dataset
 from tokalign.errors import InputError
+from tokalign.models.labelling import compare
 from tokalign.models.prompts import renderable
 from tokalign.models.tokenizer import Codec, Tokens, train_tiny
 from tokalign.runtime import pool
@@ -102,7 +103,8 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     a = codec.tokens(originals, [encoded[2 * k] for k in fit])
     b = codec.tokens(editeds, [encoded[2 * k + 1] for k in fit])
     words = split(originals), split(editeds)
-    spans_a, spans_b, n_edits = compare(*words, a, b, config)
+    options = AlignOptions(config.align, config.merge, config.whole_sentence)
+    spans_a, spans_b, n_edits = compare(*words, a, b, options, config.unit, config.omissions)
     similarities = _similarities(rows, *words)
     columns = {
         "id": [e.id for e in rows],
@@ -128,32 +130,6 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
         dict(counts),
         {rows[k].id: int(longest[k]) for k in top if longest[k]},
     )
-
-
-def compare(
-    words_a: Words, words_b: Words, a: Tokens, b: Tokens, config: DiffConfig
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row.
-
-    Args:
-        words_a: words of the originals.
-        words_b: … of the edited texts.
-        a: tokens of the originals.
-        b: … of the edited texts.
-        config: unit and way.
-    """
-    way = Way(config.align, config.merge, config.whole_sentence)
-    if config.unit == "token":
-        kept = diff.compare_tokens(a.ids, a.rows, b.ids, b.rows, way)
-        spans_a, spans_b = diff.spans(kept)
-        missing = diff.token_omissions(kept) if config.omissions else spans_a
-    else:
-        kept = diff.compare_words(words_a, words_b, way)
-        of_a, of_b = diff.spans(kept)
-        spans_a = diff.project(of_a, words_a, a.offsets, a.rows)
-        spans_b = diff.project(of_b, words_b, b.offsets, b.rows)
-        missing = diff.omissions(kept, words_a, a.offsets, a.rows) if config.omissions else spans_a
-    return np.where(spans_a, spans_a, missing), spans_b, diff.edits(kept)
 
 
 def _side(name: str, tokens: Tokens, spans: NDArray[np.int32], label: int) -> dict[str, Ragged]:

@@ -20,15 +20,15 @@ from tokalign.config.stages import TrainPpoConfig
 from tokalign.core import reward_hacking
 from tokalign.data import dataset
 from tokalign.errors import InputError, StoppedError, UsageError
-from tokalign.judges import Judge
+from tokalign.judges import Comparer
 from tokalign.models import distributed, loading, reward_functions
-from tokalign.models.distributed import first_says, leads, one_writes
+from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
 from tokalign.models.prompts import renderable
 from tokalign.models.tokenizer import Codec
 from tokalign.ppo import rewards as ppo_rewards
-from tokalign.ppo.evaluation import Contest
+from tokalign.ppo.evaluation import PolicyEvaluation
 from tokalign.ppo.networks import Networks
-from tokalign.ppo.rollout import Asked
+from tokalign.ppo.rollout import PromptItem
 from tokalign.ppo.trainer import Learner
 from tokalign.runtime import signals
 from tokalign.runtime.dashboard import Dashboard
@@ -50,16 +50,19 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         inputs["eval_prompts"] = heldout.lineage
 
     follower = Writer(config.out, "policy", config, inputs)
-    with one_writes(writing("policy", config, inputs), follower) as out:
+    with main_process_writes(writing("policy", config, inputs), follower) as out:
         if out.finished is not None:
-            return out.finished if leads() else None
+            return out.finished if is_main_process() else None
         torch.manual_seed(config.seed)
         codec = Codec.load(config.policy, config)
         networks = Networks(config, loading.pick_device(config.device), codec)
-        paid_by = ppo_rewards.load(config, codec, networks)
-        readers = [codec, *(p.model.codec for p in paid_by if isinstance(p, reward_functions.ByModel) and p.foreign)]
+        functions = ppo_rewards.load(config, codec, networks)
+        readers = [
+            codec,
+            *(p.model.codec for p in functions if isinstance(p, reward_functions.ModelReward) and p.foreign),
+        ]
         data, notes = renderable(data, readers, config.strict)
-        rows = [Asked(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
+        rows = [PromptItem(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
         fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
         if not fitting:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
@@ -70,34 +73,40 @@ def run(config: TrainPpoConfig) -> Manifest | None:
                 where=config.policy,
                 remedy=f"--max-length {most}",
             )
-        learner = Learner(networks, paid_by, codec, config, torch.Generator().manual_seed(config.seed))
-        contest = None
+        learner = Learner(networks, functions, codec, config, torch.Generator().manual_seed(config.seed))
+        evaluation = None
         if heldout is not None:
             heldout, _ = renderable(heldout, readers, config.strict)
-            contest = Contest(networks, codec, list(heldout), _judge(learner), learner.collector.sampler)
-            if not contest.ids:
+            evaluation = PolicyEvaluation(
+                networks, codec, list(heldout), COMPARERS[config.eval_judge](learner), learner.collector.sampler
+            )
+            if not evaluation.ids:
                 raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
-        at, warned = _train(learner, contest, fitting, out.space)
-        if not leads():
+        at, warned = _train(learner, evaluation, fitting, out.space)
+        if not is_main_process():
             return None
         with out.space.saving(LAST) as scratch:
             codec.save(scratch)
         with out.space.saving() as scratch:
             codec.save(scratch)
-            networks.export(out.folder / (_best(at.best_step) if contest else LAST), scratch)
+            networks.export(out.folder / (_best(at.best_step) if evaluation else LAST), scratch)
         skipped = len(data) - len(fitting)
         reasons = {"over --max-length": skipped} if skipped else {}
         last = {k: last_logged(out.folder, k) for k in SHOWN}
         stats = {
             "steps": at.step,
             "stopped": at.stopped,
-            "best_step": at.best_step if contest else at.step,
+            "best_step": at.best_step if evaluation else at.step,
             "best_win_rate": at.best_win_rate,
             "response_tokens": int(at.tokens),
             "reused_sampler_logprobs": learner.collector.reuse_logprobs,
             "warnings": warned,
-            **({"eval_prompts": len(contest.ids), "eval_prompts_left_out": contest.left_out} if contest else {}),
+            **(
+                {"eval_prompts": len(evaluation.ids), "eval_prompts_left_out": evaluation.left_out}
+                if evaluation
+                else {}
+            ),
             "last": {k: v for k, v in last.items() if v is not None},
             **({"notes": notes} if notes else {}),
         }
@@ -142,27 +151,29 @@ class At:
 
 
 def _train(
-    learner: Learner, contest: Contest | None, prompts: Sequence[Asked], space: Workspace
+    learner: Learner, evaluation: PolicyEvaluation | None, prompts: Sequence[PromptItem], space: Workspace
 ) -> tuple[At, dict[str, str]]:
     """All steps that are left. Returns how far the run came, and the signs of reward hacking it showed."""
     config = learner.knobs
     batches = _batches(len(prompts), config.batch_size, config.seed)
-    with Dashboard("train-ppo", config.steps, config.quiet or not leads()) as bar:
-        at, warned = _resume(learner, first_says(lambda: checkpoints.newest(space, bar.say)))
+    with Dashboard("train-ppo", config.steps, config.quiet or not is_main_process()) as bar:
+        at, warned = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)))
         bar.skip_to(at.step)
-        if contest is not None and contest.left_out:
-            bar.say(f"{contest.left_out} held-out prompts leave no room for a response (--max-length) and are left out")
+        if evaluation is not None and evaluation.left_out:
+            bar.say(
+                f"{evaluation.left_out} held-out prompts leave no room for a response (--max-length) and are left out"
+            )
         for _ in range(at.step):
             next(batches)
-        with MetricsLog(space, config.report_to, after=at.step) if leads() else nullcontext() as log:
+        with MetricsLog(space, config.report_to, after=at.step) if is_main_process() else nullcontext() as log:
             for step in range(at.step + 1, config.steps + 1):
                 if at.stopped:
                     break
                 metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
                 at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
                 far = _too_far(metrics, config)
-                if contest is not None and (step % config.eval_every == 0 or step == config.steps or far):
-                    metrics |= contest.hold()
+                if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or far):
+                    metrics |= evaluation.hold()
                     at = _judged(at, metrics["win_rate"], learner, space)
                 new = reward_hacking.signs(learner.first, metrics, at.best_win_rate)
                 for name in new.keys() - warned.keys():
@@ -171,10 +182,14 @@ def _train(
                 at = replace(at, stopped=far or _no_better(at, config))
                 if log:
                     log.write(step, metrics)
-                if leads() and config.sample_every and (step % config.sample_every == 0 or step == config.steps):
+                if (
+                    is_main_process()
+                    and config.sample_every
+                    and (step % config.sample_every == 0 or step == config.steps)
+                ):
                     _keep_samples(learner, space, step)
                 bar.advance(1, **metrics)
-                signal = distributed.most(signals.received())
+                signal = distributed.all_reduce_max(signals.received())
                 if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
                     _save(learner, at, warned, space)
                 if signal:  # all processes end, whichever of them it has reached
@@ -183,7 +198,7 @@ def _train(
         bar.say(f"stopped after step {at.step}: {at.stopped}")
     with space.saving(LAST) as scratch:
         learner.networks.save_policy(scratch)
-    if leads():
+    if is_main_process():
         checkpoints.keep_last(space)
         _forget_old_best(at, space)
     return at, warned
@@ -240,7 +255,7 @@ def _keep_samples(learner: Learner, space: Workspace, step: int) -> None:
 
 def _save(learner: Learner, at: At, warned: dict[str, str], space: Workspace) -> None:
     state = learner.state_dict()  # of sharded weights all have a part
-    if not leads():
+    if not is_main_process():
         return
     made = space.folder / space.scratch
     made.mkdir()
@@ -285,14 +300,25 @@ def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
         queue = queue[size:]
 
 
-def _judge(learner: Learner) -> Judge:
-    if learner.knobs.eval_judge == "playground":
-        from tokalign.judges.playground import PlaygroundJudge
+def _by_rules(_: Learner) -> Comparer:
+    from tokalign.judges.playground import PlaygroundJudge
 
-        return PlaygroundJudge()
+    return PlaygroundJudge()
+
+
+def _by_rewards(learner: Learner) -> Comparer:
     from tokalign.judges.reward import RewardJudge
 
     k = learner.knobs
     return RewardJudge(
-        learner.payers, learner.weights, learner.codec, k.dtype, k.microbatch, ended_wins=bool(k.missing_eos_penalty)
+        learner.reward_functions,
+        learner.weights,
+        learner.codec,
+        k.dtype,
+        k.microbatch,
+        ended_wins=bool(k.missing_eos_penalty),
     )
+
+
+COMPARERS = {"playground": _by_rules, "reward": _by_rewards}
+"""By the name of ``--eval-judge``."""

@@ -20,12 +20,12 @@ from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainRmConfig
 from tokalign.core import rewards
-from tokalign.core.diff import NEVER, Way
+from tokalign.core.diff import NEVER, AlignOptions
 from tokalign.data import dataset
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.models import loading, lora, reward_metrics
 from tokalign.models.batch import Batch, over, pad_rows, room
-from tokalign.models.distributed import leads, one_writes
+from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.model_card import card
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, sequence_scores
@@ -46,7 +46,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         inputs["model"] = dataset.model_lineage(config.model)
 
     follower = Writer(config.out, "reward-model", config, inputs)
-    with one_writes(writing("reward-model", config, inputs), follower) as out:
+    with main_process_writes(writing("reward-model", config, inputs), follower) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
@@ -72,7 +72,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         fitted, model = fit(
             "train-rm", model, examples, lengths, counts(examples, config), batched, loss, config, out.space, looking
         )
-        if not leads():
+        if not is_main_process():
             return None
         with out.space.saving() as scratch:
             if config.lora:
@@ -130,7 +130,7 @@ class Data(NamedTuple):
     """What the responses are cut into tokens by."""
     rows: Callable[[Codec, "Split"], Iterator[TokenLabels]]
     """With the tokenizer, and where to count what is skipped."""
-    way: Way
+    way: AlignOptions
     """How the labels were aligned."""
 
 
@@ -150,7 +150,7 @@ def _data(config: TrainRmConfig) -> Data:
         {**labels.manifest.lineage(), "path": config.labels},
         lambda: Codec.load(folder / "tokenizer"),
         lambda *_: islice(token_labels.iter_labels(labels), config.limit),
-        Way(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
+        AlignOptions(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
     )
 
 
@@ -175,7 +175,7 @@ def _preferences(config: TrainRmConfig) -> Data:
         rows.lineage,
         lambda: train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Codec.load(config.model, config),
         read,
-        Way(),
+        AlignOptions(),
     )
 
 

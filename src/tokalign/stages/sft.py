@@ -14,7 +14,7 @@ from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.models import loading, lora
 from tokalign.models.batch import Batch, over
-from tokalign.models.distributed import leads, one_writes
+from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.policy import response_logprobs
 from tokalign.models.prompts import renderable
 from tokalign.models.tokenizer import Codec, train_tiny
@@ -28,7 +28,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
     if config.model != "tiny":
         inputs["model"] = dataset.model_lineage(config.model)
 
-    with one_writes(writing("policy", config, inputs), Writer(config.out, "policy", config, inputs)) as out:
+    with main_process_writes(writing("policy", config, inputs), Writer(config.out, "policy", config, inputs)) as out:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
@@ -68,7 +68,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
         counts = [len(response) for _, response in (e["pair"] for e in examples)]
         fitted, model = fit("train-sft", model, examples, lengths, counts, collate, _loss, config, out.space)
-        if not leads():
+        if not is_main_process():
             return None
         with out.space.saving() as scratch:
             if config.lora:

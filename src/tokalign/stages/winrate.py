@@ -1,16 +1,15 @@
 """``tokalign eval-winrate``: prompts, candidates and a reference in; judgements and win rates out."""
 
-import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tokalign import judges
 from tokalign.artifacts import manifest
 from tokalign.artifacts.manifest import Manifest
-from tokalign.artifacts.resumable import RowFile
 from tokalign.artifacts.schemas import Judgement, PromptRow
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import EvalWinrateConfig
@@ -18,13 +17,10 @@ from tokalign.core import evaluation, length_control, winrate
 from tokalign.core.evaluation import Control, Judged
 from tokalign.data import dataset
 from tokalign.errors import UsageError
-from tokalign.judges import ORDERS, Answer, Judge, Pairing
+from tokalign.judges import FAILED, ORDERS, Answer, Judge, Pairing
 from tokalign.judges import candidates as answers
 from tokalign.judges.candidates import REFERENCE, Side
 from tokalign.runtime.progress import Progress
-
-CHUNK = 1000
-"""Judgements between which a run can be cut."""
 
 
 def run(config: EvalWinrateConfig) -> Manifest | Any:
@@ -44,16 +40,12 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
         from tokalign.models import reward_functions
 
         inputs[f"reward_model_{k + 1}" if k else "reward_model"] = reward_functions.lineage(model)
-    recorded = None
-    if config.judge == "recorded":
-        recorded = dataset.read_rows(config.judgements or "", Judgement, "judgements")
-        inputs["judgements"] = recorded.lineage
-    if config.judge == "claude":
-        from tokalign.judges import claude
-
-        claude.ClaudeJudge(config)  # what is wrong with it is told before anything is sampled
+    judge = judges.make(config)  # what is wrong with it is told before anything is sampled
+    inputs |= judge.inputs()
     if config.dry_run:
-        return _estimated(config, data, sides)
+        if not judge.paid:
+            raise UsageError(f"--judge {config.judge} costs nothing", remedy="leave --dry-run out")
+        return _estimated(config, judge, data, sides)
 
     with writing("winrates", config, inputs) as out:
         if out.finished is not None:
@@ -64,12 +56,11 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
             for n, side in enumerate(sides):
                 bar.skip_to(n * len(data))
                 texts[side.name] = answers.responses(side, data, config, out, bar.advance)
-        judge = _local(config)
         pairs = _pairs(list(data), texts)
         with out.part("judgements", config, inputs, "judgements") as nested:
             if nested.finished is None:
-                _judge(config, judge, pairs, recorded, nested)
-        told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()} if judge else {}
+                _judge(judge, pairs, nested)
+        told = {name: judge.describe([r.prompt for r in data], given) for name, given in texts.items()}
         judged = _judged(pairs, out.folder / "judgements", texts)
         shown = (
             {"id": r.id, "prompt": r.prompt, **{n: t[k].text for n, t in texts.items()}} for k, r in enumerate(data)
@@ -84,10 +75,6 @@ def _read(config: EvalWinrateConfig) -> tuple[dataset.Rows[PromptRow], list[Side
         raise UsageError(
             "eval-winrate needs --prompts, --candidate and --reference", remedy="or --annotations alone; see --help"
         )
-    if config.judge == "recorded" and config.judgements is None:
-        raise UsageError("--judge recorded needs --judgements", remedy="name the file or artifact that holds them")
-    if config.dry_run and config.judge != "claude":
-        raise UsageError(f"--judge {config.judge} costs nothing", remedy="leave --dry-run out")
     sides = [answers.side(REFERENCE, config.reference)]
     for spec in config.candidate:
         name, sep, path = spec.partition("=")
@@ -112,95 +99,24 @@ def _pairs(rows: Sequence[PromptRow], texts: dict[str, list[Answer]]) -> list[Pa
     ]
 
 
-def _local(config: EvalWinrateConfig) -> Judge | None:
-    """The judge, if it reads each text by itself."""
-    if config.judge == "playground":
-        from tokalign.judges.playground import PlaygroundJudge
-
-        return PlaygroundJudge()
-    if config.judge == "reward":
-        from tokalign.judges.reward import RewardJudge
-        from tokalign.models import loading, reward_functions
-
-        device = str(loading.pick_device(config.device))
-        paid_by, codec = reward_functions.apart(config.reward_model, config.dtype, device)
-        return RewardJudge(paid_by, [1.0] * len(paid_by), codec, config.dtype, config.batch_size)
-    return None
-
-
-def _judge(
-    config: EvalWinrateConfig,
-    judge: Judge | None,
-    pairs: list[Pairing],
-    recorded: dataset.Rows[Judgement] | None,
-    nested: Writer,
-) -> None:
+def _judge(judge: Judge, pairs: list[Pairing], nested: Writer) -> None:
     """Write a judgement of every pair, in every order it is shown in."""
-    usage: dict[str, Any] = {}
-    with nested.rows() as file:
-        if config.judge == "claude":
-            usage = asyncio.run(_paid(config, pairs, file))
-        else:
-            for part in file.left(_by_others(config, judge, recorded, pairs), CHUNK):
-                file.append_json(j.model_dump() for j in part)
+    with nested.rows() as file, closing(judge.judgements(pairs, file.taken)) as parts:
+        for part in parts:
+            file.append_json(j.model_dump() for j in part)
+            file.count({"failed": sum(j.preference is None and j.reason.startswith(FAILED) for j in part)})
+            file.done(len(part))
     failed = int(file.tally.get("failed", 0))
-    nested.commit({"in": file.written, "out": file.written, "failed": failed}, {}, usage)
+    nested.commit({"in": file.written, "out": file.written, "failed": failed}, {}, judge.usage)
 
 
-def _by_others(
-    config: EvalWinrateConfig, judge: Judge | None, recorded: dataset.Rows[Judgement] | None, pairs: list[Pairing]
-) -> Iterable[Judgement]:
-    if judge is not None:
-        return _compared(config, judge, pairs)
-    from tokalign.judges.recorded import look_up
-
-    assert recorded is not None
-    return look_up(recorded, pairs, config.judgements or "")
-
-
-def _compared(config: EvalWinrateConfig, judge: Judge, pairs: list[Pairing]) -> Iterator[Judgement]:
-    for name, found in groupby(pairs, key=lambda p: p.candidate):
-        group = list(found)
-        columns = ([getattr(p, column) for p in group] for column in ("prompt", "reference", "response"))
-        for p, c in zip(group, judge.compare(*columns), strict=True):
-            yield Judgement(
-                id=p.id,
-                candidate=name,
-                reference=config.reference or "",
-                judge=judge.name,
-                order="reference_first",  # the judge scores each text alone: one order says all
-                preference=c.preference,
-                reason=c.reason,
-            )
-
-
-async def _paid(config: EvalWinrateConfig, pairs: list[Pairing], file: RowFile) -> dict[str, Any]:
-    """Have Claude judge what is left; what it cost."""
-    from tokalign.judges import claude
-
-    shown = claude.Pairings(pairs, ORDERS if config.both_orders else ORDERS[:1])
-    money: dict[str, Any] = {}
-    with Progress("judge", len(shown), config.quiet, file.taken) as bar:
-        async with aclosing(claude.judgements(shown, file.taken, config, bar.say, money.update)) as found:
-            async for judgement in found:
-                file.append_json([judgement.model_dump()])
-                failed = judgement.preference is None and judgement.reason.startswith(claude.FAILED)
-                file.count({"failed": failed})
-                file.done(1)
-                bar.advance(1, USD=money["usd"])
-    return money
-
-
-def _estimated(config: EvalWinrateConfig, data: dataset.Rows[PromptRow], sides: list[Side]) -> Any:
-    from tokalign.judges import claude
-
+def _estimated(config: EvalWinrateConfig, judge: Judge, data: dataset.Rows[PromptRow], sides: list[Side]) -> Any:
     if absent := [s.name for s in sides if not s.is_there]:
         raise UsageError(
             f"--dry-run samples nothing, and {absent[0]!r} has no responses yet", remedy="make them: tokalign generate"
         )
     texts = {s.name: answers.responses(s, data, config, None, lambda _: None) for s in sides}
-    shown = claude.Pairings(_pairs(list(data), texts), ORDERS if config.both_orders else ORDERS[:1])
-    return asyncio.run(claude.estimated(shown, config))
+    return judge.estimate(_pairs(list(data), texts))
 
 
 def _judged(pairs: list[Pairing], folder: Path, texts: dict[str, list[Answer]]) -> dict[str, Judged]:
@@ -255,7 +171,8 @@ def _commit(
     )
     with out.file("data.json") as path:
         path.write_text(json.dumps({"candidates": candidates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": told}
+    said = {name: of for name, of in told.items() if of}
+    stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": said}
     made = out.folder / "judgements"
     below = Manifest.read(made) if manifest.is_artifact(made) else None
     failed, usage = (below.rows.get("failed", 0), dict(below.usage)) if below else (0, {})

@@ -17,7 +17,7 @@ from tokalign.artifacts.metrics import MetricsLog, last_logged
 from tokalign.artifacts.workspace import CHECKPOINTS, Workspace
 from tokalign.config.options import SupervisedStage
 from tokalign.errors import InputError, TokalignError, UsageError
-from tokalign.models.distributed import first_says, leads, wait, world
+from tokalign.models.distributed import broadcast, is_main_process, wait, world
 from tokalign.models.loading import recompute_activations
 from tokalign.runtime import signals
 from tokalign.runtime.disk import read_regular, sealed, unseal
@@ -113,7 +113,7 @@ class _Listen(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         wait()  # each process writes its part
-        if leads():
+        if is_main_process():
             checkpoints.keep(self.space, Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
         wait()
 
@@ -160,7 +160,7 @@ class _Best(TrainerCallback):  # type: ignore[misc]
         best = self.best
         if not best or (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"]):
             self.best = {"step": step, **found}
-            if leads():
+            if is_main_process():
                 with self.space.saving(CHECKPOINTS) as scratch:
                     save_file(_trained(self.model), scratch / _WEIGHTS)
                 self.space.write(_BEST, sealed(self.best))
@@ -225,7 +225,7 @@ def fit(
         raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
     if knobs.gradient_checkpointing:
         recompute_activations(model)
-    scratch = space.folder / first_says(lambda: space.scratch)
+    scratch = space.folder / broadcast(lambda: space.scratch)
     args = TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=knobs.batch_size,
@@ -260,12 +260,12 @@ def fit(
     trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=knobs.microbatch)
     trainer.model_accepts_loss_kwargs = False  # what a loss is divided by is ours to say
     trainer.remove_callback(PrinterCallback)
-    with Progress(label, steps, knobs.quiet or not leads()) as bar:
-        checkpoint = first_says(lambda: checkpoints.newest(space, bar.say))
+    with Progress(label, steps, knobs.quiet or not is_main_process()) as bar:
+        checkpoint = broadcast(lambda: checkpoints.newest(space, bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
         bar.skip_to(done)
         batches.skip(done // per_epoch)
-        with MetricsLog(space, knobs.report_to, after=done) if leads() else nullcontext() as log:
+        with MetricsLog(space, knobs.report_to, after=done) if is_main_process() else nullcontext() as log:
             trainer.add_callback(_Listen(bar, log, space))
             best = None
             if early is not None:
@@ -281,7 +281,7 @@ def fit(
     if trainer.is_fsdp_enabled:
         model = gathered(trainer, model, scratch)
         space.sweep()
-    if not leads():  # the first process writes the files that the rest is read from
+    if not is_main_process():  # the first process writes the files that the rest is read from
         return {}, model
     fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(space.folder, "loss")}
     if best:
@@ -297,7 +297,7 @@ def fit(
 def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:
     """The whole of a model of which every process holds a part; all of them must ask."""
     trainer.save_model(str(folder))
-    return type(model).from_pretrained(str(folder), config=model.config) if leads() else model
+    return type(model).from_pretrained(str(folder), config=model.config) if is_main_process() else model
 
 
 def _train(trainer: _Trainer, model: Any, checkpoint: Path | None) -> None:

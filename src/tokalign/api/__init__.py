@@ -1,0 +1,1 @@
+"""What ``import tokalign`` offers: labels and scores without a disk, commands as functions, artifacts as data."""

@@ -1,0 +1,58 @@
+"""Under which heading of a command's help an option stands."""
+
+from dataclasses import Field
+from typing import Any
+
+from tokalign.config import options
+from tokalign.config.options import Knobs
+
+PANELS = (
+    "Data", "Model", "Chat template", "Labels", "Candidates", "Judge", "Rewards", "Sampling", "Loss", "Optimisation",
+    "LoRA and memory", "Drift and clipping", "Guards", "Evaluation", "Claude", "Page", "Device", "Output and run",
+)  # fmt: skip
+"""In their order."""
+_SHARED = {
+    options.Stage: "Output and run", options.Foreign: "Data", options.Templates: "Chat template",
+    options.Sampling: "Sampling", options.Compute: "Device", options.Training: "Optimisation",
+    options.Adapting: "LoRA and memory", options.Paid: "Claude",
+}  # fmt: skip
+_OWN = {
+    "Data": "preferences sft prompts prompt heldout test loose source editor min_similarity edits data labels pairs "
+            "cut_prompts responses max_length to folders artifact id grep sort skip limit context full only title "
+            "examples",
+    "Model": "model vocab tokenizer level policy value_model reward_model",
+    "Labels": "unit align merge whole_sentence omissions",
+    "Loss": "weight_bad weight_neutral weight_good neutral label_smoothing",
+    "Candidates": "candidate reference",
+    "Judge": "judge judgements annotations rubric both_orders length_control difficulty",
+    "Rewards": "reward_weight granularity reward normalise scale centre",
+    "Sampling": "n sample_batch",
+    "Optimisation": "steps batch_size epochs minibatches microbatch lr value_lr max_grad_norm gamma gae_lambda vf_coef",
+    "Drift and clipping": "kl_coef kl_target kl_estimator clip_range value_clip stop_kl",
+    "Guards": "missing_eos_penalty length_guard",
+    "Evaluation": "eval_prompts eval_judge eval_every patience",
+    "Page": "port annotator open",
+    "Claude": "show_chosen re_ask",
+    "Output and run": "out fresh workers save_every sample_every report_to table_format json quiet pager",
+}  # fmt: skip
+_BY_COMMAND = {
+    ("EditConfig", "prompt"): "Claude",
+    ("GenerateConfig", "batch_size"): "Sampling",
+    ("GenerateConfig", "reward_model"): "Sampling",
+    ("ScoreConfig", "batch_size"): "Output and run",
+    ("TrainPpoConfig", "reward_model"): "Rewards",
+    ("EvalWinrateConfig", "reward_model"): "Judge",
+    ("EvalWinrateConfig", "batch_size"): "Sampling",
+    ("EvalWinrateConfig", "model"): "Claude",
+    ("EditConfig", "model"): "Claude",
+}
+_PANEL = {name: panel for panel, names in _OWN.items() for name in names.split()}
+OTHER = "Options"
+
+
+def panel(command: type[Knobs], f: Field[Any]) -> str:
+    """The heading for an option of a command."""
+    if own := _BY_COMMAND.get((command.__name__, f.name)):
+        return own
+    declared = next(base for base in command.__mro__ if f.name in vars(base).get("__annotations__", {}))
+    return _SHARED.get(declared) or _PANEL.get(f.name, OTHER)
