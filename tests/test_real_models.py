@@ -1,6 +1,7 @@
 """Models as the world ships them: what ends a turn, what a chat template does with one, which sampler is right."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from datetime import date
@@ -30,7 +31,7 @@ from tokalign.config.stages import (
 from tokalign.core.words import split
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
-from tokalign.models import loading
+from tokalign.models import control_tokens, loading
 from tokalign.models.chat_templates import arguments
 from tokalign.models.reward import RewardModel
 from tokalign.models.reward_functions import ModelReward, UserReward
@@ -141,6 +142,24 @@ def test_thoughts_in_a_response_stay_what_a_policy_emits() -> None:
     [encoded] = codec.responses(["<think>so</think>A robin."])
     assert encoded.ids[0] == 3
     assert 4 in encoded.ids
+
+
+NAMES = st.lists(st.text("<|ab1.>", min_size=1, max_size=5), min_size=1, max_size=8, unique=True)
+
+
+@given(names=NAMES, text=st.text("<|ab1.>", max_size=30))
+def test_control_tokens_are_found_like_the_longest_of_many_names(names: list[str], text: str) -> None:
+    pattern = re.compile(control_tokens._pattern(names))
+    longest_first = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    assert pattern.findall(text) == longest_first.findall(text)
+
+
+def test_names_longer_than_what_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a" * 99 + "b", "a" * 150, "a" * 150 + "c", "a" * 100]
+    pattern = re.compile(control_tokens._pattern(names))
+    assert [pattern.fullmatch(name) is not None for name in names] == [True] * 4
+    assert pattern.match("a" * 160).end() == 150  # type: ignore[union-attr]
+    assert re.compile(control_tokens._pattern([])).search("a") is None
 
 
 # Chat templates.

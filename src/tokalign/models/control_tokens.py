@@ -8,7 +8,7 @@ it is renamed before that copy reads it.
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +16,30 @@ from tokenizers import Tokenizer
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """A token that stands for one byte of text, however it is flagged."""
+_DEEP = 100
+"""Characters of a name that are told apart one by one."""
 _HOLDERS = tuple(map(chr, (0x10FFFD, 0xF8FF, 0xE000)))
 """Characters without a meaning, between which the number of a token stands for its name."""
+
+
+def _pattern(names: Iterable[str]) -> str:
+    """A regular expression for the longest of these names, by common beginnings: some tokenizers have thousands."""
+    tree: dict[str, Any] = {}
+    for name in names:
+        node = tree
+        for character in name[:_DEEP]:
+            node = node.setdefault(character, {})
+        node.setdefault("", []).append(name[_DEEP:])
+
+    def of(node: dict[str, Any]) -> str:
+        ends = sorted(map(re.escape, filter(None, node.get("", []))), key=len, reverse=True)
+        ways = [re.escape(character) + of(node[character]) for character in sorted(node) if character]
+        ways += ends
+        if not ways:
+            return ""
+        return f"(?:{'|'.join(ways)})" + "?" * ("" in node.get("", []))
+
+    return of(tree) or r"(?!)"
 
 
 class ControlTokens:
@@ -30,9 +52,9 @@ class ControlTokens:
 
     def __init__(self, backend: Tokenizer, tokens: dict[str, int]) -> None:
         self._backend, self.tokens = backend, tokens
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._pattern = re.compile(_pattern(tokens))
         self._names = {i: name for name, i in tokens.items()}
+        self.ids = frozenset(self._names)
 
     def within(self, text: str) -> bool:
         """Whether one stands in a text."""

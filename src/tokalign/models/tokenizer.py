@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokalign.artifacts.manifest import is_artifact
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.options import Templates
+from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import choose, lost, prepare
 from tokalign.models.control_tokens import BYTE, ControlTokens
@@ -165,7 +166,7 @@ class Codec:
 
     def _rendered(self, prompt: Prompt) -> tuple[str, str | None]:
         """A prompt as a model reads it and, where a control token stands in its text, as that is to be encoded."""
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        turns = as_messages(prompt)
         if not any(self.controls.within(turn["content"]) for turn in turns):
             return self._made_of(turns), None
         texts, renamed, shown = self.controls.hide([turn["content"] for turn in turns])
@@ -260,7 +261,9 @@ class Codec:
             found = self._batch(texts, add_special_tokens=False)
         finally:
             self._backend.encode_special_tokens = before
-        if hidden := [k for k, text in enumerate(texts) if self.controls.within(text)]:
+        # Those that are flagged as special are text already; what is not known is no sign of one.
+        control = self.controls.ids - {self.tokenizer.unk_token_id}
+        if hidden := [k for k, e in enumerate(found) if not control.isdisjoint(e.ids)]:
             for k, e in zip(hidden, self.controls.encode([texts[k] for k in hidden]), strict=True):
                 found[k] = e
         return found
