@@ -1,6 +1,7 @@
 """Reward models on any backbone: trained, saved as others load them, measured, and read on any tokenizer."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def test_any_backbone_is_trained_saved_and_read_again(tmp_path: Path, ours: Code
     rows = labels(4)
     ratings = loaded.rate([(r.prompt_ids, r.edited_ids) for r in rows])
     assert [len(r) for r in ratings.rewards] == [len(r.edited_ids) for r in rows]
+    told = rewards_by_the_card(tmp_path / "rm", rows[0].prompt[0]["content"], rows[0].edited)
+    assert told == pytest.approx(ratings.rewards[0].tolist() if level == "token" else [ratings.sums[0]], abs=1e-5)
     # As others load it: by its Auto class, or base and head where there is none.
     ids = torch.tensor([rows[0].prompt_ids + rows[0].edited_ids])
     if isinstance(loaded.model, Headed):
@@ -105,6 +108,18 @@ def test_any_backbone_is_trained_saved_and_read_again(tmp_path: Path, ours: Code
         assert auto.__name__ in (tmp_path / "rm" / "README.md").read_text()
         theirs = auto.from_pretrained(tmp_path / "rm").eval()
         assert torch.allclose(theirs(input_ids=ids).logits, loaded.model(input_ids=ids).logits, atol=1e-5)
+
+
+def rewards_by_the_card(folder: Path, prompt: str, response: str) -> list[float]:
+    """What the lines of a model card make of a text."""
+    transformers, tokalign = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {"THIS": str(folder), "PROMPT": prompt, "RESPONSE": response}
+    exec(transformers, names)
+    exec(tokalign, names)
+    found = [float(r) for r in (names["rewards"] if "rewards" in names else names["score"].reshape(-1))]
+    tokens = [t.reward for t in names["scored"].tokens]
+    assert found == pytest.approx(tokens if "rewards" in names else tokens[-1:], abs=1e-5)
+    return found
 
 
 def test_a_base_alone_and_a_language_model_give_the_same_body(tmp_path: Path, ours: Codec) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from tokalign import __version__
 from tokalign.config.stages import TrainRmConfig
 from tokalign.models.heads import Headed
+from tokalign.models.reward import reads_last_token
+from tokalign.models.tokenizer import Codec
 
 _AUTO = {"token": "AutoModelForTokenClassification", "sequence": "AutoModelForSequenceClassification"}
 
@@ -16,7 +18,7 @@ token is p(good) − p(bad).""",
 }
 
 
-def card(config: TrainRmConfig, model: Any, stats: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+def card(config: TrainRmConfig, model: Any, codec: Codec, stats: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
     return f"""---
 library_name: transformers
@@ -30,11 +32,22 @@ tags: [reward-model, tokalign]
 Made by `tokalign {__version__}` from `{config.model}`, after Xu et al., *Aligning Large Language Models via
 Fine-grained Supervision* (ACL 2024). The prompt is rendered by the chat template and followed by the response and EOS.
 
+With transformers (THIS is this folder, PROMPT a text, RESPONSE an answer to it):
+
 ```python
 {_loading(config.level, model)}
+{_reading(codec)}
+{_scoring(config.level, model)}
 ```
 
-Or rate responses from the command line: `tokalign score RESPONSES --reward-model THIS --out REWARDS`.
+With tokalign:
+
+```python
+import tokalign as ta
+[scored] = ta.RewardModel.load(THIS).score([PROMPT], [RESPONSE])  # scored.score, scored.tokens
+```
+
+From the command line: `tokalign score RESPONSES --reward-model THIS --out REWARDS`.
 
 ## Held-out accuracy
 
@@ -48,16 +61,49 @@ metrics, every setting and the hashes of what it was made from.
 def _loading(level: str, model: Any) -> str:
     if isinstance(model, Headed):
         return (
+            "import torch\n"
             "from tokalign.models.heads import Headed\n"
             "from transformers import AutoConfig, AutoTokenizer\n"
-            "model = Headed.from_pretrained(THIS, config=AutoConfig.from_pretrained(THIS))\n"
+            "model = Headed.from_pretrained(THIS, config=AutoConfig.from_pretrained(THIS)).eval()\n"
             "tokenizer = AutoTokenizer.from_pretrained(THIS)"
         )
     return (
+        "import torch\n"
         f"from transformers import {_AUTO[level]}, AutoTokenizer\n"
-        f"model = {_AUTO[level]}.from_pretrained(THIS)\n"
+        f"model = {_AUTO[level]}.from_pretrained(THIS).eval()\n"
         "tokenizer = AutoTokenizer.from_pretrained(THIS)"
     )
+
+
+def _reading(codec: Codec) -> str:
+    """How the ids come about, ``prompt`` and ``response``."""
+    if codec.tokenizer.chat_template:
+        prompt = (
+            'messages = [{"role": "user", "content": PROMPT}]\n'
+            "text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)\n"
+            'prompt = tokenizer(text, add_special_tokens=False)["input_ids"]'
+        )
+    else:
+        ids = 'tokenizer(f"User: {PROMPT}\\n\\nAssistant:\\n")["input_ids"]'
+        prompt = f"prompt = [i for i in {ids} if i != {codec.eos_id}]"
+        if codec.tokenizer.bos_token_id == codec.eos_id:
+            prompt = f"prompt = {ids}"
+    return f'{prompt}\nresponse = [*tokenizer(RESPONSE, add_special_tokens=False)["input_ids"], {codec.eos_id}]'
+
+
+def _scoring(level: str, model: Any) -> str:
+    if level == "token":
+        return (
+            "logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) :]\n"
+            "bad, neutral, good = logits.softmax(-1).T\n"
+            "rewards = good - bad  # of every token of the response, EOS last"
+        )
+    if reads_last_token(model):
+        return (
+            "hidden = model.base_model(torch.tensor([prompt + response])).last_hidden_state\n"
+            "score = model.score(hidden[0, -1])  # at the last token, which is EOS"
+        )
+    return "score = model(torch.tensor([prompt + response])).logits[0]"
 
 
 def _table(stats: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from tokalign.config.options import Templates
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError, first_line
@@ -30,14 +31,18 @@ def sequence_scores(model: Any, batch: Batch) -> Tensor:
     Read at that position rather than through the model's own pooling, which looks for the last token
     that is not padding and so misses EOS where the two share an id. Encoders pool in their own way.
     """
-    body = getattr(model, model.base_model_prefix, None)
-    head = getattr(model, "score", None)
-    if body is None or head is None:
+    if not reads_last_token(model):
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return logits.float().squeeze(-1)  # type: ignore[no-any-return]
+    body, head = getattr(model, model.base_model_prefix), model.score
     hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     rows = torch.arange(len(hidden), device=hidden.device)
     return head(hidden[rows, batch.last].to(next(head.parameters()).dtype)).float().squeeze(-1)  # type: ignore[no-any-return]
+
+
+def reads_last_token(model: Any) -> bool:
+    """Whether a sequence-level model has a head that is read at one token; encoders pool in their own way."""
+    return getattr(model, model.base_model_prefix, None) is not None and hasattr(model, "score")
 
 
 @dataclass
@@ -64,7 +69,12 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, source: str | Path, dtype: str = "float32", reading: str = "expected", normalise: str = "none"
+        cls,
+        source: str | Path,
+        dtype: str = "float32",
+        reading: str = "expected",
+        normalise: str = "none",
+        how: Templates | None = None,
     ) -> "RewardModel":
         """Load a token classifier with our three classes or any sequence classifier with one output.
 
@@ -85,7 +95,7 @@ class RewardModel:
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        model, codec = load_classifier(source, level, dtype, whole=True, to_use=True), Codec.load(source)
+        model, codec = load_classifier(source, level, dtype, whole=True, to_use=True), Codec.load(source, how)
         check_vocabulary(model, codec)
         return cls(model, codec, level, reading, normalise)
 

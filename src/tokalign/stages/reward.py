@@ -91,7 +91,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         kept = split.rows - n_skipped
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
         account |= {"train": kept - len(heldout), "heldout": len(heldout)}
-        out.space.write("README.md", card(config, model, stats, account))
+        out.space.write("README.md", card(config, model, codec, stats, account))
         return out.commit(account, stats)
 
 

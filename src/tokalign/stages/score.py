@@ -36,7 +36,7 @@ def run(config: ScoreConfig) -> Manifest:
         if out.finished is not None:
             return out.finished
         device = loading.pick_device(config.device)
-        model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise)
+        model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise, config)
         model.model.to(device)
         target = Codec.load(config.tokenizer, config) if config.tokenizer else None
         data, notes = renderable(data, [model.codec], config.strict)
