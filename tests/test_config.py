@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import math
+import re
 import tomllib
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
@@ -17,7 +18,7 @@ import tokalign
 from tests.conftest import ROOT
 from tokalign.config.commands import COMMANDS
 from tokalign.config.options import Knobs, Role, Stage, option_name
-from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig
+from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig, TrainPpoConfig
 from tokalign.errors import UsageError
 
 SOURCE = Path(inspect.getfile(tokalign)).parent
@@ -196,3 +197,32 @@ def test_one_value_serves_where_several_may_be_given(tmp_path: Path, monkeypatch
         line = ["train-ppo", "p", "--policy", "x", "--out", str(tmp_path / "o"), "--config", str(tmp_path / "c.toml")]
         app(line, standalone_mode=False)
         assert (seen[-1].reward_model, seen[-1].reward_weight) == (expected, [0.5])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"editor": "typo"}, "--editor is 'typo'"),
+        ({"min_similarity": "0.3"}, "--min-similarity is '0.3'"),
+        ({"limit": 1.5}, "--limit is 1.5"),
+        ({"limit": True}, "--limit is True"),
+        ({"fresh": 1}, "--fresh is 1"),
+        ({"source": Path("x")}, "SOURCE is"),
+        ({"out": "x"}, "--out is 'x'"),
+        ({"prompt": "x"}, "--prompt is 'x'"),
+        ({"seed": None}, "--seed is None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_at_construction(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)) as e:
+        EditConfig(**{"source": "x", "out": Path("y"), **given})
+    assert e.value.remedy.startswith("give ")
+    assert EditConfig(source="x", out=Path("y"), limit=None, max_cost=3, min_similarity=1).max_cost == 3
+
+
+def test_choices_are_named() -> None:
+    with pytest.raises(UsageError) as e:
+        EditConfig(source="x", out=Path("y"), editor="typo")  # type: ignore[arg-type]
+    assert e.value.remedy == "give one of rules, recorded, claude, human"
+    with pytest.raises(UsageError, match="--reward-model is 'rm'"):
+        TrainPpoConfig(prompts="x", policy="p", reward_model="rm", out=Path("y"))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokalign.artifacts.schemas import Preference, PromptRow, RecordedEdit, ResponseRow, Sft
 from tokalign.config.options import Foreign, Format
-from tokalign.data import dataset, layouts
+from tokalign.data import conversation, dataset, layouts
 from tokalign.data import rows as rows_module
 from tokalign.data.conversation import ENDS, as_transcript, transcript
 from tokalign.errors import InputError
@@ -409,3 +409,29 @@ def test_a_transcript_is_taken_apart_as_it_was_put_together(turns: list[str], re
     prompt = [said("user" if i % 2 == 0 else "assistant", turn) for i, turn in enumerate(turns)]
     text = as_transcript(prompt, response)
     assert transcript(text) == [*prompt, said("assistant", response)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages", "text", "last"),
+    [
+        ("Hi", [{"role": "user", "content": "Hi"}], "Hi", "Hi"),
+        (
+            [{"role": "system", "content": "Be brief."}],
+            [{"role": "system", "content": "Be brief."}],
+            "Be brief.",
+            "Be brief.",
+        ),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+            "user: a\nassistant: b\nuser: c",
+            "c",
+        ),
+    ],
+)
+def test_a_prompt_as_messages_and_as_text(prompt: Any, messages: Any, text: str, last: str) -> None:
+    assert conversation.as_messages(prompt) == messages
+    assert conversation.as_messages(prompt) is not prompt, "whoever changes it changes a copy"
+    assert conversation.contents(prompt) == [m["content"] for m in messages]
+    assert conversation.as_text(prompt) == text
+    assert conversation.last_turn(prompt) == last

@@ -25,6 +25,7 @@ from tokalign.annotation.store import VERDICTS, AnnotationStore, ConflictError, 
 from tokalign.artifacts.schemas import CATEGORIES
 from tokalign.core import diff
 from tokalign.core.words import split
+from tokalign.data.conversation import as_messages
 from tokalign.errors import UsageError
 from tokalign.runtime import signals
 
@@ -119,7 +120,7 @@ class Pages:
         shown = {
             "at": number,
             "id": task.id,
-            "prompt": task.prompt if isinstance(task.prompt, list) else [{"role": "user", "content": task.prompt}],
+            "prompt": as_messages(task.prompt),
             "original": task.original,
             "chosen": task.chosen,
             "note": task.note,

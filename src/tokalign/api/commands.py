@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tokalign.config.commands import COMMANDS
-from tokalign.config.options import Stage, is_required, option_name
-from tokalign.errors import UsageError
+from tokalign.config.options import Stage, is_required
 from tokalign.runtime import invocation, sandbox
 
 _OTHERWISE = {"playground": "make_playground", "report": "make_report"}
@@ -37,7 +36,7 @@ def function(name: str) -> Callable[..., Any]:
             raise TypeError(f"{name}() has no option {key!r}")
         for f in known:
             if f.name in values:
-                values[f.name] = _fitting(values[f.name], hints[f.name], option_name(f))
+                values[f.name] = _fitting(values[f.name], hints[f.name])
             elif is_required(f):
                 raise TypeError(f"{name}() needs {f.name!r}")
         config = options(**values)
@@ -84,24 +83,14 @@ def _accepted(hint: Any, role: str) -> Any:
     return hint
 
 
-def _fitting(value: Any, hint: Any, option: str) -> Any:
-    """A value of the type that an option has.
-
-    Raises:
-        UsageError: it cannot be one.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    if get_origin(hint) is list and isinstance(value, str | Path):
-        value = [value]
-    paths = hint in (Path, Path | None, list[Path])
-    plain = [str(v) for v in value] if isinstance(value, list | tuple) else value
-    value = str(plain) if isinstance(plain, Path) else plain if not isinstance(value, list) or not paths else value
-    try:
-        return TypeAdapter(hint).validate_python(value, strict=not paths)
-    except ValidationError as e:
-        wanted = e.errors()[0]["msg"]
-        raise UsageError(f"{option} is {value!r}", remedy=f"{wanted[:1].lower()}{wanted[1:]}") from e
+def _fitting(value: Any, hint: Any) -> Any:
+    """A value as the options have it: paths as what they are there, and a list of one for one."""
+    if get_origin(hint) is list:
+        (inner,) = get_args(hint)
+        return [_fitting(one, inner) for one in (value if isinstance(value, list | tuple) else [value])]
+    if isinstance(value, str | Path):
+        return Path(value) if Path in (hint, *get_args(hint)) else str(value)
+    return value
 
 
 def _described(about: str, known: Any) -> str:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from tokalign.artifacts.schemas import Prompt
+from tokalign.data.conversation import as_messages
 
 ABOUT = """\
 In the user's message, every text that is material for your work stands between a pair of tags whose name ends in a
@@ -19,9 +20,7 @@ _ROLES = ("system", "user", "assistant")
 
 def turns(prompt: Prompt) -> list[tuple[str, str]]:
     """A conversation as parts to fence, each named by who speaks."""
-    if isinstance(prompt, str):
-        return [("user", prompt)]
-    return [(t["role"] if t["role"] in _ROLES else "other", t["content"]) for t in prompt]
+    return [(t["role"] if t["role"] in _ROLES else "other", t["content"]) for t in as_messages(prompt)]
 
 
 def fence(parts: Sequence[tuple[str, str]]) -> str:

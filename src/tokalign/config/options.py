@@ -12,9 +12,11 @@ fields. A knob's role says how a finished folder is compared when a command is r
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from sys import float_info
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokalign.errors import UsageError
 
@@ -52,15 +54,19 @@ def knob(
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
-    """Base: validates bounds at construction.
+    """Base: validates types and bounds at construction.
 
     Raises:
-        UsageError: a value lies outside its bounds.
+        UsageError: a value is of another type, none of the choices, or outside its bounds.
     """
 
     def __post_init__(self) -> None:
+        this: Any = type(self)
+        hints = _hints(this)
         for f in fields(self):
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
+            if not fits(value, hints[f.name]):
+                raise UsageError(f"{option_name(f)} is {value!r}", remedy=f"give {wanted(hints[f.name])}")
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
             low, high = -float_info.max if low is None else low, float_info.max if high is None else high
@@ -82,6 +88,37 @@ class Knobs:
         """The knobs that have a default, with it, as plain JSON values."""
         plain = [f for f in fields(cls) if f.default is not MISSING]
         return {f.name: _plain(f.default) for f in plain}
+
+
+@cache
+def _hints(options: Any) -> dict[str, Any]:
+    return get_type_hints(options)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of an option; an integer serves as a float."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, get_args(hint)[0]) for one in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def wanted(hint: Any) -> str:
+    """What a value of a type is, in words."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if origin in (Union, UnionType):
+        return " or ".join(wanted(one) for one in get_args(hint) if one is not NoneType)
+    if origin is list:
+        return f"a list, of which each is {wanted(get_args(hint)[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}[hint]
 
 
 def option_name(f: Field[Any]) -> str:

@@ -29,6 +29,27 @@ _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _MARKED = re.compile(r"<extra_id_(?:0|1)>(System|User|Assistant)\n")
 
 
+def as_messages(prompt: str | Sequence[Mapping[str, str]]) -> list[Turn]:
+    """A prompt as messages; a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+
+
+def contents(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:
+    """All that is said in a prompt, turn by turn."""
+    return [turn["content"] for turn in as_messages(prompt)]
+
+
+def last_turn(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    """What is said last in a prompt: what a response answers."""
+    return contents(prompt)[-1]
+
+
+def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    """A prompt for people to read: a single turn is its text, several are led by who speaks."""
+    turns = as_messages(prompt)
+    return "\n".join(t["content"] if len(turns) == 1 else f"{t['role']}: {t['content']}" for t in turns)
+
+
 def text_of(cell: Any, what: str) -> str:
     """A cell that holds text: a string, or a list of parts that are all text.
 
@@ -148,7 +169,7 @@ def with_system(cell: Any, prompt: str | list[Turn]) -> str | list[Turn]:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return prompt
     system = text_of(cell, "system")
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = as_messages(prompt)
     return turns if turns[0]["role"] == "system" else [{"role": "system", "content": system}, *turns]
 
 
@@ -192,7 +213,7 @@ def transcript(text: str) -> list[Turn]:
 
 def as_transcript(prompt: Any, response: str) -> str:
     """The inverse of :func:`transcript`, with the response as the last Assistant turn."""
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = as_messages(prompt)
     said = [f"\n\n{_SPEAKERS.get(t['role'], 'Human')}: {t['content']}" for t in turns]
     return "".join([*said, f"\n\nAssistant: {response}"])
 

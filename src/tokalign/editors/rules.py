@@ -1,6 +1,7 @@
 """The playground's rule editor."""
 
 from tokalign.artifacts.schemas import Preference
+from tokalign.data.conversation import last_turn
 from tokalign.editors import Proposal, RowByRow
 from tokalign.errors import InputError
 from tokalign.playground import oracle, rules
@@ -9,15 +10,10 @@ from tokalign.playground import oracle, rules
 def knows(row: Preference) -> bool:
     """Whether a row is the playground's."""
     try:
-        oracle.read_prompt(_asked(row))
+        oracle.read_prompt(last_turn(row.prompt))
     except InputError:
         return False
     return True
-
-
-def _asked(row: Preference) -> str:
-    """Of a conversation, the last turn is what was asked."""
-    return row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
 
 
 class RulesEditor(RowByRow):
@@ -27,5 +23,5 @@ class RulesEditor(RowByRow):
 
     def edit(self, row: Preference) -> Proposal:
         """Mend every flaw that the rules find."""
-        changes = rules.find_changes(_asked(row), row.rejected)
+        changes = rules.find_changes(last_turn(row.prompt), row.rejected)
         return Proposal(rules.apply_changes(row.rejected, changes), [c.kind for c in changes])

@@ -11,6 +11,7 @@ from tokalign.artifacts.schemas import Answer, PromptRow, ResponseRow
 from tokalign.artifacts.writer import Writer
 from tokalign.config.stages import EvalWinrateConfig
 from tokalign.data import dataset
+from tokalign.data.conversation import plain
 from tokalign.errors import InputError, UsageError
 from tokalign.models.function_names import is_function
 
@@ -129,10 +130,8 @@ def responses(
 
 def _key(row: PromptRow | ResponseRow) -> str:
     """The prompt, a single user turn and its text being the same."""
-    if isinstance(row.prompt, str):
-        return row.prompt
-    turns = [(t["role"], t["content"]) for t in row.prompt]
-    return turns[0][1] if len(turns) == 1 and turns[0][0] == "user" else repr(turns)
+    prompt = plain(row.prompt)
+    return prompt if isinstance(prompt, str) else repr([(t["role"], t["content"]) for t in prompt])
 
 
 def _sample(

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.stages import EvalWinrateConfig
+from tokalign.data.conversation import contents
 from tokalign.errors import InputError
 from tokalign.judges import Answer, Comparing, Comparison, prefer
 from tokalign.playground import oracle
@@ -49,11 +50,9 @@ class PlaygroundJudge:
 
 
 def _judge(prompt: Prompt, response: str) -> oracle.Verdict:
-    if not isinstance(prompt, str):
-        if len(prompt) != 1:
-            raise InputError("the playground judge takes prompts of one turn", field="prompt")
-        prompt = prompt[0]["content"]
-    return oracle.judge(prompt, response)
+    if len(said := contents(prompt)) != 1:
+        raise InputError("the playground judge takes prompts of one turn", field="prompt")
+    return oracle.judge(said[0], response)
 
 
 def judge(config: EvalWinrateConfig) -> Comparing:

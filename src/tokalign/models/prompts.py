@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from tokalign.artifacts.schemas import Prompt, Row
+from tokalign.data.conversation import as_messages
 from tokalign.data.rows import Rows
 from tokalign.models.chat_templates import thinks
 from tokalign.models.tokenizer import Codec
@@ -43,7 +44,7 @@ def renderable(rows: Rows[R], codecs: Iterable[Codec], strict: bool = False) -> 
             if reason:
                 return reason
             system = codec.asked.get("system")
-            if system and not isinstance(row.prompt, str) and row.prompt[0]["role"] == "system":
+            if system and as_messages(row.prompt)[0]["role"] == "system":
                 done = {"fold": "folded into the user's", "drop": "left out"}[system]
                 told[f"a system turn is {done}: the chat template of {codec.source} has none"] += 1
             if thinks(text):

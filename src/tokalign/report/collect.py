@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tokalign.artifacts.manifest import MANIFEST, Artifact, Manifest, looks_ours, open_artifact
 from tokalign.artifacts.schemas import Row, TokenRewards
+from tokalign.data.conversation import as_text
 from tokalign.data.dataset import check_row
 from tokalign.data.readers import read_file
 from tokalign.errors import InputError
@@ -181,10 +182,9 @@ def _rated(name: str, row: dict[str, Any]) -> Rated:
 
 def flat(prompt: Any) -> str:
     """A prompt as text, its middle left out if it is long."""
-    if not isinstance(prompt, str):
-        prompt = "\n".join(t["content"] if len(prompt) == 1 else f"{t['role']}: {t['content']}" for t in prompt)
-    half, left = MOST // 2, len(prompt) - MOST
-    return safe(prompt if left <= 0 else f"{prompt[:half]}\n[… {left} characters …]\n{prompt[-half:]}")
+    text = as_text(prompt)
+    half, left = MOST // 2, len(text) - MOST
+    return safe(text if left <= 0 else f"{text[:half]}\n[… {left} characters …]\n{text[-half:]}")
 
 
 def checked(path: Path, row: type[Row]) -> Iterator[dict[str, Any]]:

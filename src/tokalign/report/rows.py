@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokalign.core.diff import words
+from tokalign.data.conversation import as_text
 from tokalign.report.spans import is_whole
 from tokalign.report.text import safe
 
@@ -144,11 +145,7 @@ def _say(console: Console, label: str, text: Text) -> None:
 
 
 def _flat(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return safe(prompt)
-    if len(prompt) == 1:
-        return safe(prompt[0]["content"])
-    return "\n".join(f"{safe(t['role'])}: {safe(t['content'])}" for t in prompt)
+    return safe(as_text(prompt))
 
 
 def _clip(text: str, most: int = 800) -> str:

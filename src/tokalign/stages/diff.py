@@ -20,6 +20,7 @@ from tokalign.core import diff
 from tokalign.core.diff import AlignOptions
 from tokalign.core.words import Words, split
 from tokalign.data import dataset
+from tokalign.data.conversation import as_messages, contents
 from tokalign.errors import InputError
 from tokalign.models.labelling import compare
 from tokalign.models.prompts import renderable
@@ -108,7 +109,7 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
     similarities = _similarities(rows, *words)
     columns = {
         "id": [e.id for e in rows],
-        "prompt": [[{"role": "user", "content": e.prompt}] if isinstance(e.prompt, str) else e.prompt for e in rows],
+        "prompt": [as_messages(e.prompt) for e in rows],
         "original": originals,
         "edited": editeds,
         "chosen": [e.chosen for e in rows],
@@ -176,7 +177,7 @@ def _one_thread() -> Iterator[None]:
 def _texts(edits: Iterable[Edit]) -> Iterator[str]:
     for e in edits:
         yield from (e.original, e.edited, *([e.chosen] if e.chosen else []))
-        yield from [e.prompt] if isinstance(e.prompt, str) else [t["content"] for t in e.prompt]
+        yield from contents(e.prompt)
 
 
 def _stats(file: RowFile) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tokalign.artifacts.outfile import refuse_taken, writing_file
 from tokalign.artifacts.schemas import Edit, Preference, Prompt, ResponseRow, Row
 from tokalign.config.stages import ExportConfig
 from tokalign.data import dataset
-from tokalign.data.conversation import as_transcript, is_turns, parsed
+from tokalign.data.conversation import as_messages, as_transcript, is_turns, parsed
 from tokalign.data.spreadsheet import quoted
 from tokalign.errors import UsageError
 
@@ -107,10 +107,6 @@ def _leave_out(row: Row, held: Iterable[str], left_out: Counter[str]) -> None:
             left_out[f"column {name}"] += 1
 
 
-def _turns(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
 def _said(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
@@ -119,19 +115,19 @@ def _trl(p: Pair, talk: bool, left_out: Counter[str]) -> Out:
     _leave_out(p.row, _SIDES, left_out)
     if not talk:
         return {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
-    return {"prompt": _turns(p.prompt), "chosen": _said(p.chosen), "rejected": _said(p.rejected)}
+    return {"prompt": as_messages(p.prompt), "chosen": _said(p.chosen), "rejected": _said(p.rejected)}
 
 
 def _trl_sft(p: Pair, talk: bool, left_out: Counter[str]) -> Out:
     _leave_out(p.row, ("prompt", "chosen"), left_out)
     if not talk:
         return {"prompt": p.prompt, "completion": p.chosen}
-    return {"prompt": _turns(p.prompt), "completion": _said(p.chosen)}
+    return {"prompt": as_messages(p.prompt), "completion": _said(p.chosen)}
 
 
 def _hh_rlhf(p: Pair, left_out: Counter[str]) -> Out:
     _leave_out(p.row, _SIDES, left_out)
-    if any(turn["role"] not in ("user", "assistant") for turn in _turns(p.prompt)):
+    if any(turn["role"] not in ("user", "assistant") for turn in as_messages(p.prompt)):
         left_out["roles other than user and assistant: they became Human"] += 1
     return {side: as_transcript(p.prompt, getattr(p, side)) for side in ("chosen", "rejected")}
 
@@ -145,12 +141,12 @@ def _flat(prompt: Prompt) -> str:
     """A conversation as JSON; so is a text that would be read back as one."""
     if isinstance(prompt, str) and not is_turns(parsed(prompt)):
         return prompt
-    return json.dumps(_turns(prompt), ensure_ascii=False)
+    return json.dumps(as_messages(prompt), ensure_ascii=False)
 
 
 def _alpaca_eval(r: ResponseRow, left_out: Counter[str]) -> Out:
     _leave_out(r, ("prompt", "response", "generator"), left_out)
-    turns = _turns(r.prompt)
+    turns = as_messages(r.prompt)
     if len(turns) > 1:
         left_out["turns before the last"] += 1
     return {"instruction": turns[-1]["content"], "output": r.response, "generator": r.generator}

@@ -11,6 +11,7 @@ from tokalign.artifacts.schemas import Edit, Row, Sft
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainSftConfig
 from tokalign.data import dataset
+from tokalign.data.conversation import contents
 from tokalign.errors import InputError
 from tokalign.models import loading, lora
 from tokalign.models.batch import Batch, over
@@ -35,7 +36,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
         torch.manual_seed(config.seed)
         if config.model == "tiny":
             texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
-            plain = (t for p, r in texts for t in ([p] if isinstance(p, str) else [x["content"] for x in p]) + [r])
+            plain = (t for p, r in texts for t in (*contents(p), r))
             codec = train_tiny(plain, config.vocab)
             model = loading.new_tiny(codec, config.seed, config.max_length)
         else:

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 from tokalign.artifacts.schemas import Preference, TokenLabels
+from tokalign.data.conversation import as_messages, contents
 from tokalign.models.tokenizer import Codec
 
 AT_ONCE = 1000
@@ -21,7 +22,7 @@ def as_labels(rows: Iterable[Preference], codec: Codec) -> Iterator[TokenLabels]
             side |= {"labels": [0] * len(response.ids), "spans": [0] * len(response.ids)}
             yield TokenLabels(
                 id=row.id,
-                prompt=[{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt,
+                prompt=as_messages(row.prompt),
                 original=row.rejected,
                 edited=row.rejected,
                 chosen=row.chosen,
@@ -36,4 +37,4 @@ def texts(rows: Iterable[Preference]) -> Iterator[str]:
     """All that is said in them."""
     for r in rows:
         yield from (r.chosen, r.rejected)
-        yield from [r.prompt] if isinstance(r.prompt, str) else [t["content"] for t in r.prompt]
+        yield from contents(r.prompt)
