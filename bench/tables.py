@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,13 @@ def qa_recipe(result: Result) -> str:
     """What the reward model of the recipe is worth, in a sentence."""
     found, area = result["edited_over_original"], result["token_on_labels"]
     (low, high), (least, most) = found["ci95"], area["ci95"]
-    return (
+    said = (
         f"On half of the development file it prefers {100 * found['mean']:.0f} % of {found['pairs']} held-out "
         f"corrections to what was corrected (95 %: {100 * low:.0f} to {100 * high:.0f}), and its area under the ROC "
         f"curve for bad tokens is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and .5. "
         "(`python bench/human_rewards.py`)"
     )
+    return textwrap.fill(said, 120, break_on_hyphens=False)
 
 
 def reward_speed(result: Result) -> str:
