@@ -150,13 +150,13 @@ def chatml(folder: Path, template: Any = CHATML, config: Any = None, **more: Any
     )  # fmt: skip
 
 
-def add_token(folder: Path, name: str, at: int) -> None:
+def add_token(folder: Path, name: str, at: int, special: bool = True) -> None:
     """Give the tokenizer of a folder one more token, whatever the model has room for."""
     file = folder / "tokenizer.json"
     whole = json.loads(file.read_text())
-    token = AddedToken(name, special=True)
+    token = AddedToken(name, special=special)
     whole["added_tokens"].append(
-        {"id": at, "content": name, "special": True}
+        {"id": at, "content": name, "special": special}
         | {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "normalized")}
     )
     whole["model"]["vocab"][name] = at

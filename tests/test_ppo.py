@@ -73,7 +73,7 @@ def weights(subject: Learner) -> torch.Tensor:
 
 def rollout(subject: Learner, prompts: Sequence[PromptItem]) -> tuple[Rollout, list[Sampled]]:
     mine, sampled = subject.collector.draw(prompts, range(len(prompts)))
-    return subject.collector.judge(prompts, mine, sampled), sampled
+    return subject.collector.evaluate(prompts, mine, sampled), sampled
 
 
 @torch.no_grad()
@@ -361,7 +361,7 @@ def test_logprobs_are_computed_again_when_the_sampler_disagrees(
         assert s.logprobs is not None
         right[i] = s.logprobs.clone()
         s.logprobs.sub_(5e-3)  # more than rounding makes, less than a fault
-    found = subject.collector.judge(prompts, mine, sampled)
+    found = subject.collector.evaluate(prompts, mine, sampled)
     assert subject.collector.reuse_logprobs is False
     for row, logprobs in right.items():
         assert torch.allclose(found.logprobs[row, : len(logprobs)], logprobs, atol=1e-4)

@@ -357,7 +357,7 @@ def test_padding_without_an_embedding_is_done_without() -> None:
 
 def test_a_token_without_an_embedding_is_bad_input() -> None:
     chatml(Path("m"))
-    shipped.add_token(Path("m"), "<|extra|>", 340)
+    shipped.add_token(Path("m"), "<|extra|>", 340, special=False)  # a text can hold it
     data = edits("Hi")
     diff.run(DiffConfig(edits=data, tokenizer="m", out=Path("labels"), quiet=True))
     runs: list[Any] = [
@@ -593,3 +593,30 @@ def test_words_begin_where_texts_are_cut_whatever_bytes_spell_them(text: str, tm
         assert begins == (start not in inside and not (byte and spelt and start == before)), (text, start)
         before, spelt = start, byte
     assert starts[-1], "EOS"
+
+
+def test_held_out_prompts_that_a_template_refuses_are_told() -> None:
+    gemma_like(Path("m"))
+    Path("x.py").write_text("def y(p, r, o):\n    return [len(t) for t in r]\n")
+    loading.new_token_model("m").save_pretrained("rm")
+    Codec.load("m").save(Path("rm"))
+    heldout = write("h.jsonl", {"prompt": "Hi"}, {"prompt": [*QUESTION, *QUESTION]}, {"prompt": RULED})
+    how: dict[str, Any] = {
+        "steps": 1,
+        "batch_size": 2,
+        "max_new_tokens": 4,
+        "minibatches": 1,
+        "max_length": 128,
+        **TINY,
+    }
+    made = ppo.run(
+        TrainPpoConfig(
+            prompts=edits("Hi", "Oh"), policy="m", reward_model=["rm"], eval_prompts=heldout, out=Path("p"), **how
+        )
+    )
+    assert made is not None
+    assert (made.stats["eval_prompts"], made.stats["eval_prompts_left_out"]) == (2, 1)
+    [folded, left_out] = made.stats["notes"]
+    assert "a system turn is folded" in folded
+    assert left_out.startswith("--eval-prompts: left out 1: the model's chat template refuses it")
+    assert "h.jsonl:2" in left_out

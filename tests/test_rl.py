@@ -25,8 +25,8 @@ from tokalign.core.rl import (
     masked_std,
     place_rewards,
     policy_loss,
+    score_at_last_token,
     segment_ends,
-    spread_score,
     value_loss,
     whiten,
 )
@@ -94,12 +94,12 @@ def test_a_score_lands_on_the_last_counted_token(case: Case) -> None:
     expected = torch.zeros(case.mask.shape, dtype=torch.float64)
     for b, length in enumerate(case.mask.sum(1).tolist()):
         expected[b, length - 1] = scores[b]
-    assert torch.equal(spread_score(scores, case.mask), expected)
+    assert torch.equal(score_at_last_token(scores, case.mask), expected)
     assert last_token(case.mask).sum(1).tolist() == [1] * len(scores)
 
 
 def test_a_score_lands_on_eos_and_never_on_padding() -> None:
-    got = spread_score(torch.tensor([5.0, -7.0]), MASK)
+    got = score_at_last_token(torch.tensor([5.0, -7.0]), MASK)
     assert got.tolist() == [[0.0, 0.0, 5.0], [-7.0, 0.0, 0.0]]
 
 

@@ -1,9 +1,15 @@
 """Token labels of one edit, without a disk."""
 
+import copy
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tokalign.api.checks import checked_text
+from tokalign.config.options import fits, wanted
+from tokalign.config.stages import Align, Unit
 from tokalign.core.diff import BAD, GOOD, AlignOptions
 from tokalign.core.words import split
+from tokalign.errors import UsageError
 from tokalign.models.labelling import compare
 from tokalign.models.tokenizer import Codec
 
@@ -54,10 +60,15 @@ def label(
         omissions: call the token bad, too, before which something was missing.
 
     Raises:
-        InputError: the tokenizer is not a fast one, has no EOS token, or is not there.
+        InputError: the tokenizer is not a fast one, has no EOS token, or is not there; a text is none.
+        UsageError: an option is none.
     """
-    codec = Codec.load(tokenizer) if isinstance(tokenizer, str) else Codec(tokenizer)
-    texts = [original, edited]
+    loaded = isinstance(tokenizer, str | Path)
+    codec = Codec.load(tokenizer) if loaded else Codec(copy.deepcopy(tokenizer))  # the caller's stays as it is
+    for name, value, hint in (("unit", unit, Unit), ("align", align, Align)):
+        if not fits(value, hint):
+            raise UsageError(f"{name} is {value!r}", remedy=f"give {wanted(hint)}")
+    texts = [checked_text(text, name) for name, text in (("original", original), ("edited", edited))]
     a, b = (codec.tokens([text], codec.encode([text])) for text in texts)
     options = AlignOptions(align, merge, whole_sentence)
     spans_a, spans_b, _ = compare(split([original]), split([edited]), a, b, options, unit, omissions)

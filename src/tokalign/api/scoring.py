@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from tokalign.api.checks import checked_prompts, checked_text
 from tokalign.artifacts.schemas import Prompt
+from tokalign.config.options import Dtype, fits, wanted
+from tokalign.config.stages import Normalise, Reading
 from tokalign.data import dataset
+from tokalign.errors import UsageError
 from tokalign.models import loading
 from tokalign.models import reward as rewards
 
@@ -59,6 +63,10 @@ class RewardModel:
         Raises:
             InputError: there is no reward model, or it is damaged.
         """
+        given = (("dtype", dtype, Dtype), ("reward", reward, Reading), ("normalise", normalise, Normalise))
+        for name, value, hint in given:
+            if not fits(value, hint):
+                raise UsageError(f"{name} is {value!r}", remedy=f"give {wanted(hint)}")
         dataset.model_lineage(str(source), "reward-model")
         model = rewards.RewardModel.load(source, dtype, reward, normalise)
         model.model.to(loading.pick_device(device))
@@ -86,9 +94,20 @@ class RewardModel:
             batch_size: responses in one forward pass.
 
         Raises:
-            InputError: the chat template of the model refuses a prompt.
+            InputError: a text is none, or the chat template of the model refuses a prompt.
+            UsageError: there are not as many of one as of the other.
         """
         codec = self._model.codec
+        sizes = {len(prompts), len(responses), *([len(finished)] if finished is not None else [])}
+        if len(sizes) > 1 or batch_size < 1:
+            raise UsageError(
+                f"{len(prompts)} prompts, {len(responses)} responses, batch_size {batch_size}",
+                remedy="as many of both (and of finished), and batches of 1 or more",
+            )
+        prompts = checked_prompts(prompts)
+        responses = [checked_text(r, f"responses[{k}]") for k, r in enumerate(responses)]
+        if not prompts:
+            return []
         ends = finished if finished is not None else [True] * len(responses)
         read = [
             r if end or len(r.ids) == 1 else r._replace(ids=r.ids[:-1], offsets=r.offsets[:-1])

@@ -1,8 +1,8 @@
 """Opening the service for a stage: its journal in the stage's folder, its prices, one call at a time or in batches."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tokalign.claude.batches import Batched, Batches
 from tokalign.claude.client import Claude, R, T
 from tokalign.claude.journal import Journal
 from tokalign.config.options import Paid
+from tokalign.errors import UsageError
 
 
 @asynccontextmanager
@@ -73,12 +74,39 @@ def in_turn(found: AsyncGenerator[R]) -> Iterator[R]:
     async def following() -> Any:
         return await anext(found, nothing)
 
+    refuse_running_loop()
     with asyncio.Runner() as runner:
         try:
             while (item := runner.run(following())) is not nothing:
                 yield item
         finally:
-            runner.run(found.aclose())
+            with suppress(RuntimeError):  # it is running already, where an interruption came while it ended
+                runner.run(found.aclose())
+
+
+def one(asked: Coroutine[Any, Any, R]) -> R:
+    """What comes of one call that waits."""
+    try:
+        refuse_running_loop()
+    except UsageError:
+        asked.close()
+        raise
+    return asyncio.run(asked)
+
+
+def refuse_running_loop() -> None:
+    """Say what to do in a notebook, where a loop runs that waits for this very call.
+
+    Raises:
+        UsageError: one runs in this thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError(
+        "called within a running event loop", remedy="in a notebook: await asyncio.to_thread(tokalign.edit, …)"
+    )
 
 
 def spent(journal: Journal) -> dict[str, Any]:

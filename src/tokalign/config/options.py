@@ -71,7 +71,7 @@ class Knobs:
                 continue
             low, high = -float_info.max if low is None else low, float_info.max if high is None else high
             if not low <= value <= high:  # so said, NaN and infinity lie outside too
-                bounds = f"{low:g} to {high:g}"
+                bounds = " to ".join(str(end) if isinstance(end, int) else f"{end:g}" for end in (low, high))
                 raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 
     def role(self, field: Field[Any]) -> Role:
@@ -148,7 +148,7 @@ class Stage(Knobs):
 
     out: Path = knob(..., "folder to write", role="out")
     limit: int | None = knob(None, "take only the first N rows of the input", low=1)
-    seed: int = knob(0, "seed of everything random", low=0)
+    seed: int = knob(0, "seed of everything random", low=0, high=2**62)
     fresh: bool = knob(False, "rewrite a folder that holds another run", role="run")
     json: bool = knob(False, "print the manifest on stdout as one JSON object", role="run")
     quiet: bool = knob(False, "no progress, no summary", role="run")
@@ -170,7 +170,11 @@ class Foreign(Knobs):
     subset: str | None = knob(None, "configuration of a Hugging Face dataset", role="input")
     split: str = knob("train", "split of a Hugging Face dataset", role="input")
     passages: bool = knob(True, "qa-feedback: put the passages into the prompt")
-    strict: bool = knob(False, "an unusable row of a foreign layout is an error, not skipped", role="run")
+    strict: bool = knob(
+        False,
+        "a row that cannot be used is an error, not skipped: of a foreign layout, or refused by a chat template",
+        role="run",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

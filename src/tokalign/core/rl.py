@@ -44,7 +44,7 @@ def last_token(response_mask: Tensor) -> Tensor:
     return response_mask & ~after
 
 
-def spread_score(scores: Tensor, response_mask: Tensor) -> Tensor:
+def score_at_last_token(scores: Tensor, response_mask: Tensor) -> Tensor:
     """Classical sequence reward: ``scores`` (B,) at the last token, 0 before it. → (B, T)."""
     return torch.where(last_token(response_mask), scores[:, None], 0.0)
 

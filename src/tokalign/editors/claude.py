@@ -1,6 +1,5 @@
 """Claude as the editor: one request a row, and one more where a gate can say what was wrong."""
 
-import asyncio
 from collections.abc import Generator
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,7 @@ from tokalign.claude.estimate import estimate
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import in_turn, worked
+from tokalign.claude.service import in_turn, one, worked
 from tokalign.config.stages import EditConfig
 from tokalign.data.dataset import Rows, file_lineage
 from tokalign.editors import Proposal, Verdict
@@ -58,7 +57,7 @@ class ClaudeEditor:
         """What the edits may cost; nothing is asked for."""
         k = self.knobs
         asked = estimate(rows, lambda row: (self.request(row), row.rejected), k.out, self.model, k, k.re_ask)
-        return asyncio.run(asked)
+        return one(asked)
 
     def edits(self, rows: Rows[Preference], start: int, bar: Progress) -> Generator[list[Edit]]:
         """See :class:`tokalign.editors.Editor`: row by row, since each was paid for."""

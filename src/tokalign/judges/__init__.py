@@ -15,8 +15,8 @@ CHUNK = 1000
 FAILED = "failed: "
 """How the reason of a judgement begins that has no answer; the same command tries it again."""
 JUDGES = {
-    "playground": "tokalign.judges.playground:judge",
-    "reward": "tokalign.judges.reward:judge",
+    "playground": "tokalign.judges.playground:make_judge",
+    "reward": "tokalign.judges.reward:make_judge",
     "recorded": "tokalign.judges.recorded:RecordedJudge",
     "claude": "tokalign.judges.claude:ClaudeJudge",
 }

@@ -1,6 +1,5 @@
 """Claude as the judge: each pair shown in both orders, one request for each."""
 
-import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +12,7 @@ from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import in_turn, worked
+from tokalign.claude.service import in_turn, one, worked
 from tokalign.config.stages import EvalWinrateConfig
 from tokalign.judges import FAILED, ORDERS, Answer, Pairing
 from tokalign.runtime.disk import hash_json
@@ -74,7 +73,7 @@ class ClaudeJudge:
         """What the judgements may cost; nothing is asked for."""
         k = self.knobs
         asked = estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), k.out, self.model, k, True)
-        return asyncio.run(asked)
+        return one(asked)
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
         """See :class:`tokalign.judges.Judge`: one by one, since each was paid for."""

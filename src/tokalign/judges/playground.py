@@ -55,6 +55,6 @@ def _judge(prompt: Prompt, response: str) -> oracle.Verdict:
     return oracle.judge(said[0], response)
 
 
-def judge(config: EvalWinrateConfig) -> Comparing:
+def make_judge(config: EvalWinrateConfig) -> Comparing:
     """The rules as the judge of a stage."""
     return Comparing(config, PlaygroundJudge)

@@ -100,12 +100,12 @@ class RewardJudge:
         ]
 
 
-def judge(config: EvalWinrateConfig) -> Comparing:
+def make_judge(config: EvalWinrateConfig) -> Comparing:
     """The reward models of ``--reward-model`` as the judge of a stage."""
 
     def build() -> RewardJudge:
         device = str(loading.pick_device(config.device))
-        functions, codec = reward_functions.apart(config.reward_model, config.dtype, device)
+        functions, codec = reward_functions.load_for_judging(config.reward_model, config.dtype, device)
         return RewardJudge(functions, [1.0] * len(functions), codec, config.dtype, config.batch_size)
 
     return Comparing(config, build)

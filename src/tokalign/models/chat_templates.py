@@ -5,12 +5,15 @@ is told (``--template-date``) and the form in which it wants contents stand in f
 that records them. The template is saved with the tokenizer: SFT, labels, reward models and PPO cannot differ.
 """
 
+import html
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, time
 from typing import Any
+
+from markupsafe import escape
 
 from tokalign.config.options import Templates
 from tokalign.errors import InputError, UsageError, first_line
@@ -20,30 +23,7 @@ Render = Callable[[str, Turns], str]
 """A template and turns to text, up to where the response begins; raises whatever the template does."""
 
 _HEAD = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
-_FORMS = (
-    "a",
-    "A",
-    "b",
-    "B",
-    "c",
-    "d",
-    "-d",
-    "H",
-    "I",
-    "j",
-    "m",
-    "-m",
-    "M",
-    "p",
-    "S",
-    "U",
-    "w",
-    "W",
-    "x",
-    "X",
-    "y",
-    "Y",
-)
+_FORMS = (*"aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ", "-d", "-m", "-H", "-I", "-M", "-S", "-j")
 """What a day or an hour is written by, after a percent sign."""
 _PARTS = (
     "{%- set rewritten = namespace(turns=[]) %}{%- for turn in messages %}{%- set rewritten.turns = rewritten.turns + "
@@ -112,9 +92,9 @@ def prepare(template: str, how: Templates, render: Render, source: str, *, made_
     Raises:
         UsageError: a variable that the template does not have, or something else was asked of it before.
     """
-    args, head = arguments(how.template_arg), _HEAD.match(template)
-    if head or made_by_us:
-        asked = dict(json.loads(head[1])) if head else {}
+    args, known = arguments(how.template_arg), recorded(template)
+    if known is not None or made_by_us:
+        asked = known or {}
         _refuse_change(args, asked.get("args", {}), "--template-arg", source)
         if how.system and "system" in asked:
             _refuse_change({"system": how.system}, {"system": asked["system"]}, "--system", source)
@@ -134,7 +114,21 @@ def prepare(template: str, how: Templates, render: Render, source: str, *, made_
         front = _SYSTEM[asked["system"]] + front
     if not asked:
         return Prepared(template)
-    return Prepared(f"{{#- tokalign {json.dumps(asked)} -#}}{front}{_END}{plain}", asked)
+    written = json.dumps(asked).replace("#}", "#\\u007d")  # which would end the comment
+    return Prepared(f"{{#- tokalign {written} -#}}{front}{_END}{plain}", asked)
+
+
+def recorded(template: str) -> dict[str, Any] | None:
+    """What was written into a template, if it was; None for a template of others, whatever it begins with."""
+    if not (head := _HEAD.match(template)):
+        return None
+    try:
+        asked = json.loads(head[1])
+    except ValueError:
+        return None
+    kinds = {"args": dict, "system": str, "date": str, "parts": bool}
+    known = isinstance(asked, dict) and all(isinstance(v, kinds.get(k, ())) for k, v in asked.items())
+    return asked if known and asked.get("system", "fold") in _SYSTEM else None
 
 
 def arguments(given: Sequence[str]) -> dict[str, Any]:
@@ -148,6 +142,8 @@ def arguments(given: Sequence[str]) -> dict[str, Any]:
         key, sep, value = one.partition("=")
         if not sep or not key.isidentifier():
             raise UsageError(f"--template-arg {one!r}", remedy="give KEY=VALUE, such as enable_thinking=false")
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise UsageError(f"--template-arg {key} holds half a character", remedy="give text that can be encoded")
         if key in ("messages", "add_generation_prompt"):
             raise UsageError(f"--template-arg {key} is not for you to set", remedy="leave it out")
         try:
@@ -167,9 +163,18 @@ def lost(turns: Turns, text: str) -> str | None:
         if turn["role"] == "assistant":
             said = said.rpartition("</think>")[2]
         said = said.strip()
-        if said and said not in text and "".join(said.split()) not in "".join(text.split()):
+        if said and said not in text and not any("".join(one.split()) in "".join(text.split()) for one in _spelt(said)):
             return str(turn["role"])
     return None
+
+
+def _spelt(said: str) -> Iterator[str]:
+    """A content as templates write it: as it is, as JSON, as HTML."""
+    yield said
+    yield json.dumps(said, ensure_ascii=False)[1:-1]
+    yield json.dumps(said)[1:-1]
+    yield html.escape(said)
+    yield str(escape(said))
 
 
 def thinks(text: str) -> bool:
@@ -194,7 +199,14 @@ def _refuse_change(now: dict[str, Any], before: dict[str, Any], option: str, sou
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value).replace("\\/", "/").replace("{%", "{\\x25").replace("{{", "{\\x7b").replace("{#", "{\\x23")
+    """A value as Jinja reads it within a block."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(k)}: {_literal(v)}' for k, v in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _day(how: Templates) -> str:
@@ -203,5 +215,6 @@ def _day(how: Templates) -> str:
         told = date.fromisoformat(how.template_date)
     except ValueError as e:
         raise UsageError(f"--template-date {how.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e
-    filled = "".join(f" | replace('%{form}', {json.dumps(told.strftime(f'%{form}'))})" for form in _FORMS)
-    return f"{{%- macro strftime_now(form) %}}{{{{- form{filled} }}}}{{%- endmacro %}}"
+    moment = datetime.combine(told, time())
+    filled = "".join(f" | replace('%{form}', {json.dumps(moment.strftime(f'%{form}'))})" for form in _FORMS)
+    return f"{{%- macro strftime_now(format) %}}{{{{- format{filled} | replace('%%', '%') }}}}{{%- endmacro %}}"

@@ -16,10 +16,14 @@ from tokenizers import Tokenizer
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """A token that stands for one byte of text, however it is flagged."""
+THOUGHT = re.compile(r"<\|?/?\|?think(?:ing)?\|?>")
+"""Tokens around thoughts, which a policy emits as a part of what it says."""
 _DEEP = 100
 """Characters of a name that are told apart one by one."""
-_HOLDERS = tuple(map(chr, (0x10FFFD, 0xF8FF, 0xE000)))
-"""Characters without a meaning, between which the number of a token stands for its name."""
+_SECRET = chr(0x10FFFD)
+"""A character without a meaning, which stands around secret names."""
+_HOLDERS = range(0xF0000, 0xFFFFE)
+"""Characters without a meaning, of which one that is in no text stands around the number of a hidden token."""
 
 
 def _pattern(names: Iterable[str]) -> str:
@@ -66,15 +70,17 @@ class ControlTokens:
         Returns:
             The texts; what makes of a rendered template what :meth:`encode` reads, and what makes of it the plain text.
         """
-        holder = next(c for c in _HOLDERS if not any(c in text for text in texts) or c == _HOLDERS[-1])
+        used = set().union(*texts)
+        holder = next(c for c in map(chr, _HOLDERS) if c not in used)
         hidden = [self._pattern.sub(lambda m: f"{holder}{self.tokens[m[0]]}{holder}", text) for text in texts]
-        held = re.compile(f"{holder}(\\d+){holder}")
+        held = re.compile(f"{holder}([0-9]+){holder}")
+        both = re.compile(f"{held.pattern}|{self._pattern.pattern}")  # in one pass: what was put in is not read again
 
         def shown(text: str) -> str:
             return held.sub(lambda m: self._names[int(m[1])], text)
 
         def renamed(text: str) -> str:
-            return shown(self._pattern.sub(lambda m: self._secret(self.tokens[m[0]]), text))
+            return both.sub(lambda m: self._names[int(m[1])] if m[1] else self._secret(self.tokens[m[0]]), text)
 
         return hidden, renamed, shown
 
@@ -87,22 +93,26 @@ class ControlTokens:
         return secrets.token_hex(8)
 
     def _secret(self, token: int) -> str:
-        return f"{_HOLDERS[0]}{self._nonce}x{token}{_HOLDERS[0]}"
+        return f"{_SECRET}{self._nonce}x{token}{_SECRET}"
 
     @cached_property
     def _copy(self) -> Tokenizer:
         whole: dict[str, Any] = json.loads(self._backend.to_str())
         model = whole["model"]
+        vocab = model.get("vocab")
         keep = {model.get("unk_token")}  # what is not known is called so by the model itself
+        if isinstance(vocab, list) and model.get("unk_id") is not None:  # Unigram, where it is named by its place
+            keep.add(vocab[model["unk_id"]][0])
         secret = {name: self._secret(i) for name, i in self.tokens.items() if name not in keep}
         for token in whole["added_tokens"]:
             token["content"] = secret.get(token["content"], token["content"])
-        vocab = model.get("vocab")
         if isinstance(vocab, dict):
             model["vocab"] = {secret.get(name, name): i for name, i in vocab.items()}
-        elif isinstance(vocab, list):  # Unigram, where the unknown is named by its place
-            unknown = model.get("unk_id")
-            model["vocab"] = [[n if k == unknown else secret.get(n, n), s] for k, (n, s) in enumerate(vocab)]
+        elif isinstance(vocab, list):
+            model["vocab"] = [[secret.get(name, name), score] for name, score in vocab]
+        if merges := model.get("merges"):  # those that would make a control token of pieces have nothing to make
+            pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+            model["merges"] = [list(p) for p in pairs if secret.keys().isdisjoint((*p, "".join(p)))]
         copy = Tokenizer.from_str(json.dumps(whole))
         copy.no_truncation()
         copy.no_padding()

@@ -29,7 +29,7 @@ ADAPTER = "adapter"
 """Where a model that was trained with ``--lora`` keeps its adapters."""
 CLASSES = ("bad", "neutral", "good")
 """Classes of a token-level reward model; class index = label + 1."""
-_PLACES = ("position_embeddings", "embed_positions", "wpe")
+_PLACES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 """What architectures call the vectors that they learn for the places of tokens."""
 
 
@@ -146,6 +146,8 @@ def positions(model: Any) -> int | None:
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") == "mpt":  # its biases are made for so many tokens
         found.append(config.max_seq_len)
+    if getattr(config, "model_type", "") == "ctrl":  # its places are no module's
+        found.append(config.n_positions)
     return min(found, default=None)
 
 
@@ -166,7 +168,7 @@ def longest(model: Any, most: int) -> int:
 
 
 def check_vocabulary(model: Any, codec: Codec) -> None:
-    """See that a model has an embedding for every token; padding, which never counts, may go without.
+    """See that a model has an embedding for every token; one that no text can hold, such as padding, may go without.
 
     Raises:
         InputError: it has not.
@@ -174,9 +176,8 @@ def check_vocabulary(model: Any, codec: Codec) -> None:
     rows = len(model.get_input_embeddings().weight)
     if codec.size <= rows:
         return
-    beyond = {name for name, i in codec.tokenizer.get_vocab().items() if i >= rows}
+    beyond = {name for name, i in codec.tokenizer.get_vocab().items() if i >= rows and i not in codec.unread}
     if codec.pad_id >= rows:
-        beyond.discard(codec.tokenizer.pad_token)
         codec.pad_id = codec.eos_id
     if beyond:
         raise InputError(
@@ -185,6 +186,7 @@ def check_vocabulary(model: Any, codec: Codec) -> None:
             where=codec.source,
             remedy="resize the model's embeddings to the tokenizer and save it (transformers: resize_token_embeddings)",
         )
+    codec.size = rows
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:

@@ -117,14 +117,14 @@ class RewardModel:
             mask = batch.response_mask
             if self.level == "token":
                 p = class_probs(self.model, batch)
-                reward = self._read(p)
+                reward = self._token_rewards(p)
                 if self.normalise == "span":
                     reward = rewards_of.per_span(reward, mask)
                 elif self.normalise == "word":
                     starts = torch.from_numpy(self.codec.word_starts(batch.response_ids.cpu().numpy()))
                     reward = rewards_of.per_word(reward, starts.to(device) | ~mask)
             else:
-                reward = rl.spread_score(sequence_scores(self.model, batch), mask)
+                reward = rl.score_at_last_token(sequence_scores(self.model, batch), mask)
             for row, i in enumerate(group):
                 n = len(pairs[i][1])
                 rewards[i] = reward[row, :n].cpu()
@@ -144,7 +144,7 @@ class RewardModel:
             )
         return [(p[max(len(p) + len(r) - most, 0) :], r) for p, r in pairs]
 
-    def _read(self, probs: Tensor) -> Tensor:
+    def _token_rewards(self, probs: Tensor) -> Tensor:
         if self.reading == "discrete":
             return probs.argmax(-1).float() - 1
         return probs[..., 2] - probs[..., 0]

@@ -162,7 +162,7 @@ def function(source: str) -> Function:
     return found
 
 
-def apart(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Codec]:
+def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Codec]:
     """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
 
     Raises:

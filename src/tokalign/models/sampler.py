@@ -168,42 +168,44 @@ def sample(
     cache = growing_cache(policy.config)
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
-    for t in range(most):
-        logits = (
-            policy(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+    try:
+        for t in range(most):
+            logits = (
+                policy(
+                    input_ids=input_ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1, : codec.size]
+                .float()
             )
-            .logits[:, -1, : codec.size]
-            .float()
-        )
-        logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
-        token = draw(logp, knobs.temperature, knobs.top_p, uniforms[live, t])
-        state = states.pop()
-        if value_head is not None:
-            values[live, t] = value_head(state).squeeze(-1).float()
-        running = ~done[live]
-        tokens[live, t] = torch.where(running, token, codec.pad_id)
-        logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
-        ended = running & torch.isin(token, ends)
-        lengths[live[ended]] = t + 1
-        done[live[ended]] = True
-        running &= ~ended
-        left = int(running.sum())
-        if left == 0:
-            break
-        if left <= 0.8 * len(live):  # dropping rows copies the cache: wait until it pays
-            keep = running.nonzero().squeeze(1)
-            keep_rows(cache, keep)
-            live, mask, positions, token = live[keep], mask[keep], positions[keep], token[keep]
-        input_ids = token[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        positions = positions[:, -1:] + 1
-    handle.remove()
+            logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
+            token = draw(logp, knobs.temperature, knobs.top_p, uniforms[live, t])
+            state = states.pop()
+            if value_head is not None:
+                values[live, t] = value_head(state).squeeze(-1).float()
+            running = ~done[live]
+            tokens[live, t] = torch.where(running, token, codec.pad_id)
+            logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
+            ended = running & torch.isin(token, ends)
+            lengths[live[ended]] = t + 1
+            done[live[ended]] = True
+            running &= ~ended
+            left = int(running.sum())
+            if left == 0:
+                break
+            if left <= 0.8 * len(live):  # dropping rows copies the cache: wait until it pays
+                keep = running.nonzero().squeeze(1)
+                keep_rows(cache, keep)
+                live, mask, positions, token = live[keep], mask[keep], positions[keep], token[keep]
+            input_ids = token[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            positions = positions[:, -1:] + 1
+    finally:
+        handle.remove()
     tokens, logps, values = tokens.cpu(), logps.cpu(), values.cpu()
     return [
         Sampled(tokens[i, :n].tolist(), end, logps[i, :n], None if value_head is None else values[i, :n])

@@ -19,7 +19,7 @@ from tokalign.config.options import Templates
 from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import choose, lost, prepare
-from tokalign.models.control_tokens import BYTE, ControlTokens
+from tokalign.models.control_tokens import BYTE, THOUGHT, ControlTokens
 from tokalign.models.decoding import Decoder
 
 _EOS, _PAD = "<|end|>", "<|pad|>"
@@ -106,8 +106,12 @@ class Codec:
         """Any of these ends what a policy says."""
         # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special and not BYTE.fullmatch(t.content)}
-        control = special | {*self.ends} | self._marks_of_turns()
+        flagged = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        special = {i for i, name in flagged.items() if not BYTE.fullmatch(name)}
+        marks = self._marks_of_turns()
+        control = {i for i in special if not THOUGHT.fullmatch(flagged.get(i, ""))} | {*self.ends} | marks
+        self.unread: frozenset[int] = frozenset(special - marks - {*self.ends} - self._written())
+        """Ids that neither a text nor the chat template can bring into what a model reads."""
         names = {i: name for name, i in vocabulary.items() if i in control}
         self.controls = ControlTokens(self._backend, {name: i for i, name in names.items()})
         """What a text cannot say: special tokens, ends, and what the chat template writes around turns."""
@@ -201,33 +205,41 @@ class Codec:
         )
         return str(made)
 
+    def _talk(self, *last: dict[str, str]) -> str:
+        """A short talk as the template has it, with a system turn where it wants one; "" if it has none."""
+        user, system = {"role": "user", "content": "question"}, {"role": "system", "content": "rule"}
+        for turns in ([user, *last], [system, user, *last]):
+            try:
+                return self._render(self.tokenizer.chat_template, turns, more=False)
+            except Exception:  # a template is a program of somebody else's
+                continue
+        return ""
+
     def _closing(self, ends: Sequence[int]) -> int | None:
         """Which of the ends the chat template puts behind an answer, if it does."""
         if not (self.tokenizer.chat_template and ends):
             return None
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-        try:
-            _, _, tail = self._render(self.tokenizer.chat_template, turns, more=False).rpartition("answer")
-        except Exception:  # a template is a program of somebody else's
-            return None
-        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        _, found, tail = self._talk({"role": "assistant", "content": "answer"}).rpartition("answer")
+        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
         return next((i for i in ids if i in ends), None)
+
+    def _written(self) -> set[int]:
+        """Special tokens that prompts begin with or hold, whatever their texts are."""
+        named = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.cls_token_id}
+        text = self._talk() if self.tokenizer.chat_template else ""
+        return {i for i in named if i is not None} | {*self.tokenizer(text, add_special_tokens=False)["input_ids"]}
 
     def _marks_of_turns(self) -> set[int]:
         """Added tokens that the chat template writes around turns, though they are not flagged as special."""
         if not self.tokenizer.chat_template:
             return set()
         user, said = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
-        text = ""
-        for turns in ([user, said, user], [user]):
-            try:
-                text = self._render(self.tokenizer.chat_template, turns, more=False)
-                break
-            except Exception:  # a template is a program of somebody else's
-                continue
-        added = self.tokenizer.added_tokens_decoder
+        text = self._talk(said, user) or self._talk()
+        added = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
         ids = {*self.tokenizer(text, add_special_tokens=False)["input_ids"]} & added.keys()
-        return {i for i in ids if (name := added[i].content.strip("▁ \t\r\n")) and not name.isalnum()}
+        names = {i: added[i].strip("▁ \t\r\n") for i in ids}
+        no_marks = {i for i, name in names.items() if BYTE.fullmatch(name) or THOUGHT.fullmatch(name)}
+        return {i for i, name in names.items() if name and not name.isalnum()} - no_marks
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of rendered prompts. A BOS token is added where template and tokenizer ask for one."""

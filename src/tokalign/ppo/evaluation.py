@@ -37,7 +37,7 @@ class PolicyEvaluation:
             self.reference = self._respond(policy, networks.config.seed + 1)
         self._verdict(self.reference)  # what a judge has to object is said before anything is trained
 
-    def hold(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Win rate in percent, and its standard error."""
         with self.networks.sampling() as policy:
             answers = self._respond(policy, self.networks.config.seed + 2)

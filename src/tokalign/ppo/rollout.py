@@ -114,7 +114,7 @@ class Collector:
                 drawn += self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
         return mine, drawn
 
-    def judge(self, asked: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
+    def evaluate(self, asked: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
         """What networks and reward functions say of the responses of all processes."""
         pairs: list[Pair] = [(asked[i].ids, s.ids) for i, s in zip(mine, sampled, strict=True)]
         finished = [s.finished for s in sampled]

@@ -103,7 +103,7 @@ class Learner:
         seconds = {"rollout": lap()}
 
         # 2. Read: log-probabilities under policy and reference, values, and the scores of each reward function.
-        rollout = self.collector.judge(asked, mine, sampled)
+        rollout = self.collector.evaluate(asked, mine, sampled)
         mask = rollout.response_mask
         lengths, repeated = mask.sum(1).float(), reward_hacking.repetition(rollout.ids, mask)
         seconds["scoring"] = lap()

@@ -24,6 +24,7 @@ from tokalign.judges import Comparer
 from tokalign.models import distributed, loading, reward_functions
 from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
 from tokalign.models.prompts import renderable
+from tokalign.models.token_rewards import token_rewards_row
 from tokalign.models.tokenizer import Codec
 from tokalign.ppo import rewards as ppo_rewards
 from tokalign.ppo.evaluation import PolicyEvaluation
@@ -74,9 +75,13 @@ def run(config: TrainPpoConfig) -> Manifest | None:
                 remedy=f"--max-length {most}",
             )
         learner = Learner(networks, functions, codec, config, torch.Generator().manual_seed(config.seed))
-        evaluation = None
+        evaluation, refused = None, dict[str, int]()
         if heldout is not None:
-            heldout, _ = renderable(heldout, readers, config.strict)
+            found = renderable(heldout, readers, config.strict)
+            notes += [f"--eval-prompts: {note}" for note in found.notes]
+            refused = {why: n for why, n in found.rows.reasons.items() if why not in heldout.reasons}
+            notes += [f"--eval-prompts: left out {n}: {why}" for why, n in refused.items()]
+            heldout = found.rows
             evaluation = PolicyEvaluation(
                 networks, codec, list(heldout), COMPARERS[config.eval_judge](learner), learner.collector.sampler
             )
@@ -103,7 +108,10 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             "reused_sampler_logprobs": learner.collector.reuse_logprobs,
             "warnings": warned,
             **(
-                {"eval_prompts": len(evaluation.ids), "eval_prompts_left_out": evaluation.left_out}
+                {
+                    "eval_prompts": len(evaluation.ids),
+                    "eval_prompts_left_out": evaluation.left_out + sum(refused.values()),
+                }
                 if evaluation
                 else {}
             ),
@@ -173,7 +181,7 @@ def _train(
                 at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
                 far = _too_far(metrics, config)
                 if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or far):
-                    metrics |= evaluation.hold()
+                    metrics |= evaluation.evaluate()
                     at = _judged(at, metrics["win_rate"], learner, space)
                 new = reward_hacking.signs(learner.first, metrics, at.best_win_rate)
                 for name in new.keys() - warned.keys():
@@ -232,22 +240,18 @@ def _keep_samples(learner: Learner, space: Workspace, step: int) -> None:
     assert learner.seen is not None
     asked, responses, rewards = learner.seen
     texts, places = learner.codec.located(responses)
+    pieces, found = learner.codec.pieces, zip(asked, responses, rewards, texts, places, strict=True)
     rows = [
-        {
-            "id": f"step-{step:05d}-{k}",
-            "sample": 0,
-            "prompt": a.prompt,
-            "response": text,
-            "tokens": learner.codec.pieces(ids),
-            "offsets": where,
-            "p_bad": None,
-            "p_neutral": None,
-            "p_good": None,
-            "reward": [round(r, 6) for r in reward],
-            "score_mean": sum(reward) / len(reward),
-            "score_sum": sum(reward),
-        }
-        for k, (a, ids, reward, text, where) in enumerate(zip(asked, responses, rewards, texts, places, strict=True))
+        token_rewards_row(
+            (f"step-{step:05d}-{k}", 0),
+            a.prompt,
+            text,
+            pieces(ids),
+            where,
+            reward,
+            (sum(reward) / len(reward), sum(reward)),
+        )
+        for k, (a, ids, reward, text, where) in enumerate(found)
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     space.write(f"samples/step-{step:05d}.jsonl", text)

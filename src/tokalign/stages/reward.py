@@ -31,6 +31,7 @@ from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, sequence_scores
 from tokalign.models.tokenizer import Codec, same_tokenizer, train_tiny
 from tokalign.training.preferences import as_labels, texts
+from tokalign.training.saving import save_trained
 from tokalign.training.supervised import Early, fit
 
 AT_ONCE = 1000
@@ -74,13 +75,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
         )
         if not is_main_process():
             return None
-        with out.space.saving() as scratch:
-            if config.lora:
-                model = lora.merge(model, scratch / loading.ADAPTER)
-            else:
-                model.to(getattr(torch, config.dtype))
-            model.save_pretrained(str(scratch))
-            codec.save(scratch)
+        model = save_trained(model, codec, out.space, config)
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = reward_metrics.evaluate(

@@ -18,6 +18,7 @@ from tokalign.models import loading
 from tokalign.models.batch import over, room
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel
+from tokalign.models.token_rewards import token_rewards_row
 from tokalign.models.tokenizer import Codec, Encoded
 from tokalign.runtime.progress import Progress
 
@@ -103,25 +104,12 @@ def _rate(
     others = target.responses([row.response for row, *_ in kept]) if target else [own for *_, own in kept]
     means, sums = ratings.means, ratings.sums
     for i, ((row, _, own), other) in enumerate(zip(kept, others, strict=True)):
-        rewards, probs = ratings.rewards[i].double().numpy(), None
+        rewards, probs, shown = ratings.rewards[i].double().numpy(), None, own
         if target:
             shown = other if row.finished else Encoded(other.ids[:-1], other.offsets[:-1])
             rewards = project(rewards, np.array(own.offsets), np.array(shown.offsets), len(row.response))
-        else:
-            shown = own
-            if ratings.probs is not None:
-                probs = [[round(p, 6) for p in c] for c in ratings.probs[i].T.tolist()]
-        yield {
-            "id": row.id,
-            "sample": row.sample,
-            "prompt": row.prompt,
-            "response": row.response,
-            "tokens": (target or model.codec).pieces(shown.ids),
-            "offsets": shown.offsets,
-            "p_bad": probs and probs[0],
-            "p_neutral": probs and probs[1],
-            "p_good": probs and probs[2],
-            "reward": [round(r, 6) for r in rewards.tolist()],
-            "score_mean": means[i],
-            "score_sum": sums[i],
-        }
+        elif ratings.probs is not None:
+            probs = ratings.probs[i].T.tolist()
+        pieces = (target or model.codec).pieces(shown.ids)
+        key, scores = (row.id, row.sample), (means[i], sums[i])
+        yield token_rewards_row(key, row.prompt, row.response, pieces, shown.offsets, rewards.tolist(), scores, probs)

@@ -19,6 +19,7 @@ from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.policy import response_logprobs
 from tokalign.models.prompts import renderable
 from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.training.saving import save_trained
 from tokalign.training.supervised import fit
 
 
@@ -71,13 +72,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
         fitted, model = fit("train-sft", model, examples, lengths, counts, collate, _loss, config, out.space)
         if not is_main_process():
             return None
-        with out.space.saving() as scratch:
-            if config.lora:
-                model = lora.merge(model, scratch / loading.ADAPTER)
-            else:
-                model.to(getattr(torch, config.dtype))
-            model.save_pretrained(str(scratch))
-            codec.save(scratch)
+        model = save_trained(model, codec, out.space, config)
         stats = {**fitted, "weights": model.num_parameters(), **({"notes": notes} if notes else {})}
         return out.commit(data.account(skipped.items()), stats)
 

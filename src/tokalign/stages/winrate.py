@@ -1,6 +1,7 @@
 """``tokalign eval-winrate``: prompts, candidates and a reference in; judgements and win rates out."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import groupby
@@ -21,6 +22,9 @@ from tokalign.judges import FAILED, ORDERS, Answer, Judge, Pairing
 from tokalign.judges import candidates as answers
 from tokalign.judges.candidates import REFERENCE, Side
 from tokalign.runtime.progress import Progress
+
+NAME = re.compile(r"[^/\\\0\ud800-\udfff]{1,100}")
+"""Of a candidate: it names a folder too."""
 
 
 def run(config: EvalWinrateConfig) -> Manifest | Any:
@@ -78,7 +82,7 @@ def _read(config: EvalWinrateConfig) -> tuple[dataset.Rows[PromptRow], list[Side
     sides = [answers.side(REFERENCE, config.reference)]
     for spec in config.candidate:
         name, sep, path = spec.partition("=")
-        if not (sep and name and path) or name in [s.name for s in sides] or Path(name).name != name:
+        if not (sep and path and NAME.fullmatch(name)) or name in (".", "..", *(s.name for s in sides)):
             raise UsageError(
                 f"--candidate {spec!r}",
                 remedy=f"give NAME=PATH, each name once, none of them {REFERENCE!r} or a path",
