@@ -23,7 +23,8 @@ from tokalign.config.stages import DiffConfig
 from tokalign.core.diff import AlignOptions, similarity
 from tokalign.core.words import split
 from tokalign.models import labelling
-from tokalign.models.tokenizer import Codec, Tokens, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec, Tokens
 from tokalign.playground.world import World
 from tokalign.stages import diff
 

@@ -25,7 +25,8 @@ from tokalign.artifacts.manifest import open_artifact
 from tokalign.artifacts.schemas import Edit
 from tokalign.config.stages import DiffConfig
 from tokalign.core.diff import NEVER
-from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec
 from tokalign.stages import diff
 
 WORD = re.compile(r"\w+|[^\w\s]")

@@ -20,7 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokalign import __version__
-from tokalign.models.tokenizer import train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUTS = {

@@ -25,7 +25,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def codec(rows: list[dict[str, Any]]) -> Any:
-    from tokalign.models.tokenizer import train_tiny
+    from tokalign.models.tiny_tokenizer import train_tiny
 
     return train_tiny((text for r in rows for text in (r["prompt"], r["response"])), 500)
 

@@ -17,7 +17,8 @@ from tokalign.artifacts.schemas import Edit
 from tokalign.config.stages import DiffConfig
 from tokalign.core import diff as core
 from tokalign.core.diff import AlignOptions
-from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec
 from tokalign.playground.world import World
 from tokalign.stages import diff
 

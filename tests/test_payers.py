@@ -16,7 +16,8 @@ from tokalign.judges.reward import RewardJudge
 from tokalign.models import loading, reward_functions
 from tokalign.models.reward import RewardModel
 from tokalign.models.reward_functions import Emitted, ModelReward, UserReward
-from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec
 from tokalign.ppo import rewards
 from tokalign.ppo.networks import Networks
 

@@ -37,7 +37,8 @@ from tokalign.models.batch import room
 from tokalign.models.heads import Headed
 from tokalign.models.loading import new_token_model
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec
 from tokalign.stages import reward, score
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from tokalign.errors import InputError
-from tokalign.models.tokenizer import Codec, same_tokenizer, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec, same_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 

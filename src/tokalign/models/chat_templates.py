@@ -22,6 +22,11 @@ Turns = Sequence[Mapping[str, Any]]
 Render = Callable[[str, Turns], str]
 """A template and turns to text, up to where the response begins; raises whatever the template does."""
 
+TINY_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Of the tokenizers that are learnt here: it takes any turns."""
 _HEAD = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
 _FORMS = (*"aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ", "-d", "-m", "-H", "-I", "-M", "-S", "-j")
 """What a day or an hour is written by, after a percent sign."""

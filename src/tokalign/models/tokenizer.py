@@ -5,7 +5,7 @@ concatenated. That is what a policy emits, so labels, reward models and PPO cann
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,10 @@ from tokalign.artifacts.schemas import Prompt
 from tokalign.config.options import Templates
 from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
-from tokalign.models.chat_templates import choose, lost, prepare
+from tokalign.models.chat_templates import TINY_TEMPLATE, choose, lost, prepare
 from tokalign.models.control_tokens import BYTE, THOUGHT, ControlTokens
 from tokalign.models.decoding import Decoder
 
-_EOS, _PAD = "<|end|>", "<|pad|>"
-_TINY_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 PLAIN_TEMPLATE = "{role}: {content}\n\n"
 """One turn of a prompt where the tokenizer has no chat template; ``Assistant:\\n`` follows the last."""
 
@@ -166,7 +161,7 @@ class Codec:
     @property
     def can_refuse(self) -> bool:
         """Whether there are prompts that cannot be rendered: not with a template of ours."""
-        return bool(self.tokenizer.chat_template) and self.tokenizer.chat_template != _TINY_TEMPLATE
+        return bool(self.tokenizer.chat_template) and self.tokenizer.chat_template != TINY_TEMPLATE
 
     def _rendered(self, prompt: Prompt) -> tuple[str, str | None]:
         """A prompt as a model reads it and, where a control token stands in its text, as that is to be encoded."""
@@ -357,27 +352,3 @@ def same_tokenizer(a: Codec, b: Codec) -> bool:
         return {k: v for k, v in whole.items() if k not in ("padding", "truncation")}
 
     return rules(a) == rules(b) and a.eos_id == b.eos_id
-
-
-def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
-    """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
-    special = [_PAD, _EOS, "<|system|>", "<|user|>", "<|assistant|>"]
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_EOS, pad_token=_PAD)
-    tokenizer.chat_template = _TINY_TEMPLATE
-    return Codec(tokenizer, "tiny")

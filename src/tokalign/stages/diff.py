@@ -24,7 +24,8 @@ from tokalign.data.conversation import as_messages, contents
 from tokalign.errors import InputError
 from tokalign.models.labelling import compare
 from tokalign.models.prompts import renderable
-from tokalign.models.tokenizer import Codec, Tokens, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec, Tokens
 from tokalign.runtime import pool
 from tokalign.runtime.progress import Progress
 

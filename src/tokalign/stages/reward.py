@@ -29,7 +29,8 @@ from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.model_card import card
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, sequence_scores
-from tokalign.models.tokenizer import Codec, same_tokenizer, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec, same_tokenizer
 from tokalign.training.preferences import as_labels, texts
 from tokalign.training.saving import save_trained
 from tokalign.training.supervised import Early, fit

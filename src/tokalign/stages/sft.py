@@ -18,7 +18,8 @@ from tokalign.models.batch import Batch, over
 from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.policy import response_logprobs
 from tokalign.models.prompts import renderable
-from tokalign.models.tokenizer import Codec, train_tiny
+from tokalign.models.tiny_tokenizer import train_tiny
+from tokalign.models.tokenizer import Codec
 from tokalign.training.saving import save_trained
 from tokalign.training.supervised import fit
 

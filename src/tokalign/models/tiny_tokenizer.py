@@ -1,0 +1,32 @@
+"""A tokenizer learnt on the spot, for the playground and for trying things."""
+
+from collections.abc import Iterable
+
+from tokalign.models.chat_templates import TINY_TEMPLATE
+from tokalign.models.tokenizer import Codec
+
+_EOS, _PAD = "<|end|>", "<|pad|>"
+
+
+def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
+    """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
+    special = [_PAD, _EOS, "<|system|>", "<|user|>", "<|assistant|>"]
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_EOS, pad_token=_PAD)
+    tokenizer.chat_template = TINY_TEMPLATE
+    return Codec(tokenizer, "tiny")
