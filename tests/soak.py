@@ -138,7 +138,7 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0, kills_at_least: int
     """Kill and resume ``runs`` runs of a stage in a prepared folder.
 
     Where a stage is over so soon that few kills met it at work, or none left anything to go on from, there are
-    up to ten times as many runs.
+    up to twenty times as many runs.
     """
     if "claude" in stage and "ANTHROPIC_BASE_URL" not in os.environ:
         # Slow enough to be killed meanwhile, and it loses answers.
@@ -150,7 +150,7 @@ def soak(stage: str, runs: int, folder: Path, seed: int = 0, kills_at_least: int
     expected = result(folder / f"{stage}-whole-0")
     done = kills = went_on = 0
     unequal: list[str] = []
-    while done < runs or ((kills < kills_at_least or not went_on) and done < 10 * runs):
+    while done < runs or ((kills < kills_at_least or not went_on) and done < 20 * runs):
         charged = ledger()
         out = f"{stage}-{done}"
         command = f"{STAGES[stage]} --out {out}"
