@@ -61,13 +61,14 @@ def headline(result: Result) -> str:
         f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
         f"{spell(result['gap_at_1'])}. *At most*: what a policy without any mistake would win, for where",
         f"the starting policy makes none either there is a tie. Requests answered with a flaw: {', '.join(flawed)}.",
-        "",
+    ]
+    passed = [
         "*Passed at step*: where the token arm's win rate on held-out prompts is first",
         f"above the sequence arm's at its last step, {last} (the first look is after {looks[0]}). Run on to",
         f"{longer['steps']} steps, the token arm's chosen checkpoint wins {best} points more than that of",
         f"{last} steps, its last one {end}.",
     ]
-    return "\n\n".join([table(columns, rows), "\n".join(said)])
+    return "\n\n".join([table(columns, rows), filled(" ".join(said)), filled(" ".join(passed))])
 
 
 def mean_of(result: Result, key: str, arm: str) -> float:
@@ -145,6 +146,11 @@ def recall(result: Result) -> str:
     return table(["tokens of an edit that are called so", *kinds, "precision", "AUROC"], rows)
 
 
+def filled(text: str) -> str:
+    """A paragraph in lines that can be reviewed."""
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
 def human_rewards(result: Result) -> str:
     """Areas under the ROC curve, against the spans that people marked."""
     rows = []
@@ -159,7 +165,8 @@ def human_rewards(result: Result) -> str:
         f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}; on the "
         f"labels of held-out corrections, not people's marks, {labels['auroc']:.3f} ({low:.3f}–{high:.3f})."
     )
-    return f"{made}\n\n{counts}, {result['share_bad']:.1%} of them marked. {seen}"
+    about = filled(f"{counts}, {result['share_bad']:.1%} of them marked. {seen}")
+    return f"{made}\n\n{about}"
 
 
 def qa_recipe(result: Result) -> str:
@@ -172,7 +179,7 @@ def qa_recipe(result: Result) -> str:
         f"curve for bad tokens is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and .5. "
         "(`python bench/human_rewards.py`)"
     )
-    return textwrap.fill(said, 120, break_on_hyphens=False)
+    return filled(said)
 
 
 def reward_speed(result: Result) -> str:
@@ -254,7 +261,8 @@ def ppo_speed(result: Result) -> str:
     made = table(["", "rollout", "scoring", "update", "a step", "as fast"], rows)
     tried = f"TRL with {result['trl_microbatch']} responses in a forward pass, the fastest of three."
     drawn = f"`generate` of transformers takes {result['ratios']['sampler']:.2f} times as long as the built-in sampler."
-    return f"{made}\n\n{result['cores']} cores. {tried} {drawn}"
+    about = filled(f"{result['cores']} cores. {tried} {drawn}")
+    return f"{made}\n\n{about}"
 
 
 def long_runs(result: Result) -> str:

@@ -47,7 +47,7 @@ DATED = "{{- 'Today is ' + strftime_now('%d %b %Y') + '.\n' }}" + CHATML
 SILENT = "{% for m in messages %}{% if m['role'] == 'user' %}[{{ m['content'] }}]{% endif %}{% endfor %}"
 
 
-def byte_level(*special: str, vocab: int = 340, merges: bool = True) -> Tokenizer:
+def byte_level(*special: str, vocab: int = 340) -> Tokenizer:
     """A byte-level BPE in which ``special`` have the first ids."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -13,7 +13,7 @@ from tokalign.config.panels import OTHER, PANELS, panel
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "tokalign"
-RETIRED = {"payer", "payers", "payday", "purse", "desk", "contest", "luck", "leash", "land", "asked_for", "way_of"}
+RETIRED = {"payer", "payers", "payday", "purse", "desk", "contest", "luck", "leash", "land"}
 RETIRED_CLASSES = {"Payer", "Purse", "Pace", "Desk", "Contest", "Asked", "Kept", "Way"}
 
 

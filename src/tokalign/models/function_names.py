@@ -1,4 +1,4 @@
-"""Reward functions of one's own: how they are named."""
+"""How user reward functions are named on the command line."""
 
 from pathlib import Path
 

@@ -2,22 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from tokalign.artifacts.schemas import Prompt, Row
+from tokalign.artifacts.schemas import Row
 from tokalign.data.conversation import as_messages
 from tokalign.data.rows import Rows
 from tokalign.models.chat_templates import thinks
 from tokalign.models.tokenizer import Codec
-
-
-class Asks(Protocol):
-    """A row with a prompt."""
-
-    @property
-    def prompt(self) -> Prompt:
-        """See :data:`tokalign.artifacts.schemas.Prompt`."""
-
 
 R = TypeVar("R", bound=Row)
 
