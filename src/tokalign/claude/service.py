@@ -104,9 +104,7 @@ def refuse_running_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise UsageError(
-        "called within a running event loop", remedy="in a notebook: await asyncio.to_thread(tokalign.edit, …)"
-    )
+    raise UsageError("called within a running event loop", remedy="in a notebook: await asyncio.to_thread(FUNCTION, …)")
 
 
 def spent(journal: Journal) -> dict[str, Any]:
