@@ -31,7 +31,7 @@ class Change(NamedTuple):
     """One difference from the base; ``trial`` where it is a run of ``bench/paper.py`` too."""
 
     about: str
-    knobs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     model: str = "token"
     granularity: str = "token"
     trial: Trial | None = None
@@ -75,7 +75,7 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "weights-1": ("token", "chosen", ("--weight-neutral", "1")),
     "both": ("sequence", "both", ()),
 }
-"""Reward models of their own: level, pairs, knobs."""
+"""Reward models of their own: level, pairs, options."""
 
 
 def experiment(f: Path, seed: int, changes: list[str], result: dict[str, Any]) -> Plan:
@@ -85,7 +85,7 @@ def experiment(f: Path, seed: int, changes: list[str], result: dict[str, Any]) -
     yield from world(f, seed, models)
     made = [name for name in LABELS if name in models]
     yield [labels(f, seed, f"labels-{name}", *LABELS[name]) for name in made]
-    own = [reward_model(f, seed, n, lv, pairs, *knobs) for n, (lv, pairs, knobs) in MODELS.items() if n in models]
+    own = [reward_model(f, seed, n, lv, pairs, *options) for n, (lv, pairs, options) in MODELS.items() if n in models]
     yield own + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in made]
     yield [command(f, seed, name) for name in wanted]
     for name in changes:
@@ -112,7 +112,7 @@ def command(f: Path, seed: int, name: str) -> Command:
         return change.trial.command(f, seed, out)
     base = [part for key, value in BASE.items() for part in (f"--{key}", value)]
     once = ["--eval-every", 40]  # what is compared is the end
-    return ppo(f, seed, out, change.model, change.granularity, *base, *once, *change.knobs)
+    return ppo(f, seed, out, change.model, change.granularity, *base, *once, *change.options)
 
 
 def keep(result: dict[str, Any]) -> None:

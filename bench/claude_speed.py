@@ -46,18 +46,18 @@ def measure(command: list[str], folder: Path) -> tuple[float, int]:
 def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
     """The requests of editing."""
     from tokalign.artifacts.schemas import Preference
-    from tokalign.config.stages import EditConfig
+    from tokalign.config.methods import EditOptions
     from tokalign.data import dataset
     from tokalign.editors.claude import ClaudeEditor
 
     source = str(folder / "world" / "preferences")
-    editor = ClaudeEditor(EditConfig(source=source, out=folder, editor="claude", model="m"))
+    editor = ClaudeEditor(EditOptions(editor="claude", model="m"), folder)
     return [editor.request(row) for row in dataset.read_rows(source, Preference, "preferences", limit=rows)]
 
 
 def judgements(folder: Path) -> list[dict[str, Any]]:
     """The requests of judging."""
-    from tokalign.config.stages import EvalWinrateConfig
+    from tokalign.config.methods import JudgeOptions
     from tokalign.judges import ORDERS, Answer, Pairing
     from tokalign.judges.claude import ClaudeJudge, Pairings
 
@@ -68,7 +68,7 @@ def judgements(folder: Path) -> list[dict[str, Any]]:
         for name, rows in sides.items()
         for r, c in zip(reference, rows, strict=True)
     ]
-    judge = ClaudeJudge(EvalWinrateConfig(out=folder, judge="claude", model="m"))
+    judge = ClaudeJudge(JudgeOptions(judge="claude", model="m"), folder)
     return [judge.request(shown) for shown in Pairings(pairs, ORDERS)]
 
 

@@ -24,7 +24,7 @@ from tokalign.core.diff import AlignOptions, similarity
 from tokalign.core.words import split
 from tokalign.models import labelling
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec, Tokens
+from tokalign.models.tokenizer import Tokenizer, Tokens
 from tokalign.playground.world import World
 from tokalign.stages import diff
 
@@ -97,24 +97,24 @@ def texts(edits: list[Edit]) -> list[str]:
     return [text for e in edits for text in (e.prompt, e.original, e.edited) if isinstance(text, str)]
 
 
-def sides(edits: list[Edit], codec: Codec) -> tuple[list[str], list[str], Tokens, Tokens]:
+def sides(edits: list[Edit], tokenizer: Tokenizer) -> tuple[list[str], list[str], Tokens, Tokens]:
     """Both sides and their tokens."""
     originals, editeds = [e.original for e in edits], [e.edited for e in edits]
-    a, b = (codec.tokens(some, codec.encode(some)) for some in (originals, editeds))
+    a, b = (tokenizer.tokens(some, tokenizer.encode(some)) for some in (originals, editeds))
     return originals, editeds, a, b
 
 
-def workers(edits: list[Edit], codec: Codec) -> float:
+def workers(edits: list[Edit], tokenizer: Tokenizer) -> float:
     """Whole runs of the stage, start-up included, in one process and in two: how much faster two are."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "edits.jsonl"
         source.write_text("".join(json.dumps(e.model_dump()) + "\n" for e in edits), encoding="utf-8")
-        tokenizer = Path(folder) / "tokenizer"
-        codec.save(tokenizer)
+        saved = Path(folder) / "tokenizer"
+        tokenizer.save(saved)
         took = []
         for n in (1, 2):
             out = Path(folder) / f"by-{n}"
-            config = DiffConfig(edits=str(source), tokenizer=str(tokenizer), out=out, workers=n, quiet=True)
+            config = DiffConfig(edits=str(source), tokenizer=str(saved), out=out, workers=n, quiet=True)
             took.append(float(diff.run(config).seconds))
     print(f"\n{len(edits)} rows: one process {took[0]:.1f} s, two {took[1]:.1f} s: {took[0] / took[1]:.2f}×")
     return took[0] / took[1]
@@ -129,15 +129,17 @@ def main() -> None:
     args = parser.parse_args()
     ways: dict[str, dict[str, float]] = {}
     edits = pairs(args.pairs)
-    codec = train_tiny((e.original for e in edits), 2000)
+    tokenizer = train_tiny((e.original for e in edits), 2000)
     parts = chunks(edits)
-    ready = [sides(part, codec) for part in parts]
-    backend, n = codec.tokenizer.backend_tokenizer, len(edits)
-    ids = [(codec.responses([e.original])[0].ids, codec.responses([e.edited])[0].ids) for e in edits[:20]]
+    ready = [sides(part, tokenizer) for part in parts]
+    backend, n = tokenizer.hf_tokenizer.backend_tokenizer, len(edits)
+    ids = [(tokenizer.responses([e.original])[0].ids, tokenizer.responses([e.edited])[0].ids) for e in edits[:20]]
     slow = seconds(lambda: [python_labels(a, b) for a, b in ids]) / len(ids)
     tokens = sum(len(a.ids) + len(b.ids) for *_, a, b in ready) / n / 2
     alone = seconds(lambda: each(parts, lambda part: backend.encode_batch(texts(part)))) / n
-    called = seconds(lambda: each(parts, lambda part: codec.tokenizer(texts(part), return_offsets_mapping=True))) / n
+    called = (
+        seconds(lambda: each(parts, lambda part: tokenizer.hf_tokenizer(texts(part), return_offsets_mapping=True))) / n
+    )
     print(f"{tokens:.0f} tokens a response; µs a pair: Levenshtein in plain Python {1e6 * slow:.0f},", end=" ")
     print(f"the tokenizer alone {1e6 * alone:.0f}, called for offsets {1e6 * called:.0f}\n")
     columns = ["all, µs", "of tokenizer", "called", "align and label, µs", "of plain Python"]
@@ -147,7 +149,7 @@ def main() -> None:
             config: Any = DiffConfig(edits="-", tokenizer="-", out=Path("-"), unit=unit, align=align)
 
             def label(part: list[Edit], config: DiffConfig = config) -> None:
-                diff.label(part, codec, config)
+                diff.label(part, tokenizer, config)
 
             def compare(part: Any, config: DiffConfig = config) -> None:
                 originals, editeds, a, b = part
@@ -173,7 +175,7 @@ def main() -> None:
         "ways": ways,
     }
     if args.rows:
-        result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), codec), 2)}
+        result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), tokenizer), 2)}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -28,7 +28,7 @@ from tokalign.core.intervals import auroc_interval
 from tokalign.models.reward_metrics import is_heldout
 
 HELDOUT = 0.25
-KNOBS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "10", "--lr", "3e-4"]
+OPTIONS = ["--max-length", "512", "--cut-prompts", "--heldout", str(HELDOUT), "--epochs", "10", "--lr", "3e-4"]
 MODELS = {"token": ["--level", "token"], "sequence": ["--level", "sequence", "--pairs", "edited"]}
 
 
@@ -57,8 +57,8 @@ def main() -> None:
     f = args.runs
     run(f / "edits", "edit", args.data, "--format", "qa-feedback", "--editor", "recorded", "--no-passages")
     run(f / "labels", "diff", f / "edits", "--tokenizer", args.model, "--max-length", 100_000)
-    for name, knobs in MODELS.items():
-        run(f / f"rm-{name}", "train-rm", f / "labels", "--model", args.model, *knobs, *KNOBS)
+    for name, options in MODELS.items():
+        run(f / f"rm-{name}", "train-rm", f / "labels", "--model", args.model, *options, *OPTIONS)
         run(
             f / f"scores-{name}",
             "score",
@@ -106,7 +106,7 @@ def main() -> None:
     )
     if args.out:
         whole = {"command": "python bench/human_rewards.py qa_feedback.json MODEL", "tokalign": __version__}
-        args.out.write_text(json.dumps({**whole, "heldout": HELDOUT, "knobs": KNOBS, **result}, indent=1) + "\n")
+        args.out.write_text(json.dumps({**whole, "heldout": HELDOUT, "options": OPTIONS, **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tokalign.artifacts.schemas import Edit
 from tokalign.config.stages import DiffConfig
 from tokalign.core.diff import NEVER
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.stages import diff
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -55,11 +55,11 @@ def marked(spans: list[tuple[int, int]], text: str) -> NDArray[np.bool_]:
     return np.array([characters[m.start() : m.end()].any() for m in WORD.finditer(text)], dtype=bool)
 
 
-def called_bad(edits: list[Edit], codec: Codec, knobs: dict[str, Any]) -> list[NDArray[np.bool_]]:
+def called_bad(edits: list[Edit], tokenizer: Tokenizer, options: dict[str, Any]) -> list[NDArray[np.bool_]]:
     """Words of every original that carry a bad token."""
-    config = DiffConfig(edits="-", tokenizer="-", out=Path("-"), max_length=100_000, **knobs)
+    config = DiffConfig(edits="-", tokenizer="-", out=Path("-"), max_length=100_000, **options)
     with tempfile.TemporaryDirectory() as folder:
-        data = diff.label(edits, codec, config).data
+        data = diff.label(edits, tokenizer, config).data
         (Path(folder) / "data.arrow").write_bytes(token_labels.HEAD + data + token_labels.TAIL)
         rows = token_labels.read_labels(open_artifact(Path(folder)))
     spans = [[(i, j) for (i, j), z in zip(r.original_offsets, r.original_labels, strict=True) if z == -1] for r in rows]
@@ -80,15 +80,17 @@ def main() -> None:
     args = parser.parse_args()
     rows = [r for r in json.loads(args.data.read_text()) if r["feedback"]["corrected-prediction"]]
     texts = [(r["prediction 1"], r["feedback"]["corrected-prediction"]) for r in rows]
-    codec = Codec.load(args.tokenizer) if args.tokenizer else train_tiny((t for pair in texts for t in pair), 8000)
+    tokenizer = (
+        Tokenizer.load(args.tokenizer) if args.tokenizer else train_tiny((t for pair in texts for t in pair), 8000)
+    )
     edits = [Edit(id=str(k), prompt="-", original=a, edited=b) for k, (a, b) in enumerate(texts)]
     truth = [
         marked([(e["start"], e["end"]) for e in r["feedback"]["errors"]], text)
         for r, (text, _) in zip(rows, texts, strict=True)
     ]
     counts = {}
-    for name, knobs in WAYS.items():
-        said = called_bad(edits, codec, knobs)
+    for name, options in WAYS.items():
+        said = called_bad(edits, tokenizer, options)
         counts[name] = np.array(
             [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(said, truth, strict=True)], dtype=float
         )

@@ -69,22 +69,24 @@ def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
     yield [reward_model(f, seed, name, *of) for name, of in REWARD_MODELS.items() if name in models]
 
 
-def labels(f: Path, seed: int, name: str, *knobs: object, of: str = "edits") -> Command:
+def labels(f: Path, seed: int, name: str, *options: object, of: str = "edits") -> Command:
     """Labels of a world."""
-    return tokalign(f / name, seed, "diff", f / of, "--tokenizer", f / "sft-policy", *knobs)
+    return tokalign(f / name, seed, "diff", f / of, "--tokenizer", f / "sft-policy", *options)
 
 
-def reward_model(f: Path, seed: int, name: str, level: str, pairs: str, *knobs: object, on: str = "labels") -> Command:
+def reward_model(
+    f: Path, seed: int, name: str, level: str, pairs: str, *options: object, on: str = "labels"
+) -> Command:
     """A reward model of a world, ``rm-NAME``."""
-    how = ["--model", f / "sft-policy", "--level", level, "--pairs", pairs]
-    return tokalign(f / f"rm-{name}", seed, "train-rm", f / on, *how, *knobs)
+    given = ["--model", f / "sft-policy", "--level", level, "--pairs", pairs]
+    return tokalign(f / f"rm-{name}", seed, "train-rm", f / on, *given, *options)
 
 
-def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *knobs: object) -> Command:
+def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *options: object) -> Command:
     """PPO in a world, evaluated on its held-out prompts."""
     sources = ["--policy", f / "sft-policy", "--reward-model", f / f"rm-{model}", "--granularity", granularity]
-    plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the knobs say otherwise
-    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *knobs)
+    plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the options say otherwise
+    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *options)
 
 
 def stats(folder: Path) -> dict[str, Any]:

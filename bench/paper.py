@@ -62,9 +62,9 @@ class Trial(NamedTuple):
     def name(self) -> str:
         return "-".join([self.model, *(f"{k}{v}" for k, v in self.setting.items())])
 
-    def command(self, f: Path, seed: int, out: Path, *knobs: object) -> Command:
+    def command(self, f: Path, seed: int, out: Path, *options: object) -> Command:
         chosen = [part for k, v in self.setting.items() for part in (f"--{k}", v)]
-        return ppo(f, seed, out, self.model, REWARD_MODELS[self.model][0], *chosen, *knobs)
+        return ppo(f, seed, out, self.model, REWARD_MODELS[self.model][0], *chosen, *options)
 
 
 def openers(arm: str) -> list[Trial]:
@@ -98,8 +98,8 @@ def carry_on(f: Path, seed: int, trial: Trial) -> Command:
 
 def sft_on_edits(f: Path, seed: int, steps: int) -> Command:
     """The baseline that takes the edits as demonstrations."""
-    knobs = ["--steps", steps, "--muon-lr", 5e-3, "--lr", 1e-3]
-    return tokalign(f / f"sft-edits-{steps}", seed, "train-sft", f / "edits", "--model", f / "sft-policy", *knobs)
+    options = ["--steps", steps, "--muon-lr", 5e-3, "--lr", 1e-3]
+    return tokalign(f / f"sft-edits-{steps}", seed, "train-sft", f / "edits", "--model", f / "sft-policy", *options)
 
 
 def heldout(f: Path, seed: int) -> Command:
@@ -117,8 +117,10 @@ def best_sft(f: Path) -> str:
 
 def best_of(f: Path, seed: int, arm: str, model: str) -> Command:
     """The best of several responses of the starting policy, by the reward model of an arm."""
-    knobs = ["--n", BEST_OF, "--reward-model", f / f"rm-{model}", "--temperature", 0.7]
-    return tokalign(f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *knobs)
+    options = ["--n", BEST_OF, "--reward-model", f / f"rm-{model}", "--temperature", 0.7]
+    return tokalign(
+        f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *options
+    )
 
 
 def experiment(f: Path, seed: int) -> Plan:

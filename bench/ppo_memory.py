@@ -51,14 +51,14 @@ def tokalign(out: Path, line: str) -> int:
 
 def prepare(folder: Path) -> int:
     """Prompts, a policy and a reward model on it; returns the policy's size."""
-    codec = train_tiny(["one two three four five six seven"] * 10, 400)
+    tokenizer = train_tiny(["one two three four five six seven"] * 10, 400)
     torch.manual_seed(0)
     shape = {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "num_attention_heads": 10}
     policy = LlamaForCausalLM(LlamaConfig(vocab_size=8000, max_position_embeddings=512, **shape))
     policy.save_pretrained(folder / "policy")
-    codec.save(folder / "policy")
+    tokenizer.save(folder / "policy")
     text = " seven" * PROMPT
-    while len(codec.prompts([text])[0]) > PROMPT:
+    while len(tokenizer.prompts([text])[0]) > PROMPT:
         text = text.removesuffix(" seven")
     rows = [json.dumps({"id": str(k), "prompt": text}) for k in range(2 * BATCH)]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
@@ -84,8 +84,8 @@ def main() -> None:
         )
         empty = peak([sys.executable, "-c", "import torch; torch.ones(1)"])
         found = {
-            layout: tokalign(folder / f"ppo-{k}", f"{work} {knobs}") - empty
-            for k, (layout, knobs) in enumerate(LAYOUTS.items())
+            layout: tokalign(folder / f"ppo-{k}", f"{work} {options}") - empty
+            for k, (layout, options) in enumerate(LAYOUTS.items())
         }
     print(f"{weights / 1e6:.0f} million weights, {BATCH} × {PROMPT + NEW} tokens; torch alone {empty / 1e6:.0f} MB")
     shares = {layout: round(size / found["four models"], 3) for layout, size in found.items()}

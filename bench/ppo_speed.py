@@ -23,13 +23,13 @@ import torch
 
 from tokalign import __version__
 from tokalign.artifacts.schemas import PromptRow
-from tokalign.config.options import Sampling
-from tokalign.config.stages import TrainPpoConfig
+from tokalign.config.methods import PpoOptions
+from tokalign.config.options import SamplingOptions
 from tokalign.data import dataset
 from tokalign.models import loading
 from tokalign.models.sampler import sample
 from tokalign.models.samplers import generate
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo import rewards
 from tokalign.ppo.networks import Networks
 from tokalign.ppo.rollout import PromptItem
@@ -44,14 +44,20 @@ Steps = list[dict[str, float]]
 
 def ours(args: argparse.Namespace, prompts: list[PromptItem], steps: int, value_model: str) -> Steps:
     """Seconds of each step of ours, by part."""
-    config = TrainPpoConfig(
-        out=Path("-"), prompts="-", policy=args.policy, reward_model=[args.reward_model], granularity="sequence",
-        batch_size=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, max_new_tokens=LONGEST, lr=1e-6, value_lr=1e-6,
-        value_model=value_model,  # type: ignore[arg-type]
+    options = PpoOptions(
+        granularity="sequence", batch_size=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, max_new_tokens=LONGEST,
+        lr=1e-6, value_lr=1e-6, value_model=value_model,  # type: ignore[arg-type]
     )  # fmt: skip
-    codec = Codec.load(args.policy)
-    networks = Networks(config, torch.device("cpu"), codec)
-    learner = Learner(networks, rewards.load(config, codec, networks), codec, config, torch.Generator().manual_seed(0))
+    tokenizer = Tokenizer.load(args.policy)
+    networks = Networks(args.policy, options, torch.device("cpu"), tokenizer)
+    learner = Learner(
+        networks,
+        rewards.load([args.reward_model], tokenizer, networks),
+        tokenizer,
+        options,
+        [1.0],
+        torch.Generator().manual_seed(0),
+    )
     found = []
     for step in range(steps):
         start = time.perf_counter()
@@ -68,7 +74,7 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
 
-    tokenizer = Codec.load(args.policy).tokenizer
+    tokenizer = Tokenizer.load(args.policy).hf_tokenizer
     tokenizer.padding_side = "left"
     config = PPOConfig(
         output_dir="/tmp/trl-ppo", per_device_train_batch_size=micro,
@@ -125,12 +131,12 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
 
 def samplers(args: argparse.Namespace, prompts: list[PromptItem]) -> dict[str, float]:
     """Seconds of one batch by the built-in sampler and by ``generate``."""
-    codec, policy = Codec.load(args.policy), loading.load_policy(args.policy)
+    tokenizer, policy = Tokenizer.load(args.policy), loading.load_policy(args.policy)
     ids = [a.ids for a in prompts[:BATCH]]
     found = {}
     for name, sampler in (("builtin", sample), ("generate", generate)):
         start = time.perf_counter()
-        sampler(policy, ids, range(BATCH), codec, Sampling(max_new_tokens=LONGEST))
+        sampler(policy, ids, range(BATCH), tokenizer, SamplingOptions(max_new_tokens=LONGEST))
         found[name] = time.perf_counter() - start
     return found
 
@@ -145,9 +151,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    codec = Codec.load(args.policy)
+    tokenizer = Tokenizer.load(args.policy)
     rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
-    prompts = [PromptItem(p, ids) for p, ids in zip(rows, codec.prompts(rows), strict=True)]
+    prompts = [PromptItem(p, ids) for p, ids in zip(rows, tokenizer.prompts(rows), strict=True)]
     tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
     micro = min(tried, key=lambda m: tried[m])
     print(f"TRL is fastest with {micro} responses in a forward pass: {tried}")

@@ -58,7 +58,7 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
 """File → name of a table → the result it is of, and what makes it."""
 
 TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
-    README: [("paper", lambda r: f"**SFT on the same edits wins {tables.sft_over_ppo(r)}**")],
+    README: [("paper", lambda r: f"**SFT on the same edits has {tables.sft_over_ppo(r)}**")],
     DOCS / "concepts.md": [
         ("paper", tables.sequence_accuracy),
         ("paper", tables.still_flawed),
@@ -89,33 +89,34 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
         (
             "human_spans",
             lambda r: (
-                f"From Levenshtein to `blocks` is {100 * r['ways'][r['default']]['above_levenshtein']:+.1f} points"
+                "`blocks` improves F1 over Levenshtein by "
+                f"{100 * r['ways'][r['default']]['above_levenshtein']:.1f} points"
             ),
         ),
     ],
     DOCS / "reward-models.md": [
-        ("human_rewards", lambda r: f"the corrections of {tables.corrections_seen(r)} answers tell"),
+        ("human_rewards", lambda r: f"corrections of {tables.corrections_seen(r)} answers tell"),
     ],
 }
 """File → figures that stand in sentences: the result they are of, and the words that must be there."""
 
 
 ABOUT_COMMANDS = """\
-Made from what `tokalign COMMAND --help` prints. Every command also takes `--config FILE.toml`.
-An option that is on or off is turned off by `--no-…`. A value comes from the flag, else `TOKALIGN_<COMMAND>_<OPTION>`,
-else `TOKALIGN_<OPTION>`, else the command's table in the file, else the default.
+Generated from `tokalign COMMAND --help`. Every command also takes `--config FILE.toml`. Turn an on/off option off with
+`--no-…`. An option takes the first value found in this order: the flag, `TOKALIGN_<COMMAND>_<OPTION>`,
+`TOKALIGN_<OPTION>`, the command's table in the config file, the default.
 
 | exit code | |
 |---|---|
-| 0 | done |
-| 1 | something unforeseen, a full disk among it |
-| 2 | options that are wrong, or do not go together; another run's folder |
-| 3 | finished, with rows that failed (the same command tries them again), or with edits of which none can be used |
-| 4 | the cap on the cost is reached; a higher one goes on |
-| 5 | bad input: the place, the field, the value and a remedy are printed |
-| 6 | another process writes this folder |
-| 7 | the service says no: key, credit, limits, an unknown model |
-| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command goes on |"""
+| 0 | success |
+| 1 | unexpected failure, for example a full disk |
+| 2 | invalid or conflicting options, or the output folder holds another run |
+| 3 | finished, but rows failed (run the same command again to retry them) or no edit is usable |
+| 4 | budget reached; run again with a higher `--max-cost` to continue |
+| 5 | bad input; the message names the place, the field, the value and a remedy |
+| 6 | another process is writing this folder |
+| 7 | the API rejected the request: key, credit, limits or unknown model |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; run the same command again to resume |"""
 
 
 def cli() -> str:
@@ -128,11 +129,11 @@ def cli() -> str:
 
     text = f"# Commands\n\n{ABOUT_COMMANDS}\n"
     for name, command in COMMANDS.items():
-        knobs = command.load_knobs()
+        options = command.load_options()
         text += f"\n## tokalign {name}\n\n{command.about}\n\n"
         rows = []
         order = {name: k for k, name in enumerate([*PANELS, OTHER])}
-        for f in sorted(fields(knobs), key=lambda f: (order[panel(knobs, f)], not is_required(f))):
+        for f in sorted(fields(options), key=lambda f: (order[panel(options, f)], not is_required(f))):
             default: Any = "required" if is_required(f) else f.default
             if f.default_factory is not MISSING:
                 default = f.default_factory()
@@ -140,7 +141,7 @@ def cli() -> str:
                 default = ("off", "on")[default]
             shown = "" if default in (None, [], "") else str(default)
             about = f.metadata["about"].replace("|", "\\|")
-            rows.append([panel(knobs, f), f"`{option_name(f)}`{choices(f.type)}", shown, about])
+            rows.append([panel(options, f), f"`{option_name(f)}`{choices(f.type)}", shown, about])
         for k in range(len(rows) - 1, 0, -1):
             rows[k][0] *= rows[k][0] != rows[k - 1][0]  # a heading stands once
         text += table(["", "option", "default", ""], rows) + "\n"

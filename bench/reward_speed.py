@@ -22,51 +22,57 @@ from tokalign import __version__
 from tokalign.artifacts import token_labels
 from tokalign.artifacts.manifest import open_artifact
 from tokalign.artifacts.workspace import Workspace
-from tokalign.config.stages import DiffConfig, EditConfig, TrainRmConfig
+from tokalign.config.methods import RewardModelOptions
+from tokalign.config.options import SupervisedOptions
+from tokalign.config.stages import DiffConfig, EditConfig
 from tokalign.models import loading
-from tokalign.models.tokenizer import Codec
-from tokalign.stages import diff, edit, reward
+from tokalign.models.tokenizer import Tokenizer
+from tokalign.stages import diff, edit
+from tokalign.training import examples as training_examples
+from tokalign.training.losses import PairLoss, TokenLoss
 from tokalign.training.supervised import fit
 
 
-def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Codec]:
+def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Tokenizer]:
     """Training examples of the token and the sequence level, made as the stages make them."""
     edits, labels = folder / "edits", folder / "labels"
     edit.run(EditConfig(source=data, format="qa-feedback", editor="recorded", passages=False, out=edits, quiet=True))
     diff.run(DiffConfig(edits=str(edits), tokenizer=model, out=labels, quiet=True))
-    codec = Codec.load(model)
+    tokenizer = Tokenizer.load(model)
     rows = [
         r
         for r in token_labels.read_labels(open_artifact(labels))
         if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
     none = [np.empty(0, dtype=np.int32)] * len(rows)  # of edited pairs the chosen response is no part
-    levels = [reward.examples_of(rows, none, config(folder, model, level)) for level in ("token", "sequence")]
-    return levels[0], levels[1], codec
+    levels = [
+        training_examples.examples_of(rows, none, RewardModelOptions(level=level, pairs="edited"))
+        for level in ("token", "sequence")
+    ]
+    return levels[0], levels[1], tokenizer
 
 
-def config(folder: Path, model: str, level: Any, **knobs: Any) -> TrainRmConfig:
-    """Settings of one training."""
-    shape: dict[str, Any] = {"pairs": "edited", "lr": 2e-5, "save_every": 10**9, "quiet": True, "device": "cpu"}
-    return TrainRmConfig(labels="-", model=model, level=level, out=folder, **{**shape, **knobs})
-
-
-def ours(model: str, level: str, examples: list[dict[str, Any]], codec: Codec, epochs: int, batch: int) -> float:
+def ours(
+    model: str, level: Any, examples: list[dict[str, Any]], tokenizer: Tokenizer, epochs: int, batch: int
+) -> float:
     """Seconds of our training."""
     new = loading.new_token_model if level == "token" else loading.new_sequence_model
     loaded, device = new(model), torch.device("cpu")
     lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
     with tempfile.TemporaryDirectory() as folder:
-        knobs = config(Path(folder), model, level, batch_size=batch, epochs=epochs)
-        loss, _ = reward.objective(knobs, device)
-        collate = partial(reward.collate, codec=codec, device=device)
+        learning = RewardModelOptions(level=level, pairs="edited")
+        options = SupervisedOptions(
+            batch_size=batch, epochs=epochs, lr=2e-5, save_every=10**9, quiet=True, device="cpu"
+        )
+        loss = TokenLoss(loaded, learning) if level == "token" else PairLoss(loaded)
+        collate = partial(training_examples.collate, tokenizer=tokenizer, device=device)
         began = time.perf_counter()
-        counts = reward.counts(examples, knobs)
-        fit("bench", loaded, examples, lengths, counts, collate, loss, knobs, Workspace.at(Path(folder)))
+        counts = training_examples.counts(examples, learning)
+        fit("bench", loss, examples, lengths, counts, collate, options, Workspace.at(Path(folder)))
         return time.perf_counter() - began
 
 
-def theirs(model: str, examples: list[dict[str, Any]], codec: Codec, epochs: int, batch: int) -> float:
+def theirs(model: str, examples: list[dict[str, Any]], tokenizer: Tokenizer, epochs: int, batch: int) -> float:
     """Seconds of TRL's."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer  # type: ignore[import-not-found, unused-ignore]
@@ -84,7 +90,7 @@ def theirs(model: str, examples: list[dict[str, Any]], codec: Codec, epochs: int
         )  # fmt: skip
         trainer = RewardTrainer(
             model=loading.new_sequence_model(model), args=args, train_dataset=Dataset.from_list(rows),
-            processing_class=codec.tokenizer,
+            processing_class=tokenizer.hf_tokenizer,
         )  # fmt: skip
         began = time.perf_counter()
         trainer.train()
@@ -101,7 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        token, sequence, codec = examples_of(args.data, args.model, Path(folder))
+        token, sequence, tokenizer = examples_of(args.data, args.model, Path(folder))
 
     def tokens(examples: list[dict[str, Any]]) -> int:
         return int(args.epochs) * sum(len(p) + len(r) for e in examples for p, r in e["pairs"])
@@ -109,10 +115,10 @@ def main() -> None:
     runs: dict[str, tuple[int, Callable[[], float]]] = {
         "ours, sequence": (
             tokens(sequence),
-            lambda: ours(args.model, "sequence", sequence, codec, args.epochs, args.batch),
+            lambda: ours(args.model, "sequence", sequence, tokenizer, args.epochs, args.batch),
         ),
-        "TRL, sequence": (tokens(sequence), lambda: theirs(args.model, sequence, codec, args.epochs, args.batch)),
-        "ours, token": (tokens(token), lambda: ours(args.model, "token", token, codec, args.epochs, args.batch)),
+        "TRL, sequence": (tokens(sequence), lambda: theirs(args.model, sequence, tokenizer, args.epochs, args.batch)),
+        "ours, token": (tokens(token), lambda: ours(args.model, "token", token, tokenizer, args.epochs, args.batch)),
     }
     speed = dict.fromkeys(runs, 0.0)
     for _ in range(2):

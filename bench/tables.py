@@ -44,13 +44,13 @@ def headline(result: Result) -> str:
         more = [
             f"{won['token'] - won['sequence']:+.1f}",
             f"{s['ceiling']['0.7']:.1f}",
-            str(s["token_passes_at"] or "–"),
+            f"step {s['token_passes_at']}" if s["token_passes_at"] else "–",
         ]
         rows.append([str(s["seed"]), *arms, *more])
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
     most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
     rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", f"{most:.1f}", ""])
-    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "at most, %", "passed at step"]
+    columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "ceiling, %", "beats baseline at"]
     longer = result["long"]
     looks = sorted({int(step) for s in result["seeds"] for step in s["heldout"]["token"]})
     last = looks[-1]
@@ -58,15 +58,15 @@ def headline(result: Result) -> str:
     names = {"reference": "the starting policy", "sequence": "sequence-level PPO", "token": "token-level PPO"}
     flawed = [f"{100 * mean_of(result, 'flawed', arm):.1f} % by {name}" for arm, name in names.items()]
     said = [
-        f"Difference {spell(result['gap'])} points; sampled at temperature 1 instead of 0.7,",
-        f"{spell(result['gap_at_1'])}. *At most*: what a policy without any mistake would win, for where",
-        f"the starting policy makes none either there is a tie. Requests answered with a flaw: {', '.join(flawed)}.",
+        f"Mean difference: {spell(result['gap'])} points; at sampling temperature 1 instead of 0.7,",
+        f"{spell(result['gap_at_1'])}. *Ceiling*: the win rate of a policy that makes no mistakes. Prompts that the",
+        f"starting policy also answers without a mistake are ties. Requests answered with a flaw: {', '.join(flawed)}.",
     ]
     passed = [
-        "*Passed at step*: where the token arm's win rate on held-out prompts is first",
-        f"above the sequence arm's at its last step, {last} (the first look is after {looks[0]}). Run on to",
-        f"{longer['steps']} steps, the token arm's chosen checkpoint wins {best} points more than that of",
-        f"{last} steps, its last one {end}.",
+        "*Beats baseline at*: the first evaluation at which token-level PPO has a higher held-out win rate than",
+        f"sequence-level PPO at its last step, {last} (the first evaluation is at step {looks[0]}). With",
+        f"{longer['steps']} steps instead of {last}, the win rate of the selected token-level checkpoint changes by",
+        f"{best} points; that of the last checkpoint differs by {end}.",
     ]
     return "\n\n".join([table(columns, rows), filled(" ".join(said)), filled(" ".join(passed))])
 
@@ -80,25 +80,25 @@ def arms(result: Result) -> str:
     """All that was compared: mean win rate over the seeds, what is still flawed, and what the token arm wins more."""
     names = {
         "sft-on-edits": "SFT on the edited responses",
-        "best-of-8-sequence": "best of 8 by the sequence-level reward model",
-        "best-of-8-token": "best of 8 by the token-level reward model",
+        "best-of-8-sequence": "best-of-8 with the sequence-level reward model",
+        "best-of-8-token": "best-of-8 with the token-level reward model",
         "sequence": "sequence-level PPO",
         "token": "token-level PPO",
     }
-    rows = [["the starting policy itself", "50.0", "", f"{100 * mean_of(result, 'flawed', 'reference'):.1f}", ""]]
+    rows = [["starting policy", "50.0", "", f"{100 * mean_of(result, 'flawed', 'reference'):.1f}", ""]]
     for name, about in names.items():
         flawed = f"{100 * mean_of(result, 'flawed', name):.1f}"
         rates = [s["win_rate"][name] for s in result["seeds"]]
-        less = [s["win_rate"]["token"] - s["win_rate"][name] for s in result["seeds"]]
+        gaps = [s["win_rate"]["token"] - s["win_rate"][name] for s in result["seeds"]]
         found = result["token_less"].get(name)
-        shown = spell(found) if found else "" if name == "token" else f"{statistics.mean(less):+.1f}"
+        shown = spell(found) if found else "" if name == "token" else f"{statistics.mean(gaps):+.1f}"
         rows.append([about, f"{statistics.mean(rates):.1f}", f"{min(rates):.1f}–{max(rates):.1f}", flawed, shown])
-    wins = "token-level PPO wins more by"
-    return table(["over the starting policy", "mean win rate, %", "seeds", "flawed requests, %", wins], rows)
+    less = "token-level PPO minus this policy"
+    return table(["policy", "mean win rate, %", "range over seeds", "flawed requests, %", less], rows)
 
 
 def reward_models(result: Result) -> str:
-    """Held-out accuracy of the reward models, over all seeds: pairs, and one edit undone by kind of flaw."""
+    """Held-out accuracy of the reward models, over all seeds: pairs, and flips by flaw category."""
     seeds = result["seeds"]
     kinds = sorted(seeds[0]["flips"]["token"])
     rows = []
@@ -106,7 +106,8 @@ def reward_models(result: Result) -> str:
         shares = [[s["edited_over_original"][key] for s in seeds], [s["chosen_over_rejected"][key] for s in seeds]]
         shares += [[s["flips"][key][kind] for s in seeds] for kind in kinds]
         rows.append([name, *(f"{statistics.mean(share):.3f}" for share in shares)])
-    return table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+    flips = [f"flips: {kind}" for kind in kinds]
+    return table(["reward model", "edited over original", "chosen over rejected", *flips], rows)
 
 
 def spread(values: list[float]) -> str:
@@ -124,13 +125,15 @@ def reward_models_test(result: Result) -> str:
         cells = [spread([m[key]["mean"] for m in of]) for key in ("edited_over_original", "chosen_over_rejected")]
         cells += [f"{statistics.mean(m['flips']['by_category'][k]['accuracy'] for m in of):.3f}" for k in kinds]
         rows.append([model, *cells])
-    made = table(["reward model", "edited over original", "chosen over rejected", *kinds], rows)
+    flips = [f"flips: {kind}" for kind in kinds]
+    made = table(["reward model", "edited over original", "chosen over rejected", *flips], rows)
     gaps = []
     for key in ("edited_over_original", "chosen_over_rejected"):
         best = [max(m[key]["mean"] for name, m in s.items() if name != "token") for s in seeds]
         gap = [s["token"][key]["mean"] - b for s, b in zip(seeds, best, strict=True)]
         gaps.append(f"{key.replace('_', ' ')} {statistics.mean(gap):+.3f} ({min(gap):+.3f} to {max(gap):+.3f})")
-    return f"{made}\n\nToken level less the best sequence level of each seed: {'; '.join(gaps)}."
+    said = filled(f"Token-level model minus the best sequence-level model of each seed: {'; '.join(gaps)}.")
+    return f"{made}\n\n{said}"
 
 
 def recall(result: Result) -> str:
@@ -143,7 +146,7 @@ def recall(result: Result) -> str:
         shown = [f"{statistics.mean(c):.3f}" if None not in c else "–" for c in cells]
         precision = spread([m["classes"][side]["precision"] for m in of])
         rows.append([side, *shown, precision, spread([m["auroc"][side]["value"] for m in of])])
-    return table(["tokens of an edit that are called so", *kinds, "precision", "AUROC"], rows)
+    return table(["class", *(f"recall: {kind}" for kind in kinds), "precision", "AUROC"], rows)
 
 
 def filled(text: str) -> str:
@@ -154,16 +157,17 @@ def filled(text: str) -> str:
 def human_rewards(result: Result) -> str:
     """Areas under the ROC curve, against the spans that people marked."""
     rows = []
-    for name, by in (("token", "token model"), ("sequence", "sequence model"), ("majority", "nothing, all alike")):
+    for name, by in (("token", "token model"), ("sequence", "sequence model"), ("majority", "constant score")):
         low, high = result[name]["ci95"]
         rows.append([by, f"{result[name]['auroc']:.3f}", f"{low:.3f}–{high:.3f}"])
-    made = table(["tokens ranked by", "AUROC", "95 %"], rows)
+    made = table(["token scores from", "AUROC", "95 % interval"], rows)
     counts = f"{result['answers']} held-out answers, {result['tokens']} tokens"
     labels = result["token_on_labels"]
     low, high = labels["ci95"]
     seen = (
-        f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}; on the "
-        f"labels of held-out corrections, not people's marks, {labels['auroc']:.3f} ({low:.3f}–{high:.3f})."
+        f"On the answers it was trained on, the token model reaches {result['token_on_seen_answers']:.3f}. Evaluated "
+        f"on the labels of the held-out corrections instead of people's marks, it reaches {labels['auroc']:.3f} "
+        f"({low:.3f}–{high:.3f})."
     )
     about = filled(f"{counts}, {result['share_bad']:.1%} of them marked. {seen}")
     return f"{made}\n\n{about}"
@@ -174,9 +178,9 @@ def qa_recipe(result: Result) -> str:
     found, area = result["edited_over_original"], result["token_on_labels"]
     (low, high), (least, most) = found["ci95"], area["ci95"]
     said = (
-        f"On half of the development file it prefers {100 * found['mean']:.0f} % of {found['pairs']} held-out "
-        f"corrections to what was corrected (95 %: {100 * low:.0f} to {100 * high:.0f}), and its area under the ROC "
-        f"curve for bad tokens is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and .5. "
+        f"With half of the development file, the model scores {100 * found['mean']:.0f} % of {found['pairs']} held-out "
+        f"corrections above the original answer (95 %: {100 * low:.0f} to {100 * high:.0f}). Its AUROC for bad tokens "
+        f"is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and 0.5. "
         "(`python bench/human_rewards.py`)"
     )
     return filled(said)
@@ -185,11 +189,11 @@ def qa_recipe(result: Result) -> str:
 def reward_speed(result: Result) -> str:
     """Ratios of one run."""
     ratios = [
-        ("our sequence level over TRL's", "sequence_over_trl"),
-        ("our token level over our sequence level", "token_over_sequence"),
+        ("sequence-level `train-rm` over TRL", "sequence_over_trl"),
+        ("token-level over sequence-level `train-rm`", "token_over_sequence"),
     ]
     rows = [[name, f"{result[key]:.2f}×"] for name, key in ratios]
-    return table([f"tokens a second, {result['pairs']} pairs, batches of {result['batch']}", "ratio"], rows)
+    return table([f"tokens per second, {result['pairs']} pairs, batch size {result['batch']}", "ratio"], rows)
 
 
 def human_spans(result: Result) -> str:
@@ -201,7 +205,7 @@ def human_spans(result: Result) -> str:
         interval = f"{way['ci95'][0]:.3f}–{way['ci95'][1]:.3f}"
         above = f"{way['above_levenshtein']:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append([f"**{name}**" if name == result["default"] else name, *numbers, interval, above])
-    return table(["alignment", "precision", "recall", "F1", "95 %", "F1 above Levenshtein"], rows)
+    return table(["alignment", "precision", "recall", "F1", "95 % interval", "F1 minus Levenshtein"], rows)
 
 
 def diff_speed(result: Result) -> str:
@@ -212,11 +216,11 @@ def diff_speed(result: Result) -> str:
     ]
     columns = [
         "unit, alignment",
-        "speed of it all, the tokenizer alone being 1",
-        "… the tokenizer asked for offsets being 1",
-        "speed of align and label, Levenshtein in plain Python being 1",
+        "whole row, relative to the tokenizer alone",
+        "whole row, relative to the tokenizer with offsets",
+        "align and label, relative to Levenshtein in plain Python",
     ]
-    workers = f"Two processes against one, {result['rows']} rows, whole runs: {result['two_workers']:.2f}×."
+    workers = f"Two processes relative to one, {result['rows']} rows, whole runs: {result['two_workers']:.2f}×."
     return f"{table(columns, rows)}\n\n{workers}"
 
 
@@ -237,17 +241,17 @@ def alignments(result: Result) -> str:
         "good",
         "edited over original",
         "chosen over rejected",
-        "one edit",
+        "flips",
         "win rate, %",
     ]
     gap = f"{result['gap_mean']:+.1f} ± {result['gap_standard_error']:.1f}"
-    return f"{table(columns, rows)}\n\nWin rate of blocks less Levenshtein, mean over the seeds: {gap} points."
+    return f"{table(columns, rows)}\n\nWin rate of `blocks` minus `levenshtein`, mean over the seeds: {gap} points."
 
 
 def ppo_memory(result: Result) -> str:
     """Peaks of one run."""
     rows = [[name, f"{size} MB", f"{result['shares'][name]:.2f}"] for name, size in result["megabytes"].items()]
-    return table(["networks", "peak", "of four models"], rows)
+    return table(["networks", "peak", "relative to four models"], rows)
 
 
 def ppo_speed(result: Result) -> str:
@@ -258,9 +262,10 @@ def ppo_speed(result: Result) -> str:
         s = result["seconds"][key]
         ratio = f"{result['ratios'][key]:.2f}×" if key in result["ratios"] else "1×"
         rows.append([name, *(f"{s[part]:.2f} s" for part in ("rollout", "scoring", "update", "whole")), ratio])
-    made = table(["", "rollout", "scoring", "update", "a step", "as fast"], rows)
-    tried = f"TRL with {result['trl_microbatch']} responses in a forward pass, the fastest of three."
-    drawn = f"`generate` of transformers takes {result['ratios']['sampler']:.2f} times as long as the built-in sampler."
+    made = table(["", "rollout", "scoring", "update", "step", "speed"], rows)
+    tried = f"TRL runs {result['trl_microbatch']} responses per forward pass, the fastest of three settings tried."
+    ratio = f"{result['ratios']['sampler']:.2f} times as long"
+    drawn = f"The `generate` method of transformers takes {ratio} as the built-in sampler."
     about = filled(f"{result['cores']} cores. {tried} {drawn}")
     return f"{made}\n\n{about}"
 
@@ -286,7 +291,7 @@ def ablations(result: Result) -> str:
         shown = "" if name == "base" else effect(result, name)
         rate, kl = (statistics.mean(of[key] for of in seeds) for key in ("win_rate", "kl"))
         rows.append([found["about"], str(len(seeds)), f"{rate:.1f}", shown, f"{kl:.1f}"])
-    return table(["one change", "seeds", "held-out win rate, %", "difference", "KL"], rows)
+    return table(["change", "seeds", "held-out win rate, %", "difference", "KL"], rows)
 
 
 def effect(result: Result, name: str) -> str:
@@ -302,28 +307,31 @@ def effects(result: Result, **changes: str) -> str:
 
 
 def sequence_accuracy(result: Result) -> str:
-    """How many held-out edits the sequence-level reward models of the headline put in the right order."""
+    """Held-out accuracy (edited over original) of the sequence-level reward models of the headline."""
     of = [statistics.mean(s["edited_over_original"][model] for s in result["seeds"]) for model in ("chosen", "edited")]
-    return f"puts {100 * min(of):.1f} to {100 * max(of):.1f} % of held-out edits in the right order"
+    shares = f"{100 * min(of):.1f} to {100 * max(of):.1f} %"
+    return f"scores the edited response above the original in {shares} of held-out pairs"
 
 
 def sft_over_ppo(result: Result) -> str:
     """How SFT on the edits stands to both PPO arms."""
     rates = {arm: mean_of(result, "win_rate", arm) for arm in ("sft-on-edits", "token", "sequence")}
     first = rates["sft-on-edits"]
-    return "more than either" if first == max(rates.values()) else "less" if first == min(rates.values()) else "between"
+    if first == max(rates.values()):
+        return "a higher win rate than either PPO run"
+    return "a lower win rate than either PPO run" if first == min(rates.values()) else "a win rate between the PPO runs"
 
 
 def still_flawed(result: Result) -> str:
     """What is left to gain after token-level PPO."""
     most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
     flawed, won = 100 * mean_of(result, "flawed", "token"), mean_of(result, "win_rate", "token")
-    return f"{flawed:.1f} % of requests are flawed, and {won:.1f} of {most:.1f} % are won"
+    return f"{flawed:.1f} % of requests are flawed, and the win rate is {won:.1f} of at most {most:.1f} %"
 
 
-def chosen_with(result: Result, knob: str) -> str:
-    """In how many seeds the token arm's chosen setting has a knob."""
-    n = sum(knob in s["setting"]["token"] for s in result["seeds"])
+def chosen_with(result: Result, option: str) -> str:
+    """In how many seeds the token arm's chosen setting has an option."""
+    n = sum(option in s["setting"]["token"] for s in result["seeds"])
     return f"all {n}" if n == len(result["seeds"]) else f"{n} of {len(result['seeds'])}"
 
 
@@ -357,7 +365,7 @@ SHOWN = [
 
 def edits_shown(_: Result) -> str:
     """The diff of each example, as it is labelled."""
-    return table(["asked", "edit"], [[asked, marked(before, after)] for asked, before, after in SHOWN])
+    return table(["prompt", "edit"], [[asked, marked(before, after)] for asked, before, after in SHOWN])
 
 
 def marked(before: str, after: str) -> str:
@@ -376,24 +384,24 @@ def marked(before: str, after: str) -> str:
 def claude_speed(result: Result) -> str:
     """The commands beside bare loops."""
     (few, small), (many, large) = result["peak_mb"].items()
-    how = f"{1000 * result['delay']:.0f} ms a request, {result['concurrency']} at a time, {result['cores']} cores"
+    setup = f"{1000 * result['delay']:.0f} ms per request, {result['concurrency']} concurrent, {result['cores']} cores"
     columns = ["", "requests", "command", "bare loop over the SDK", "ratio"]
     rows = [
         [name, str(of["requests"]), f"{of['seconds']:.1f} s", f"{of['bare_loop_seconds']:.1f} s", f"{of['ratio']:.2f}×"]
         for name, of in (("edit", result["edit"]), ("eval-winrate", result["judge"]))
     ]
-    memory = f"with {few} rows {small} MB, with {many} rows {large} MB: {result['memory_ratio']:.2f} times"
-    return f"`{result['command']}`: {how}.\n\n{table(columns, rows)}\n\nPeak memory of editing {memory}."
+    memory = f"{small} MB for {few} rows, {large} MB for {many} rows ({result['memory_ratio']:.2f}×)"
+    return f"`{result['command']}`: {setup}.\n\n{table(columns, rows)}\n\nPeak memory of `edit`: {memory}."
 
 
 def human(result: Result) -> str:
     """How fast the page's server answers."""
     live = (
-        f"the live diff of a response of {result['words']} words takes {result['live_over_diff']:.2f} times as long as"
+        f"a live diff of {result['words']} words takes {result['live_over_diff']:.2f} times as long as the diff alone"
     )
-    many = f"with 10,000 rows in the source {result['many_over_few']:.2f} times as long as with 10"
-    rows = f"the page and its rows take {result['row_ms']['10000']:.1f} ms, {many}"
-    return f"`{result['command']}`: {live} the diff alone;\n{rows}."
+    rows = f"With 10,000 rows, the page or a row is served in {result['row_ms']['10000']:.1f} ms"
+    ratio = f"{result['many_over_few']:.2f} times the time for 10 rows"
+    return filled(f"`{result['command']}`: {live}. {rows}, {ratio}.")
 
 
 def kinds(_: Result) -> str:
@@ -413,21 +421,25 @@ def benchmarks(_: Result) -> str:
     told = [
         (
             ppo,
-            "a PPO step against TRL 1.10.0, separate / shared value",
+            "speed of a PPO step relative to TRL 1.10.0 (separate / shared value model)",
             [ppo["ratios"][k] for k in ("separate", "shared")],
         ),
-        (ppo, "the built-in sampler against `generate`", [ppo["ratios"]["sampler"]]),
-        (memory, "memory of PPO with `--lora` against four models", [memory["shares"]["lora"]]),
-        (reward, "sequence-level reward model against TRL's RewardTrainer", [reward["sequence_over_trl"]]),
-        (reward, "token-level reward model against ours at sequence level", [reward["token_over_sequence"]]),
-        (diffs, "labels by word against a plain Python diff", [diffs["ways"]["word, blocks"]["of_plain_python"]]),
-        (muon, "a step of Muon on a CPU against PyTorch's", [muon["of_torch"]]),
-        (paid, "time of editing against a bare loop over the SDK", [paid["edit"]["ratio"]]),
-        (paid, "time of judging against a bare loop over the SDK", [paid["judge"]["ratio"]]),
+        (ppo, "speed of the built-in sampler relative to `generate`", [ppo["ratios"]["sampler"]]),
+        (memory, "memory of PPO with `--lora` relative to four models", [memory["shares"]["lora"]]),
+        (reward, "speed of sequence-level `train-rm` relative to TRL's `RewardTrainer`", [reward["sequence_over_trl"]]),
+        (reward, "speed of token-level relative to sequence-level `train-rm`", [reward["token_over_sequence"]]),
+        (
+            diffs,
+            "speed of word labels relative to a plain Python diff",
+            [diffs["ways"]["word, blocks"]["of_plain_python"]],
+        ),
+        (muon, "speed of a Muon step on a CPU relative to PyTorch's", [muon["of_torch"]]),
+        (paid, "time of `edit` relative to a bare loop over the SDK", [paid["edit"]["ratio"]]),
+        (paid, "time of `eval-winrate` relative to a bare loop over the SDK", [paid["judge"]["ratio"]]),
     ]
     told += [
-        (person, "the annotation page's live diff against the diff alone", [person["live_over_diff"]]),
-        (person, "the annotation page with 10,000 rows against 10", [person["many_over_few"]]),
+        (person, "time of the annotation page's live diff relative to the diff alone", [person["live_over_diff"]]),
+        (person, "time of the annotation page with 10,000 rows relative to 10", [person["many_over_few"]]),
     ]
     rows = [
         [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"] for of_one, about, ratios in told

@@ -24,14 +24,14 @@ def rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def codec(rows: list[dict[str, Any]]) -> Any:
+def tokenizer(rows: list[dict[str, Any]]) -> Any:
     from tokalign.models.tiny_tokenizer import train_tiny
 
     return train_tiny((text for r in rows for text in (r["prompt"], r["response"])), 500)
 
 
 @pytest.fixture
-def policy(codec: Any) -> Any:
+def policy(tokenizer: Any) -> Any:
     from tokalign.models.loading import new_tiny
 
-    return new_tiny(codec, seed=0, max_positions=256).eval()
+    return new_tiny(tokenizer, seed=0, max_positions=256).eval()

@@ -35,11 +35,11 @@ from tokalign.artifacts.manifest import MANIFEST, PLAN, open_artifact
 from tokalign.artifacts.schemas import Edit, Judgement, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
 from tokalign.artifacts.token_labels import iter_labels
 from tokalign.claude.journal import Journal
-from tokalign.config.options import Foreign, Format
+from tokalign.config.options import Format, ReadOptions
 from tokalign.config.stages import EditConfig, ReportConfig, ShowConfig, VerifyConfig
 from tokalign.data import dataset
 from tokalign.errors import TokalignError
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.report import page, show, verify
 from tokalign.runtime.disk import SEAL, sealed, sha256
 from tokalign.stages import edit
@@ -91,17 +91,17 @@ def mutated(raw: bytes, draw: Draw) -> bytes:
     """Some bytes changed, put in, taken out, repeated."""
     found = bytearray(raw)
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
-        at, how = draw.randrange(len(found) + 1), draw.randrange(6)
+        at, options = draw.randrange(len(found) + 1), draw.randrange(6)
         end = min(len(found), at + draw.choice([1, 2, 8, 100]))
-        if how == 0 and at < len(found):
+        if options == 0 and at < len(found):
             found[at] ^= 1 << draw.randrange(8)
-        elif how == 1:
+        elif options == 1:
             found[at:end] = b""
-        elif how == 2:
+        elif options == 2:
             found[at:at] = draw.choice(BYTES)
-        elif how == 3:
+        elif options == 3:
             found[at:end] = bytes(draw.randrange(256) for _ in range(end - at))
-        elif how == 4:
+        elif options == 4:
             found[at:at] = found[at:end] * draw.choice([1, 3, 50])
         elif draw.random() < 0.3:
             del found[at:]
@@ -112,10 +112,10 @@ def changed(value: Any, draw: Draw) -> Any:
     """A JSON value with something in it replaced, taken out, renamed or put deep inside."""
     if isinstance(value, dict) and value and draw.random() < 0.85:
         key = draw.choice(list(value))
-        how = draw.random()
-        if how < 0.12:
+        options = draw.random()
+        if options < 0.12:
             return {k: v for k, v in value.items() if k != key}
-        if how < 0.2:
+        if options < 0.2:
             return {**value, str(draw.choice(NASTY)): value[key]}
         return {**value, key: changed(value[key], draw)}
     if isinstance(value, list) and value and draw.random() < 0.8:
@@ -150,9 +150,9 @@ def rows(folder: Path, draw: Draw) -> None:
     if draw.random() < 0.1:
         raw = gzip.compress(raw) if draw.random() < 0.5 else pa.compress(raw, "zstd", asbytes=True)
     (folder / f"rows{suffix}").write_bytes(mutated(raw, draw) if draw.random() < 0.5 else raw)
-    how = Foreign(format=draw.choice(["auto", "auto", name]), strict=draw.random() < 0.2)
+    options = ReadOptions(format=draw.choice(["auto", "auto", name]), strict=draw.random() < 0.2)
     row, kind = draw.choice(ROWS), draw.choice(["preferences", "edits", "sft", "prompts", "responses"])
-    list(dataset.read_rows(folder / f"rows{suffix}", row, kind, how=how))
+    list(dataset.read_rows(folder / f"rows{suffix}", row, kind, options=options))
 
 
 def manifests(folder: Path, draw: Draw) -> None:
@@ -333,9 +333,9 @@ def models(folder: Path, draw: Draw) -> None:
     else:
         path.write_bytes(mutated(path.read_bytes(), draw))
     model_files.check_model(art)
-    codec = Codec.load(art)
-    codec.prompts(["Q?", [{"role": "system", "content": "S"}, {"role": "user", "content": "Q?"}]])
-    codec.responses(["An answer."])
+    tokenizer = Tokenizer.load(art)
+    tokenizer.prompts(["Q?", [{"role": "system", "content": "S"}, {"role": "user", "content": "Q?"}]])
+    tokenizer.responses(["An answer."])
 
 
 def tables(folder: Path, draw: Draw) -> None:
@@ -412,7 +412,7 @@ def fuzz(
     """Try inputs until there are enough or the time is up; how they ended, and the findings."""
     ends: Counter[str] = Counter()
     findings: list[Finding] = []
-    Codec.load(DATA / "labels" / "tokenizer")  # what takes long to import is imported before workers are forked
+    Tokenizer.load(DATA / "labels" / "tokenizer")  # what takes long to import is imported before workers are forked
     until, at, running = time.monotonic() + seconds, first, dict[int, tuple[range, Path]]()
     with tempfile.TemporaryDirectory() as temporary:
         while running or (at < first + inputs and time.monotonic() < until):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokalign.artifacts.writer import writing
 from tokalign.config import stages
-from tokalign.config.options import Stage
+from tokalign.config.options import StageOptions
 from tokalign.playground.world import make_requests, prompt_text, respond
 from tokalign.stages import diff, edit, playground, winrate
 
@@ -49,7 +49,7 @@ def write_responses(out: Path, flaw_rate: float) -> None:
         response = respond(requests, answering, flaw_rate)[0]
         row = {"id": f"sample-{i}", "sample": 0, "prompt": prompt_text(requests), "response": response}
         rows.append({**row, "finished": True, "generator": f"playground at flaw rate {flaw_rate}"})
-    with writing("responses", Stage(out=out), {}) as writer:
+    with writing("responses", StageOptions(out=out), {}) as writer:
         writer.commit({"in": 64, "out": writer.jsonl("data.jsonl", rows)})
 
 

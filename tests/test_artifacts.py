@@ -22,7 +22,7 @@ from tokalign.artifacts import manifest
 from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, Manifest, open_artifact
 from tokalign.artifacts.workspace import LOCK, Plan
 from tokalign.artifacts.writer import writing
-from tokalign.config.options import Stage
+from tokalign.config.options import StageOptions
 from tokalign.config.stages import EditConfig
 from tokalign.errors import ConflictError, InputError, KindError, LockedError, TokalignError
 from tokalign.runtime import invocation
@@ -30,8 +30,8 @@ from tokalign.runtime import invocation
 ROWS = [{"id": "a", "prompt": "Tell me about the sea.\u2028"}, {"id": "b", "prompt": "שלום"}]
 
 
-def config(folder: Path, **knobs: Any) -> EditConfig:
-    return EditConfig(source="rows.jsonl", out=folder / "out", **{"editor": "rules", **knobs})
+def config(folder: Path, **options: Any) -> EditConfig:
+    return EditConfig(source="rows.jsonl", out=folder / "out", **{"editor": "rules", **options})
 
 
 def source(path: Path, content: str = "one") -> dict[str, dict[str, Any]]:
@@ -41,9 +41,9 @@ def source(path: Path, content: str = "one") -> dict[str, dict[str, Any]]:
     return {"source": {"kind": "preferences", "version": None, "sha256": digest, "path": str(path)}}
 
 
-def make(folder: Path, kind: str = "prompts", content: str = "one", **knobs: Any) -> Manifest:
+def make(folder: Path, kind: str = "prompts", content: str = "one", **options: Any) -> Manifest:
     """Write (or find finished) the artifact at ``folder/out``."""
-    with writing(kind, config(folder, **knobs), source(folder / "rows.jsonl", content)) as out:
+    with writing(kind, config(folder, **options), source(folder / "rows.jsonl", content)) as out:
         if out.finished is not None:
             return out.finished
         n = out.jsonl("data.jsonl", ROWS)
@@ -75,7 +75,7 @@ def test_manifest_records_who_made_it_how_and_from_what(tmp_path: Path, monkeypa
     assert m.config["min_similarity"] == 0.25
     assert m.config["quiet"] is True
     assert m.config["source"] == "rows.jsonl"
-    assert set(m.config) == {f.name for f in EditConfig.__dataclass_fields__.values()}, "every knob"
+    assert set(m.config) == {f.name for f in EditConfig.__dataclass_fields__.values()}, "every option"
     digest = hashlib.sha256(b"one").hexdigest()
     expected = {"name": "source", "kind": "preferences", "version": None, "sha256": digest, "path": "../rows.jsonl"}
     assert m.inputs == [expected], "relative, so that a tree of artifacts can be moved"
@@ -262,8 +262,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from tokalign.artifacts.writer import writing
-from tokalign.config.options import Stage
-with writing("prompts", Stage(out=Path(sys.argv[1]), fresh=True), {}) as out:
+from tokalign.config.options import StageOptions
+with writing("prompts", StageOptions(out=Path(sys.argv[1]), fresh=True), {}) as out:
     out.space.write("half", "half")
     print("held", flush=True)
     sys.stdin.read()
@@ -293,7 +293,7 @@ def test_a_folder_in_use_is_refused_by_pid_and_free_after_a_kill(tmp_path: Path)
         assert contents(tmp_path / "out") == before
         process.kill()
         process.wait()
-        with pytest.raises(ConflictError, match="unfinished other run"):  # the holder was given no knobs
+        with pytest.raises(ConflictError, match="unfinished other run"):  # the holder was given no options
             make(tmp_path)
         open_artifact(tmp_path / "out", make(tmp_path, fresh=True).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]
@@ -304,7 +304,7 @@ def test_a_run_that_is_refused_half_way_leaves_nothing(tmp_path: Path, existed: 
     folder = tmp_path / "out"
     if existed:
         folder.mkdir()
-    with pytest.raises(InputError), writing("prompts", Stage(out=folder), {}) as out:
+    with pytest.raises(InputError), writing("prompts", StageOptions(out=folder), {}) as out:
         out.space.write("half", "half")
         raise InputError("no good")
     assert folder.exists() == existed

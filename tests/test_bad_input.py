@@ -59,8 +59,8 @@ def test_a_bad_file(tmp_path: Path, name: str, existing: bool) -> None:
     if existing:
         shutil.copytree(ROOT / "data" / "edits", tmp_path / "edits")
     before = contents(tmp_path)
-    how = ["--editor", "rules", *(["--fresh"] if existing else [])]
-    done = run(tmp_path, "edit", "rows.jsonl", "--out", "edits", *how)
+    options = ["--editor", "rules", *(["--fresh"] if existing else [])]
+    done = run(tmp_path, "edit", "rows.jsonl", "--out", "edits", *options)
     assert done.returncode == code, done.stderr
     if code == 5:
         assert_refused(done, f"rows.jsonl{place}: ", message, remedy)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokalign.artifacts.schemas import CATEGORIES, Preference
 from tokalign.claude.delimiters import fence
 from tokalign.claude.journal import Answer, key_of
-from tokalign.config.stages import EditConfig
+from tokalign.config.methods import EditOptions
 from tokalign.editors.claude import PROMPT, ClaudeEditor, prompt
 from tokalign.editors.claude_response import SCHEMA, read
 
@@ -132,8 +132,8 @@ def row(response: str, asked: str = "How do I clean tiles?") -> Preference:
     return Preference(id="a", prompt=asked, chosen=CHOSEN, rejected=response)
 
 
-def editor(**knobs: Any) -> ClaudeEditor:
-    return ClaudeEditor(EditConfig(source="x", out=Path("y"), editor="claude", model="m", **knobs))
+def editor(**options: Any) -> ClaudeEditor:
+    return ClaudeEditor(EditOptions(editor="claude", model="m", **options), Path("y"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

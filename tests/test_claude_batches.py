@@ -14,7 +14,7 @@ from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
 from tokalign.claude.retry import Failed
 from tokalign.claude.service import service
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import BudgetError, ServiceError, StoppedError
 from tokalign.runtime import signals
 
@@ -26,9 +26,11 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokalign.claude.prices.load", lambda *_: RATES)
 
 
-def ask(folder: Path, *texts: str, **knobs: Any) -> list[Any]:
+def ask(folder: Path, *texts: str, **options: Any) -> list[Any]:
     async def go() -> list[Any]:
-        async with service(folder, "m", Paid(**{"batch": True, "poll": 0.02, **knobs}), lambda _: None) as claude:
+        async with service(
+            folder, "m", ClaudeOptions(**{"batch": True, "poll": 0.02, **options}), lambda _: None
+        ) as claude:
             return [found async for _, found in claude.each(texts, lambda text: claude.ask(request(text)))]
 
     return asyncio.run(go())

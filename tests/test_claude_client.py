@@ -14,7 +14,7 @@ from tokalign.claude.client import Claude
 from tokalign.claude.journal import Journal
 from tokalign.claude.prices import Rates
 from tokalign.claude.retry import Failed
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import BudgetError, ServiceError, StoppedError
 from tokalign.runtime import signals
 
@@ -34,10 +34,10 @@ def request(text: str, max_tokens: int = 100) -> dict[str, Any]:
     return {"model": "claude-x", "max_tokens": max_tokens, "messages": [{"role": "user", "content": text}]}
 
 
-def ask(path: Path, *texts: str, **knobs: Any) -> list[Any]:
+def ask(path: Path, *texts: str, **options: Any) -> list[Any]:
     async def go() -> list[Any]:
         with Journal(path) as journal:
-            claude = Claude(journal, RATES, Paid(**knobs))
+            claude = Claude(journal, RATES, ClaudeOptions(**options))
             try:
                 return [found async for _, found in claude.each(texts, lambda text: claude.ask(request(text)))]
             finally:

@@ -41,7 +41,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_names_every_option(tmp_path: Path, command: str) -> None:
     shown = run(tmp_path, command, "--help", COLUMNS="200").stdout
-    options = [f for f in fields(COMMANDS[command].load_knobs()) if not f.metadata["positional"]]
+    options = [f for f in fields(COMMANDS[command].load_options()) if not f.metadata["positional"]]
     assert all(f"--{f.name.replace('_', '-')}" in shown for f in options)
 
 

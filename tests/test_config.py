@@ -1,4 +1,4 @@
-"""Every knob is documented, bounded, read by somebody, and the committed settings are made of knobs."""
+"""Every option is documented, bounded, read by somebody, and the committed settings are made of options."""
 
 import ast
 import inspect
@@ -17,46 +17,46 @@ from pydantic import TypeAdapter
 import tokalign
 from tests.conftest import ROOT
 from tokalign.config.commands import COMMANDS
-from tokalign.config.options import Knobs, Role, Stage, option_name
+from tokalign.config.options import Options, Role, StageOptions, option_name
 from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig, TrainPpoConfig
 from tokalign.errors import UsageError
 
 SOURCE = Path(inspect.getfile(tokalign)).parent
-KNOBS = {name: command.load_knobs() for name, command in COMMANDS.items()}
+OPTIONS = {name: command.load_options() for name, command in COMMANDS.items()}
 
 
-def minimal(knobs: type[Knobs], **values: Any) -> Knobs:
+def minimal(options: type[Options], **values: Any) -> Options:
     """The dataclass with something valid in every field that must be given."""
-    hints, required = get_type_hints(knobs), {}
-    for name, parameter in inspect.signature(knobs).parameters.items():
+    hints, required = get_type_hints(options), {}
+    for name, parameter in inspect.signature(options).parameters.items():
         if parameter.default is inspect.Parameter.empty:
             kind = hints[name]
             given = {Path: Path("x"), str: "x", list[str]: ["a=b"], list[Path]: [Path("x")]}
             required[name] = get_args(kind)[0] if get_origin(kind) is Literal else given[kind]
-    return knobs(**{**required, **values})
+    return options(**{**required, **values})
 
 
 def bounds() -> list[Any]:
-    """(dataclass, knob, the bound itself, a value just outside), one for every bound of every command."""
+    """(dataclass, option, the bound itself, a value just outside), one for every bound of every command."""
     cases = []
-    for command, knobs in KNOBS.items():
-        hints = get_type_hints(knobs)
-        for f in fields(knobs):
+    for command, options in OPTIONS.items():
+        hints = get_type_hints(options)
+        for f in fields(options):
             for side, sign in (("low", -1), ("high", 1)):
                 bound = f.metadata[side]
                 if bound is None:
                     continue
                 whole = hints[f.name] in (int, int | None)
                 outside = bound + sign if whole else math.nextafter(bound, sign * math.inf)
-                cases.append(pytest.param(knobs, f.name, bound, outside, id=f"{command} {f.name} {side}"))
+                cases.append(pytest.param(options, f.name, bound, outside, id=f"{command} {f.name} {side}"))
     return cases
 
 
-def float_knobs() -> list[Any]:
+def float_options() -> list[Any]:
     return [
-        pytest.param(knobs, name, id=f"{command} {name}")
-        for command, knobs in KNOBS.items()
-        for name, kind in get_type_hints(knobs).items()
+        pytest.param(options, name, id=f"{command} {name}")
+        for command, options in OPTIONS.items()
+        for name, kind in get_type_hints(options).items()
         if kind is float
     ]
 
@@ -73,74 +73,74 @@ def owners_and_attributes(path: Path) -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("command", KNOBS)
-def test_every_knob_says_what_it_is_about(command: str) -> None:
-    for f in fields(KNOBS[command]):
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_says_what_it_is_about(command: str) -> None:
+    for f in fields(OPTIONS[command]):
         about = f.metadata["about"]
         assert about == about.strip() != "", f.name
         assert not about.endswith("."), f.name
         assert f.metadata["role"] in get_args(Role), f.name
 
 
-@pytest.mark.parametrize("command", KNOBS)
+@pytest.mark.parametrize("command", OPTIONS)
 def test_defaults_are_valid_and_of_their_type(command: str) -> None:
-    knobs = KNOBS[command]
-    made = minimal(knobs)
-    for name, kind in get_type_hints(knobs).items():
+    options = OPTIONS[command]
+    made = minimal(options)
+    for name, kind in get_type_hints(options).items():
         value = getattr(made, name)
         assert TypeAdapter(kind).validate_python(value, strict=True) == value, name
 
 
-@pytest.mark.parametrize(("knobs", "name", "bound", "outside"), bounds())
+@pytest.mark.parametrize(("options", "name", "bound", "outside"), bounds())
 def test_a_bound_is_accepted_and_a_value_just_outside_is_refused(
-    knobs: type[Knobs], name: str, bound: float, outside: float
+    options: type[Options], name: str, bound: float, outside: float
 ) -> None:
-    assert getattr(minimal(knobs, **{name: bound}), name) == bound
+    assert getattr(minimal(options, **{name: bound}), name) == bound
     with pytest.raises(UsageError) as refused:
-        minimal(knobs, **{name: outside})
+        minimal(options, **{name: outside})
     assert f"--{name.replace('_', '-')} is {outside}" in str(refused.value)
     assert str(bound) in refused.value.remedy
 
 
-@pytest.mark.parametrize(("knobs", "name"), float_knobs())
-def test_a_knob_is_never_nan(knobs: type[Knobs], name: str) -> None:
+@pytest.mark.parametrize(("options", "name"), float_options())
+def test_a_option_is_never_nan(options: type[Options], name: str) -> None:
     with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is nan"):
-        minimal(knobs, **{name: math.nan})
+        minimal(options, **{name: math.nan})
 
 
 def test_a_huge_whole_number_is_a_value_or_a_usage_error() -> None:
     try:
-        assert Stage(out=Path("x"), seed=10**400).seed == 10**400
+        assert StageOptions(out=Path("x"), seed=10**400).seed == 10**400
     except UsageError as e:
         assert "--seed" in str(e)
 
 
-def test_a_knob_is_named_as_it_is_typed() -> None:
+def test_a_option_is_named_as_it_is_typed() -> None:
     assert {"ARTIFACT", "--id", "--limit", "--json"} < set(map(option_name, fields(ShowConfig)))
     assert "--min-similarity" in map(option_name, fields(EditConfig))
 
 
-@pytest.mark.parametrize("command", KNOBS)
-def test_every_knob_is_read(command: str) -> None:
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_is_read(command: str) -> None:
     """By the command's own module, or by one that serves several commands; never by another command's alone."""
-    knobs = KNOBS[command]
+    options = OPTIONS[command]
     others = {other.module for name, other in COMMANDS.items() if name != command}
     read = set()
     for path in SOURCE.rglob("*.py"):
         module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
         if module not in others and module != "tokalign.config.stages":
-            read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "knobs", "k", "how")}
-    unread = [f.name for f in fields(knobs) if f.name not in read]
+            read |= {name for owner, name in owners_and_attributes(path) if owner in ("config", "options", "k", "how")}
+    unread = [f.name for f in fields(options) if f.name not in read]
     assert unread == []
 
 
-def test_knobs_cannot_be_changed() -> None:
+def test_options_cannot_be_changed() -> None:
     made = minimal(PlaygroundConfig)
     with pytest.raises(FrozenInstanceError):
         made.seed = 1  # type: ignore[attr-defined]
 
 
-def test_select_takes_the_knobs_of_a_role_as_plain_values() -> None:
+def test_select_takes_the_options_of_a_role_as_plain_values() -> None:
     made = PlaygroundConfig(out=Path("runs") / "x", preferences=3, seed=7, quiet=True)
     sizes = {"preferences": 3, "sft": 6000, "prompts": 2560, "heldout": 256, "test": 1024}
     assert made.select("rows") == {"limit": None, "seed": 7, "loose": 0.0, **sizes}
@@ -160,26 +160,26 @@ def test_paths_are_inputs_or_outputs_never_compared_by_their_spelling() -> None:
     assert not {"prompts", "candidate", "reference", "out"} & set(made.select("rows"))
 
 
-@pytest.mark.parametrize("command", KNOBS)
-def test_every_knob_has_one_role_and_goes_into_json(command: str) -> None:
-    knobs = KNOBS[command]
-    made = minimal(knobs)
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_has_one_role_and_goes_into_json(command: str) -> None:
+    options = OPTIONS[command]
+    made = minimal(options)
     selected = [made.select(role) for role in get_args(Role)]
     names = [name for part in selected for name in part]
-    assert sorted(names) == sorted(f.name for f in fields(knobs))
+    assert sorted(names) == sorted(f.name for f in fields(options))
     assert [json.loads(json.dumps(part)) for part in selected] == selected
 
 
-def test_the_playground_settings_are_made_of_knobs() -> None:
+def test_the_playground_settings_are_made_of_options() -> None:
     tables = tomllib.loads((ROOT / "configs" / "playground.toml").read_text(encoding="utf-8"))
     assert tables
     for command, values in tables.items():
-        knobs, given = KNOBS[command], {key.replace("-", "_"): value for key, value in values.items()}
-        hints = get_type_hints(knobs)
+        options, given = OPTIONS[command], {key.replace("-", "_"): value for key, value in values.items()}
+        hints = get_type_hints(options)
         for key, value in given.items():
             assert "_" not in key or key.replace("_", "-") in values, f"[{command}] {key} is spelt with hyphens"
             TypeAdapter(hints[key]).validate_python(value, strict=True)
-        made = minimal(knobs, **given)
+        made = minimal(options, **given)
         assert {key: getattr(made, key) for key in given} == given
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.texts import PIECES, TEXT, WAY, compare
@@ -18,25 +19,25 @@ from tokalign.config.stages import DiffConfig
 from tokalign.core import diff as core
 from tokalign.core.diff import AlignOptions
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.playground.world import World
 from tokalign.stages import diff
 
 CORPUS = ["The sea shines like glass, and the unkind words were said!", "漢字 e\u0301 שלום"] * 5
 
 
-def byte_level() -> Codec:
+def byte_level() -> Tokenizer:
     return train_tiny(CORPUS, 400)
 
 
-def wrapped(tokenizer: Tokenizer, trainer: Any) -> Codec:
+def wrapped(tokenizer: Backend, trainer: Any) -> Tokenizer:
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return Codec(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>"))
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>"))
 
 
-def unigram() -> Codec:
+def unigram() -> Tokenizer:
     """As SentencePiece has it: white space becomes part of the word that follows."""
-    tokenizer = Tokenizer(models.Unigram())
+    tokenizer = Backend(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     return wrapped(
@@ -47,18 +48,18 @@ def unigram() -> Codec:
     )
 
 
-def byte_fallback() -> Codec:
+def byte_fallback() -> Tokenizer:
     """As Llama has it: what is unknown becomes several tokens on one character."""
     vocab = {"<unk>": 0, "</s>": 1, "▁": 2, **{f"<0x{b:02X}>": 3 + b for b in range(256)}}
     vocab |= {c: len(vocab) + k for k, c in enumerate("abcdehinorstuT.,")}
-    tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer = Backend(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    return Codec(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>"))
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>"))
 
 
-def word_piece() -> Codec:
+def word_piece() -> Tokenizer:
     """As BERT has it: white space belongs to no token, letters are folded."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer = Backend(models.WordPiece(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return wrapped(
@@ -75,16 +76,16 @@ def edits(*pairs: tuple[str, str]) -> list[Edit]:
     return [Edit.model_construct(id=str(k), original=a, edited=b, **fields) for k, (a, b) in enumerate(pairs)]
 
 
-def config(out: Path | str = "-", source: str = "-", **knobs: Any) -> DiffConfig:
-    return DiffConfig(edits=source, out=Path(out), tokenizer="tiny", vocab=320, quiet=True, **knobs)
+def config(out: Path | str = "-", source: str = "-", **options: Any) -> DiffConfig:
+    return DiffConfig(edits=source, out=Path(out), tokenizer="tiny", vocab=320, quiet=True, **options)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     return [r for path in sorted(folder.glob("data*.arrow")) for b in token_labels.batches(path) for r in b.to_pylist()]
 
 
-def labelled(codec: Codec, pairs: list[tuple[str, str]], folder: Path, **knobs: Any) -> list[dict[str, Any]]:
-    made = diff.label(edits(*pairs), codec, config(**knobs))
+def labelled(tokenizer: Tokenizer, pairs: list[tuple[str, str]], folder: Path, **options: Any) -> list[dict[str, Any]]:
+    made = diff.label(edits(*pairs), tokenizer, config(**options))
     (folder / "data.arrow").write_bytes(token_labels.HEAD + made.data + token_labels.TAIL)
     return read(folder)
 
@@ -97,8 +98,8 @@ def labelled(codec: Codec, pairs: list[tuple[str, str]], folder: Path, **knobs: 
 def test_a_token_is_marked_if_it_touches_what_changed_and_else_not(
     tmp_path_factory: pytest.TempPathFactory, name: str, pairs: list[tuple[str, str]], way: AlignOptions
 ) -> None:
-    knobs = {"align": way.align, "merge": way.merge, "whole_sentence": way.whole}
-    rows = labelled(CODECS[name], pairs, tmp_path_factory.mktemp("labels"), **knobs)
+    options = {"align": way.align, "merge": way.merge, "whole_sentence": way.whole}
+    rows = labelled(CODECS[name], pairs, tmp_path_factory.mktemp("labels"), **options)
     assert len(rows) == len(pairs)
     for row, (original, edited) in zip(rows, pairs, strict=True):
         changed = core.spans(compare(original, edited, way))
@@ -117,8 +118,8 @@ def test_a_token_is_marked_if_it_touches_what_changed_and_else_not(
 def test_by_token_what_is_neutral_on_either_side_are_the_same_tokens(
     tmp_path_factory: pytest.TempPathFactory, name: str, original: str, edited: str, way: AlignOptions
 ) -> None:
-    knobs = {"align": way.align, "merge": way.merge, "unit": "token"}
-    [row] = labelled(CODECS[name], [(original, edited)], tmp_path_factory.mktemp("labels"), **knobs)
+    options = {"align": way.align, "merge": way.merge, "unit": "token"}
+    [row] = labelled(CODECS[name], [(original, edited)], tmp_path_factory.mktemp("labels"), **options)
     neutral = [
         [i for i, z in zip(row[f"{side}_ids"], row[f"{side}_labels"], strict=True) if not z]
         for side in ("original", "edited")
@@ -142,11 +143,11 @@ def test_several_tokens_on_one_character_are_all_marked(tmp_path: Path) -> None:
     assert row["edited_labels"] == [0, 1, 1, 1, 1, 0, 0, 0]
 
 
-def composing() -> Codec:
+def composing() -> Tokenizer:
     """As many have it: letters are composed before they are cut, and offsets are those of the text as it was."""
-    codec = train_tiny(CORPUS, 400)
-    codec.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    return codec
+    tokenizer = train_tiny(CORPUS, 400)
+    tokenizer.hf_tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
 
 
 @pytest.mark.parametrize("make", [byte_level, composing])

@@ -76,7 +76,7 @@ def test_every_command_and_option_that_is_shown_exists(path: Path) -> None:
             assert name in COMMANDS or name.isupper(), line
             if name not in COMMANDS:
                 continue
-            known = {option_name(f) for f in fields(COMMANDS[name].load_knobs())} | {"--help", "--config"}
+            known = {option_name(f) for f in fields(COMMANDS[name].load_options())} | {"--help", "--config"}
             known |= {f"--no-{option.removeprefix('--')}" for option in known}
             for option in re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", rest):
                 assert option in known, f"{option} in: {line}"

@@ -39,9 +39,9 @@ def recorded(original: str, edited: str, **columns: Any) -> dict[str, Any]:
     return {"prompt": ASKED, "original": original, "edited": edited, **columns}
 
 
-def edits_of(folder: Path, *rows: dict[str, Any], **knobs: Any) -> tuple[Manifest, list[dict[str, Any]]]:
+def edits_of(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[Manifest, list[dict[str, Any]]]:
     source, out = write_jsonl(folder / "rows.jsonl", *rows), folder / "edits"
-    return edit.run(EditConfig(source=source, out=out, quiet=True, **knobs)), read_jsonl(out)
+    return edit.run(EditConfig(source=source, out=out, quiet=True, **options)), read_jsonl(out)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_jsonl(folder / "edits.jsonl", *rows)
 
 
-def labels_of(edits: str, out: Path, **knobs: Any) -> Labelled:
-    made = diff.run(DiffConfig(edits=edits, out=out, tokenizer="tiny", vocab=310, quiet=True, **knobs))
+def labels_of(edits: str, out: Path, **options: Any) -> Labelled:
+    made = diff.run(DiffConfig(edits=edits, out=out, tokenizer="tiny", vocab=310, quiet=True, **options))
     with pa.ipc.open_stream((out / "data.arrow").read_bytes()) as stream:
         rows = {row["id"]: row for row in stream.read_all().to_pylist()}
     return made, rows, Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))

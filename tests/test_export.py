@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.forked import run
 from tests.test_formats import WORDS
 from tokalign.artifacts.schemas import Preference, ResponseRow
-from tokalign.config.options import Foreign
+from tokalign.config.options import ReadOptions
 from tokalign.config.stages import ExportConfig, ExportTo
 from tokalign.data import dataset, readers
 from tokalign.data.spreadsheet import quoted
@@ -26,10 +26,10 @@ def edit(i: int, prompt: Any = "Q?", original: str = "Bad.", edited: str = "Good
     return {"id": f"e{i}", "prompt": prompt, "original": original, "edited": edited, **more}
 
 
-def exported(folder: Path, rows: list[dict[str, Any]], to: ExportTo, name: str = "out.jsonl", **knobs: Any) -> Path:
+def exported(folder: Path, rows: list[dict[str, Any]], to: ExportTo, name: str = "out.jsonl", **options: Any) -> Path:
     source = folder / "source.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    export.run(ExportConfig(source=str(source), to=to, out=folder / name, fresh=True, **knobs))
+    export.run(ExportConfig(source=str(source), to=to, out=folder / name, fresh=True, **options))
     return folder / name
 
 
@@ -47,8 +47,8 @@ def test_pairs_come_back_the_same(
     """Texts here begin and end in no white space, which transcripts do not keep, and hold no turn of a transcript."""
     folder = tmp_path_factory.mktemp("x")
     path = exported(folder, [edit(i, *texts) for i, texts in enumerate(pairs)], to, name)
-    how = Foreign(format="tokalign" if to == "csv" else to)  # type: ignore[arg-type]
-    back = dataset.read_rows(path, Preference, "preferences", how=how)
+    options = ReadOptions(format="tokalign" if to == "csv" else to)  # type: ignore[arg-type]
+    back = dataset.read_rows(path, Preference, "preferences", options=options)
     assert [(r.prompt, r.rejected, r.chosen) for r in back] == pairs
 
 

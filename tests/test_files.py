@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.forked import PROGRAM, run
 from tokalign.artifacts.schemas import Preference, PromptRow
-from tokalign.config.options import Foreign
+from tokalign.config.options import ReadOptions
 from tokalign.data import dataset, files, readers
 from tokalign.errors import InputError, KindError, UsageError
 
@@ -38,8 +38,8 @@ def zstd(raw: bytes) -> bytes:
     return packed
 
 
-def read(path: Path | str, **how: Any) -> list[dict[str, Any]]:
-    rows = dataset.read_rows(path, Preference, "preferences", how=Foreign(**how))
+def read(path: Path | str, **options: Any) -> list[dict[str, Any]]:
+    rows = dataset.read_rows(path, Preference, "preferences", options=ReadOptions(**options))
     return [r.model_dump(exclude={"source"}) for r in rows]
 
 
@@ -177,13 +177,13 @@ def test_prompts_are_lines_of_text_or_stand_on_the_command_line(tmp_path: Path) 
     text = "\ufeffName a bird.\n\n  {x} is a set.\r\n[1] Sort it: 3 2\n"
     (tmp_path / "p.txt").write_bytes(text.encode())
     expected = ["Name a bird.", "  {x} is a set.", "[1] Sort it: 3 2"]
-    rows = dataset.read_prompts(str(tmp_path / "p.txt"), [], Foreign())
+    rows = dataset.read_prompts(str(tmp_path / "p.txt"), [], ReadOptions())
     assert [(r.id, r.prompt) for r in rows] == [(f"row-{i}", t) for i, t in enumerate(expected)]
-    given = dataset.read_prompts(None, expected, Foreign(), limit=2)
+    given = dataset.read_prompts(None, expected, ReadOptions(), limit=2)
     assert [(r.id, r.prompt) for r in given] == [(f"row-{i}", t) for i, t in enumerate(expected[:2])]
     for path, texts in (("p.txt", ["x"]), (None, []), (None, [" "])):
         with pytest.raises(UsageError):
-            dataset.read_prompts(path, texts, Foreign())
+            dataset.read_prompts(path, texts, ReadOptions())
     with pytest.raises(InputError, match=r"p\.txt:1: field 'chosen': missing"):
         read(tmp_path / "p.txt")
 

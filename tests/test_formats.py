@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokalign.artifacts.schemas import Preference, PromptRow, RecordedEdit, ResponseRow, Sft
-from tokalign.config.options import Foreign, Format
+from tokalign.config.options import Format, ReadOptions
 from tokalign.data import conversation, dataset, layouts
 from tokalign.data import rows as rows_module
 from tokalign.data.conversation import ENDS, as_transcript, transcript
@@ -172,17 +172,19 @@ PAIRS: list[tuple[Format, dict[str, Any], tuple[Any, str, str]]] = [
 def test_pairs(
     tmp_path: Path, layout: Format, row: dict[str, Any], expected: tuple[Any, str, str], named: bool
 ) -> None:
-    how = Foreign(format=layout if named else "auto")
-    rows = dataset.read_rows(write(tmp_path / "a.jsonl", row, row), Preference, "preferences", how=how)
+    options = ReadOptions(format=layout if named else "auto")
+    rows = dataset.read_rows(write(tmp_path / "a.jsonl", row, row), Preference, "preferences", options=options)
     prefix = layouts.LAYOUTS[layout].prefix
     assert [(r.id, r.prompt, r.chosen, r.rejected, r.source) for r in rows] == [
         (f"{prefix}-{i}", *expected, layout) for i in range(2)
     ]
     assert rows.lineage["kind"] == layout
     (prompt, better, _), path = expected, tmp_path / "a.jsonl"
-    assert [(r.prompt, r.response) for r in dataset.read_rows(path, Sft, "sft", how=how)] == [(prompt, better)] * 2
+    assert [(r.prompt, r.response) for r in dataset.read_rows(path, Sft, "sft", options=options)] == [
+        (prompt, better)
+    ] * 2
     if "prompt" not in row or layout in ("nectar", "helpsteer"):  # a prompt in our column is taken as it is
-        assert [r.prompt for r in dataset.read_rows(path, PromptRow, "prompts", how=how)] == [prompt] * 2
+        assert [r.prompt for r in dataset.read_rows(path, PromptRow, "prompts", options=options)] == [prompt] * 2
 
 
 DEMONSTRATIONS: list[tuple[Format, dict[str, Any], tuple[Any, str]]] = [
@@ -213,8 +215,8 @@ DEMONSTRATIONS: list[tuple[Format, dict[str, Any], tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("layout", "row", "expected"), DEMONSTRATIONS)
 def test_demonstrations(tmp_path: Path, layout: Format, row: dict[str, Any], expected: tuple[Any, str]) -> None:
-    for how in (Foreign(), Foreign(format=layout)):
-        rows = dataset.read_rows(write(tmp_path / "a.jsonl", row), Sft, "sft", how=how)
+    for options in (ReadOptions(), ReadOptions(format=layout)):
+        rows = dataset.read_rows(write(tmp_path / "a.jsonl", row), Sft, "sft", options=options)
         assert [(r.prompt, r.response) for r in rows] == [expected]
 
 
@@ -274,12 +276,12 @@ def test_a_row_that_cannot_be_used_is_skipped_and_counted_and_refused_when_stric
     tmp_path: Path, layout: Format, row: dict[str, Any], reason: str
 ) -> None:
     path = write(tmp_path / "a.jsonl", GOOD[layout], row, GOOD[layout])
-    rows = dataset.read_rows(path, Preference, "preferences", how=Foreign(format=layout))
+    rows = dataset.read_rows(path, Preference, "preferences", options=ReadOptions(format=layout))
     prefix = layouts.LAYOUTS[layout].prefix
     assert [r.id for r in rows] == [f"{prefix}-0", f"{prefix}-2"], "numbered by their place in the file"
     assert rows.account() == {"in": 3, "out": 2, "skipped": 1, "reasons": {reason: 1}}
     with pytest.raises(InputError, match=rf"a\.jsonl:2: {re.escape(reason)}"):
-        dataset.read_rows(path, Preference, "preferences", how=Foreign(format=layout, strict=True))
+        dataset.read_rows(path, Preference, "preferences", options=ReadOptions(format=layout, strict=True))
 
 
 @pytest.mark.parametrize("layout", list(GOOD))
@@ -287,14 +289,14 @@ def test_a_row_that_cannot_be_used_is_skipped_and_counted_and_refused_when_stric
 def test_a_row_of_another_layout_is_skipped_and_a_file_of_them_is_refused(
     tmp_path: Path, layout: Format, row: dict[str, Any]
 ) -> None:
-    how = Foreign(format=layout)
-    rows = dataset.read_rows(write(tmp_path / "a.jsonl", GOOD[layout], row), Preference, "p", how=how)
+    options = ReadOptions(format=layout)
+    rows = dataset.read_rows(write(tmp_path / "a.jsonl", GOOD[layout], row), Preference, "p", options=options)
     assert (len(rows), rows.total) == (1, 2)
     with pytest.raises(InputError, match=r"a\.jsonl:2: ") as caught:
-        dataset.read_rows(tmp_path / "a.jsonl", Preference, "p", how=Foreign(format=layout, strict=True))
+        dataset.read_rows(tmp_path / "a.jsonl", Preference, "p", options=ReadOptions(format=layout, strict=True))
     assert not re.search(r"Error|Exception|Traceback", str(caught.value))
     with pytest.raises(InputError, match=r"b\.jsonl:1: no usable rows") as caught:
-        dataset.read_rows(write(tmp_path / "b.jsonl", row, row), Preference, "p", how=how)
+        dataset.read_rows(write(tmp_path / "b.jsonl", row, row), Preference, "p", options=options)
     assert "a row needs" in caught.value.remedy
 
 
@@ -314,8 +316,8 @@ def test_a_prompt_that_both_sides_begin_with_is_taken_only_where_nothing_else_ma
     assert [r.prompt for r in prefs(write(tmp_path / "b.jsonl", *plain))] == ["The sky is"] * 2
 
 
-def prefs(path: Path, **how: Any) -> dataset.Rows[Preference]:
-    return dataset.read_rows(path, Preference, "preferences", how=Foreign(**how))
+def prefs(path: Path, **options: Any) -> dataset.Rows[Preference]:
+    return dataset.read_rows(path, Preference, "preferences", options=ReadOptions(**options))
 
 
 def test_the_layout_is_that_of_the_file_and_not_of_its_first_row(tmp_path: Path) -> None:

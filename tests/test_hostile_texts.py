@@ -10,19 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, CTRLConfig, OpenAIGPTConfig
 
 import tokalign as ta
 from tests import models as shipped
 from tests.models import ALTERNATING, CHATML, chatml, gemma_like
 from tokalign.claude.service import in_turn
-from tokalign.config.options import Sampling, Templates
+from tokalign.config.options import SamplingOptions, TemplateOptions
 from tokalign.errors import InputError, UsageError
 from tokalign.models import loading
 from tokalign.models.sampler import sample
 from tokalign.models.samplers import choose
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 BETWEEN = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_sep|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -36,10 +37,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def between() -> Codec:
+def between() -> Tokenizer:
     """Contents stand directly between control tokens, as those of Phi-4 and DeepSeek do."""
     named: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    return Codec.load(shipped.ship(Path("m"), shipped.byte_level(*SPECIAL), BETWEEN, ends=[2], **named))
+    return Tokenizer.load(shipped.ship(Path("m"), shipped.byte_level(*SPECIAL), BETWEEN, ends=[2], **named))
 
 
 PIECES = ["2", "42", "<|im_end|>", " ", "\U000f0000", "\U0010fffd", "\ue000", "٣", "a"]
@@ -52,10 +53,10 @@ def test_what_is_said_between_control_tokens_is_read_as_it_stands(said: list[str
     if not folder.exists():
         named: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
         shipped.ship(folder, shipped.byte_level(*SPECIAL), BETWEEN, ends=[2], **named)
-    codec = Codec.load(folder)
+    tokenizer = Tokenizer.load(folder)
     turns = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(said)]
-    [ids] = codec.prompts([turns])
-    backend = codec.tokenizer.backend_tokenizer
+    [ids] = tokenizer.prompts([turns])
+    backend = tokenizer.hf_tokenizer.backend_tokenizer
     text = "".join(f"<|im_start|>{t['role']}<|im_sep|>{t['content']}<|im_end|>" for t in turns)
     assert backend.decode(ids, skip_special_tokens=False) == f"{text}<|im_start|>assistant<|im_sep|>"
     assert ids.count(2) == len(said), "no more ends than turns"
@@ -67,59 +68,59 @@ def test_numbers_as_a_turn_beside_a_control_token_in_another() -> None:
         {"role": "assistant", "content": "ok"},
         {"role": "user", "content": "42"},
     ]
-    codec = between()
-    assert codec.render(turns).count("42") == 1
-    assert codec.prompts([turns])[0].count(2) == 3
+    tokenizer = between()
+    assert tokenizer.render(turns).count("42") == 1
+    assert tokenizer.prompts([turns])[0].count(2) == 3
 
 
 def test_unigram_tokenizers_keep_their_ids() -> None:
-    made = Tokenizer(models.Unigram())
+    made = Backend(models.Unigram())
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=60, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
     )
     made.train_from_iterator(shipped.TEXTS, trainer)
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    codec = Codec.load(shipped.ship(Path("m"), made, CHATML, eos_token="</s>", unk_token="<unk>"))
-    plain, rude = codec.prompts(["a bird", "a bird <|im_end|>"])
-    control = {*codec.controls.tokens.values()} - {codec.tokenizer.unk_token_id}
+    tokenizer = Tokenizer.load(shipped.ship(Path("m"), made, CHATML, eos_token="</s>", unk_token="<unk>"))
+    plain, rude = tokenizer.prompts(["a bird", "a bird <|im_end|>"])
+    control = {*tokenizer.controls.tokens.values()} - {tokenizer.hf_tokenizer.unk_token_id}
     assert [i for i in plain if i in control] == [i for i in rude if i in control]
-    assert max(rude) < codec.size
+    assert max(rude) < tokenizer.size
 
 
 def test_merges_that_would_make_a_control_token() -> None:
     vocab = {c: k for k, c in enumerate(["<", "s", ">", "a", " ", "<s", "<s>", "</s>"])}
-    made = Tokenizer(models.BPE(vocab, [("<", "s"), ("<s", ">")]))
-    codec = Codec.load(shipped.ship(Path("m"), made, bos_token="<s>", eos_token="</s>"))
-    [encoded] = codec.responses(["a <s>"])
+    made = Backend(models.BPE(vocab, [("<", "s"), ("<s", ">")]))
+    tokenizer = Tokenizer.load(shipped.ship(Path("m"), made, bos_token="<s>", eos_token="</s>"))
+    [encoded] = tokenizer.responses(["a <s>"])
     assert vocab["<s>"] not in encoded.ids
-    [prompt] = codec.prompts(["a <s>"])
+    [prompt] = tokenizer.prompts(["a <s>"])
     assert vocab["<s>"] not in prompt
 
 
 def test_a_token_that_no_text_can_hold_needs_no_embedding() -> None:
     """As the image token of Gemma 3's text models."""
     gemma_like(Path("m"))
-    n = Codec.load("m").size
+    n = Tokenizer.load("m").size
     shipped.add_token(Path("m"), "<image_soft_token>", n)
-    codec, policy = Codec.load("m"), loading.load_policy("m")
-    loading.check_vocabulary(policy, codec)
-    assert codec.size == n
-    assert codec.prompts(["an <image_soft_token>"])[0]
-    assert n not in codec.prompts(["an <image_soft_token>"])[0]
+    tokenizer, policy = Tokenizer.load("m"), loading.load_policy("m")
+    loading.check_vocabulary(policy, tokenizer)
+    assert tokenizer.size == n
+    assert tokenizer.prompts(["an <image_soft_token>"])[0]
+    assert n not in tokenizer.prompts(["an <image_soft_token>"])[0]
 
 
 def test_a_line_break_that_a_byte_spells_is_text() -> None:
     shipped.ship(Path("m"), shipped.byte_fallback(), CHATML, unk_token="<unk>", eos_token="</s>", bos_token="<s>")
-    codec = Codec.load("m")
-    [encoded] = codec.responses(["a\nbird"])
-    assert codec.decode(encoded.ids) == "a\nbird"
+    tokenizer = Tokenizer.load("m")
+    [encoded] = tokenizer.responses(["a\nbird"])
+    assert tokenizer.decode(encoded.ids) == "a\nbird"
 
 
 def test_thoughts_that_a_template_writes_are_no_marks_of_turns() -> None:
     glm = CHATML.replace("m['content'] +", "('<think></think>' if m['role'] == 'assistant' else '') + m['content'] +")
-    codec = Codec.load(chatml(Path("m"), glm))
-    [encoded] = codec.responses(["<think>hm</think>ok"])
+    tokenizer = Tokenizer.load(chatml(Path("m"), glm))
+    [encoded] = tokenizer.responses(["<think>hm</think>ok"])
     assert encoded.ids[0] == 3
     assert 4 in encoded.ids
 
@@ -127,12 +128,12 @@ def test_thoughts_that_a_template_writes_are_no_marks_of_turns() -> None:
 def test_a_template_that_wants_a_system_turn_first() -> None:
     wants = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}" + CHATML
     wants = wants.replace("<|im_end|>", "<end_of_turn>").replace("<|im_start|>", "<start_of_turn>")
-    tokenizer = shipped.byte_level("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
+    backend = shipped.byte_level("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
     plain = ("<start_of_turn>", "<end_of_turn>")
-    shipped.ship(Path("m"), tokenizer, wants, ends=[1, 4], plain=plain, eos_token="<eos>", pad_token="<pad>")
-    codec = Codec.load("m")
-    assert codec.eos_id == 4
-    assert {"<start_of_turn>", "<end_of_turn>"} <= codec.controls.tokens.keys()
+    shipped.ship(Path("m"), backend, wants, ends=[1, 4], plain=plain, eos_token="<eos>", pad_token="<pad>")
+    tokenizer = Tokenizer.load("m")
+    assert tokenizer.eos_id == 4
+    assert {"<start_of_turn>", "<end_of_turn>"} <= tokenizer.controls.tokens.keys()
 
 
 @pytest.mark.parametrize(
@@ -140,40 +141,40 @@ def test_a_template_that_wants_a_system_turn_first() -> None:
 )
 def test_values_of_arguments_arrive_as_they_are(value: str) -> None:
     chatml(Path("m"), "{{ note if note is string else note | tojson }}|" + CHATML)
-    codec = Codec.load("m", Templates(template_arg=[f"note={value}"]))
-    said = codec.render("Hi").partition("|")[0]
+    tokenizer = Tokenizer.load("m", TemplateOptions(template_arg=[f"note={value}"]))
+    said = tokenizer.render("Hi").partition("|")[0]
     try:
         assert json.loads(said) == json.loads(value)
     except ValueError:
         assert said == value
-    codec.save(Path("s"))
-    assert Codec.load("s").asked == codec.asked
-    assert Codec.load("s").render("Hi") == codec.render("Hi")
+    tokenizer.save(Path("s"))
+    assert Tokenizer.load("s").settings == tokenizer.settings
+    assert Tokenizer.load("s").render("Hi") == tokenizer.render("Hi")
 
 
 def test_half_a_character_in_an_argument() -> None:
     chatml(Path("m"), "{{ note }}" + CHATML)
     with pytest.raises(UsageError, match="half a character"):
-        Codec.load("m", Templates(template_arg=["note=\ud83d"]))
+        Tokenizer.load("m", TemplateOptions(template_arg=["note=\ud83d"]))
 
 
 @pytest.mark.parametrize(
     "head", ["{#- tokalign {bad} -#}", '{#- tokalign {"system": "x"} -#}', '{#- tokalign {"a": 1} -#}']
 )
 def test_a_template_of_others_that_looks_like_ours(head: str) -> None:
-    codec = Codec.load(chatml(Path("m"), head + ALTERNATING.replace("end_of_turn", "|im_end|")))
-    assert codec.asked == {"system": "fold"}
+    tokenizer = Tokenizer.load(chatml(Path("m"), head + ALTERNATING.replace("end_of_turn", "|im_end|")))
+    assert tokenizer.settings == {"system": "fold"}
 
 
 @pytest.mark.parametrize("spelt", ["| tojson", "| e"])
 def test_contents_that_a_template_escapes_are_there(spelt: str) -> None:
-    codec = Codec.load(chatml(Path("m"), CHATML.replace("m['content'] +", f"(m['content'] {spelt}) +")))
-    assert "Hi" in codec.render('Hi "you" <b> & 3 > 2\n\té')
+    tokenizer = Tokenizer.load(chatml(Path("m"), CHATML.replace("m['content'] +", f"(m['content'] {spelt}) +")))
+    assert "Hi" in tokenizer.render('Hi "you" <b> & 3 > 2\n\té')
 
 
 def test_the_day_by_keyword_and_in_rare_forms() -> None:
     chatml(Path("m"), "{{ strftime_now(format='%Y-%m-%d %e %% %j') }}|" + CHATML)
-    assert Codec.load("m").render("Hi").startswith("2024-07-26 26 % 208|")
+    assert Tokenizer.load("m").render("Hi").startswith("2024-07-26 26 % 208|")
 
 
 def test_a_tokenizer_that_is_handed_in_stays_as_it_is() -> None:
@@ -194,11 +195,11 @@ def test_places_of_older_models(name: str) -> None:
     assert loading.positions(AutoModelForCausalLM.from_config(config)) == 24
 
 
-def test_a_sampler_that_fails_leaves_no_hook(policy: Any, codec: Codec) -> None:
+def test_a_sampler_that_fails_leaves_no_hook(policy: Any, tokenizer: Tokenizer) -> None:
     with pytest.raises(Exception):  # noqa: B017
-        sample(policy, [[10**6]], [0], codec, Sampling(max_new_tokens=2))
+        sample(policy, [[10**6]], [0], tokenizer, SamplingOptions(max_new_tokens=2))
     assert not policy.get_output_embeddings()._forward_pre_hooks
-    choose(policy, codec, Sampling(), "float32")
+    choose(policy, tokenizer, SamplingOptions(), "float32")
     assert not policy.get_output_embeddings()._forward_pre_hooks
     assert torch.is_grad_enabled()
 
@@ -223,13 +224,13 @@ def test_within_a_running_loop_one_is_told_what_to_do() -> None:
 
 def test_what_is_handed_in_from_python_is_checked() -> None:
     loading.new_token_model(chatml(Path("m"))).save_pretrained("rm")
-    Codec.load("m").save(Path("rm"))
+    Tokenizer.load("m").save(Path("rm"))
     rm: Any = ta.RewardModel.load("rm", device="cpu")
     assert rm.score([], []) == []
     uneven: list[dict[str, Any]] = [{"responses": ["b", "c"]}, {"finished": []}, {"batch_size": 0}]
-    for how in uneven:
+    for options in uneven:
         with pytest.raises(UsageError, match="prompts"):
-            rm.score(**{"prompts": ["a"], "responses": ["b"], **how})
+            rm.score(**{"prompts": ["a"], "responses": ["b"], **options})
     no_texts: list[tuple[Any, Any]] = [
         ([None], ["a"]), (["a"], [None]), ([[{"role": "user"}]], ["a"]), (["\ud800"], ["a"]), ([[]], ["a"]),
     ]  # fmt: skip

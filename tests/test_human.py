@@ -233,8 +233,8 @@ class Command:
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     running: list[Command] = []
 
-    def begin(**how: Any) -> Command:
-        running.append(Command(tmp_path, **how))
+    def begin(**options: Any) -> Command:
+        running.append(Command(tmp_path, **options))
         return running[-1]
 
     yield begin

@@ -20,7 +20,7 @@ from tokalign.config.commands import COMMANDS
 from tokalign.core.diff import BAD, GOOD
 from tokalign.errors import ConflictError, InputError, KindError, UsageError
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -50,7 +50,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_has_the_options_of_its_command(name: str) -> None:
-    options = COMMANDS[FUNCTIONS[name]].load_knobs()
+    options = COMMANDS[FUNCTIONS[name]].load_options()
     given = inspect.signature(getattr(ta, name)).parameters
     assert set(given) == {f.name for f in fields(options)}
     for f in fields(options):
@@ -110,8 +110,8 @@ def test_the_path_of_imports_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_labels_of_one_edit() -> None:
-    codec = Codec.load(shipped.chatml(Path("m")))
-    for tokenizer in ("m", codec.tokenizer):
+    ours = Tokenizer.load(shipped.chatml(Path("m")))
+    for tokenizer in ("m", ours.hf_tokenizer):
         labels = ta.label("The cat sat.", "The dog sat.", tokenizer=tokenizer)
         for side, sign in ((labels.original, BAD), (labels.edited, GOOD)):
             told = {
@@ -119,7 +119,7 @@ def test_labels_of_one_edit() -> None:
             }
             assert "".join(sorted(told, key=side.text.index)).strip() in ("cat", "dog")
             assert side.labels == [sign if span else 0 for span in side.spans]
-            assert side.ids[-1] == codec.eos_id
+            assert side.ids[-1] == ours.eos_id
             assert len({len(column) for column in side[1:]}) == 1
     alike = ta.label("The cat sat.", "The cat sat.", tokenizer="m")
     assert {*alike.original.labels, *alike.edited.labels} == {0}
@@ -145,14 +145,14 @@ def test_scores_are_those_of_the_model(level: str) -> None:
 
     policy = shipped.chatml(Path("m"))
     (loading.new_token_model if level == "token" else loading.new_sequence_model)(policy).save_pretrained("rm")
-    Codec.load("m").save(Path("rm"))
+    Tokenizer.load("m").save(Path("rm"))
     rm = ta.RewardModel.load("rm", device="cpu")
     assert rm.level == level
     prompts, texts = ["Hi", "Name a bird."], ["A robin.", "A trout, or no"]
     [ended, cut] = rm.score(prompts, texts, finished=[True, False])
-    codec = Codec.load("rm")
-    ids = [r.ids for r in codec.responses(texts)]
-    pairs = list(zip(codec.prompts(prompts), [ids[0], ids[1][:-1]], strict=True))
+    tokenizer = Tokenizer.load("rm")
+    ids = [r.ids for r in tokenizer.responses(texts)]
+    pairs = list(zip(tokenizer.prompts(prompts), [ids[0], ids[1][:-1]], strict=True))
     rated = RewardModel.load("rm").rate(pairs)
     assert [ended.score, cut.score] == pytest.approx(rated.means)
     assert [t.reward for t in ended.tokens] == pytest.approx(rated.rewards[0].tolist())

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokalign.config.options import Sampling
+from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError
 from tokalign.models import loading
 from tokalign.models.batch import PASS, Batch, by_length
@@ -17,14 +17,16 @@ from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
 from tokalign.models.sampler import Sampled, new_seeds, respond, sample
 from tokalign.models.samplers import generate
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 11, 1]), ([5, 9], [12, 1]), ([7, 7, 7, 7, 8, 9], [30]), ([3], [40, 41, 42, 1])]
 
 
-def drawn_from(policy: Any, prompts: list[list[int]], codec: Codec, seed: int = 0, **knobs: Any) -> list[Sampled]:
+def drawn_from(
+    policy: Any, prompts: list[list[int]], tokenizer: Tokenizer, seed: int = 0, **options: Any
+) -> list[Sampled]:
     seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
-    return sample(policy, prompts, seeds, codec, Sampling(**knobs))
+    return sample(policy, prompts, seeds, tokenizer, SamplingOptions(**options))
 
 
 def known(sampled: Sampled) -> torch.Tensor:
@@ -62,7 +64,7 @@ def test_what_pads_does_not_matter(policy: Any) -> None:
     assert torch.equal(a, b)
 
 
-def test_value_is_of_the_state_before_the_token(codec: Codec, policy: Any, tmp_path: Path) -> None:
+def test_value_is_of_the_state_before_the_token(tokenizer: Tokenizer, policy: Any, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     model = shuffled(loading.new_value_model(tmp_path))
     got = response_values(model, Batch.of(PAIRS, pad_id=0))
@@ -72,52 +74,52 @@ def test_value_is_of_the_state_before_the_token(codec: Codec, policy: Any, tmp_p
             assert got[row, t].item() == pytest.approx(model(input_ids=seen).logits[0, -1, 0].item(), abs=1e-4)
 
 
-def test_fresh_value_and_reward_heads_start_at_zero(policy: Any, codec: Codec, tmp_path: Path) -> None:
+def test_fresh_value_and_reward_heads_start_at_zero(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     assert not response_values(loading.new_value_model(tmp_path), Batch.of(PAIRS, pad_id=0)).any()
-    ratings = RewardModel(loading.new_token_model(tmp_path), codec, "token").rate(PAIRS)
+    ratings = RewardModel(loading.new_token_model(tmp_path), tokenizer, "token").rate(PAIRS)
     assert all(not r.any() for r in ratings.rewards)
 
 
-def test_sampler_logprobs_equal_the_training_forward(policy: Any, codec: Codec) -> None:
-    prompts = codec.prompts(
+def test_sampler_logprobs_equal_the_training_forward(policy: Any, tokenizer: Tokenizer) -> None:
+    prompts = tokenizer.prompts(
         ["Describe the sea with a simile.", "Where is the map?", "How do I light the stove? Go on."]
     )
-    drawn = drawn_from(policy, prompts * 3, codec, max_new_tokens=24, temperature=0.9)
+    drawn = drawn_from(policy, prompts * 3, tokenizer, max_new_tokens=24, temperature=0.9)
     pairs = [(p, s.ids) for p, s in zip(prompts * 3, drawn, strict=True)]
-    again = response_logprobs(policy, Batch.of(pairs, codec.pad_id), 0.9).logprobs
+    again = response_logprobs(policy, Batch.of(pairs, tokenizer.pad_id), 0.9).logprobs
     for row, s in enumerate(drawn):
         assert torch.allclose(again[row, : len(s.ids)], known(s), atol=1e-4)
 
 
-def test_greedy_sampling_equals_hugging_face_generate(policy: Any, codec: Codec) -> None:
-    prompts = codec.prompts(["Describe the sea with a simile.", "Where is the map?"])
-    drawn = drawn_from(policy, prompts, codec, max_new_tokens=12, temperature=0)
+def test_greedy_sampling_equals_hugging_face_generate(policy: Any, tokenizer: Tokenizer) -> None:
+    prompts = tokenizer.prompts(["Describe the sea with a simile.", "Where is the map?"])
+    drawn = drawn_from(policy, prompts, tokenizer, max_new_tokens=12, temperature=0)
     for prompt, s in zip(prompts, drawn, strict=True):
         ids = torch.tensor([prompt])
         out = policy.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         assert out[0, len(prompt) :].tolist() == s.ids
 
 
-def test_rows_end_at_eos_and_leave_the_batch(policy: Any, codec: Codec) -> None:
+def test_rows_end_at_eos_and_leave_the_batch(policy: Any, tokenizer: Tokenizer) -> None:
     # A head that loves EOS: rows end at different times, so the batch shrinks on the way.
     with torch.no_grad():
-        policy.lm_head.weight[codec.eos_id] *= 3
-    prompts = codec.prompts([f"Where is the map {i}?" for i in range(40)])
-    drawn = drawn_from(policy, prompts, codec, seed=1, max_new_tokens=30)
+        policy.lm_head.weight[tokenizer.eos_id] *= 3
+    prompts = tokenizer.prompts([f"Where is the map {i}?" for i in range(40)])
+    drawn = drawn_from(policy, prompts, tokenizer, seed=1, max_new_tokens=30)
     assert {s.finished for s in drawn} == {True, False} or len({len(s.ids) for s in drawn}) > 3
     for s in drawn:
-        assert s.finished == (s.ids[-1] == codec.eos_id)
-        assert codec.eos_id not in s.ids[:-1]
+        assert s.finished == (s.ids[-1] == tokenizer.eos_id)
+        assert tokenizer.eos_id not in s.ids[:-1]
         assert s.finished or len(s.ids) == 30
     pairs = [(p, s.ids) for p, s in zip(prompts, drawn, strict=True)]
-    again = response_logprobs(policy, Batch.of(pairs, codec.pad_id)).logprobs
+    again = response_logprobs(policy, Batch.of(pairs, tokenizer.pad_id)).logprobs
     for row, s in enumerate(drawn):
         assert torch.allclose(again[row, : len(s.ids)], known(s), atol=1e-4)
 
 
-def test_top_p_never_draws_from_the_tail(policy: Any, codec: Codec) -> None:
-    prompts = codec.prompts(["Where is the map?"]) * 64
+def test_top_p_never_draws_from_the_tail(policy: Any, tokenizer: Tokenizer) -> None:
+    prompts = tokenizer.prompts(["Where is the map?"]) * 64
     logits = policy(input_ids=torch.tensor(prompts[:1])).logits[0, -1]
     probs, order = logits.softmax(-1).sort(descending=True)
     allowed, total = set(), 0.0
@@ -126,15 +128,15 @@ def test_top_p_never_draws_from_the_tail(policy: Any, codec: Codec) -> None:
             break
         allowed.add(i)
         total += p
-    drawn = drawn_from(policy, prompts, codec, seed=2, max_new_tokens=1, top_p=0.3)
+    drawn = drawn_from(policy, prompts, tokenizer, seed=2, max_new_tokens=1, top_p=0.3)
     assert {s.ids[0] for s in drawn} <= allowed
     assert len({s.ids[0] for s in drawn}) > 1
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely(policy: Any, codec: Codec) -> None:
-    prompts = codec.prompts(["Where is the map?"]) * 4000
+def test_tokens_are_drawn_as_often_as_they_are_likely(policy: Any, tokenizer: Tokenizer) -> None:
+    prompts = tokenizer.prompts(["Where is the map?"]) * 4000
     probs = policy(input_ids=torch.tensor(prompts[:1])).logits[0, -1].softmax(-1)
-    drawn = torch.tensor([s.ids[0] for s in drawn_from(policy, prompts, codec, max_new_tokens=1)])
+    drawn = torch.tensor([s.ids[0] for s in drawn_from(policy, prompts, tokenizer, max_new_tokens=1)])
     counts = drawn.bincount(minlength=len(probs)).double()
     common = probs * 4000 >= 5
     expected = probs.double() * 4000
@@ -144,40 +146,45 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(policy: Any, codec: Codec)
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5, "chi-squared, four standard deviations"
 
 
-def test_a_response_is_the_same_in_whatever_company_it_is_drawn(policy: Any, codec: Codec) -> None:
-    prompts = codec.prompts([f"Where is map {i}? {'Please. ' * (i % 5)}" for i in range(12)])
-    knobs = Sampling(max_new_tokens=16)
+def test_a_response_is_the_same_in_whatever_company_it_is_drawn(policy: Any, tokenizer: Tokenizer) -> None:
+    prompts = tokenizer.prompts([f"Where is map {i}? {'Please. ' * (i % 5)}" for i in range(12)])
+    options = SamplingOptions(max_new_tokens=16)
     seeds = new_seeds(12, torch.Generator().manual_seed(3))
-    together = respond(policy, codec, prompts, knobs, seeds, batch_size=12)
-    assert respond(policy, codec, prompts, knobs, seeds, batch_size=5) == together
-    assert respond(policy, codec, prompts[:4], knobs, seeds[:4], batch_size=4) == together[:4]
-    assert respond(policy, codec, prompts, knobs, seeds[::-1], batch_size=12) != together
+    together = respond(policy, tokenizer, prompts, options, seeds, batch_size=12)
+    assert respond(policy, tokenizer, prompts, options, seeds, batch_size=5) == together
+    assert respond(policy, tokenizer, prompts[:4], options, seeds[:4], batch_size=4) == together[:4]
+    assert respond(policy, tokenizer, prompts, options, seeds[::-1], batch_size=12) != together
 
 
-def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance(policy: Any, codec: Codec) -> None:
+def test_generate_of_transformers_draws_the_same_where_nothing_is_left_to_chance(
+    policy: Any, tokenizer: Tokenizer
+) -> None:
     with torch.no_grad():
-        policy.lm_head.weight[codec.eos_id] *= 3
-    prompts = codec.prompts(["Describe the sea with a simile.", "Where is the map?", "Tell me about osmosis. Go on."])
-    knobs = Sampling(max_new_tokens=12, temperature=0)
-    theirs = generate(policy, prompts, [1, 2, 3], codec, knobs)
-    ours = sample(policy, prompts, [1, 2, 3], codec, knobs)
+        policy.lm_head.weight[tokenizer.eos_id] *= 3
+    prompts = tokenizer.prompts(
+        ["Describe the sea with a simile.", "Where is the map?", "Tell me about osmosis. Go on."]
+    )
+    options = SamplingOptions(max_new_tokens=12, temperature=0)
+    theirs = generate(policy, prompts, [1, 2, 3], tokenizer, options)
+    ours = sample(policy, prompts, [1, 2, 3], tokenizer, options)
     assert [(s.ids, s.finished) for s in theirs] == [(s.ids, s.finished) for s in ours]
     policy.generation_config.repetition_penalty = 5.0  # what a model ships for its use
-    again = generate(policy, prompts, [1, 2, 3], codec, knobs)
+    again = generate(policy, prompts, [1, 2, 3], tokenizer, options)
     assert [s.ids for s in again] == [s.ids for s in theirs]
     assert policy.generation_config.repetition_penalty == 5.0
     uniforms = [
-        generate(policy, prompts, seeds, codec, Sampling(max_new_tokens=12)) for seeds in ([5, 6, 7], [5, 6, 7], [8])
+        generate(policy, prompts, seeds, tokenizer, SamplingOptions(max_new_tokens=12))
+        for seeds in ([5, 6, 7], [5, 6, 7], [8])
     ]
     assert uniforms[0] == uniforms[1] != uniforms[2]
     assert all(s.logprobs is None for s in uniforms[0])
 
 
-def test_token_rewards_equal_one_row_at_a_time(policy: Any, codec: Codec, tmp_path: Path) -> None:
+def test_token_rewards_equal_one_row_at_a_time(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     model = shuffled(loading.new_token_model(tmp_path))
-    ratings = RewardModel(model, codec, "token").rate(PAIRS, microbatch=3)
-    discrete = RewardModel(model, codec, "token", "discrete").rate(PAIRS, microbatch=2)
+    ratings = RewardModel(model, tokenizer, "token").rate(PAIRS, microbatch=3)
+    discrete = RewardModel(model, tokenizer, "token", "discrete").rate(PAIRS, microbatch=2)
     for i, (prompt, response) in enumerate(PAIRS):
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) :]
         bad, _, good = logits.exp().div(logits.exp().sum(-1, keepdim=True)).T  # softmax once, by hand
@@ -196,18 +203,18 @@ def test_sequence_score_is_read_at_eos_even_if_it_is_the_padding_token(policy: A
         assert score == pytest.approx(model.score(hidden).item(), abs=1e-4)
 
 
-def test_reward_stands_on_the_last_token_of_a_sequence_model(policy: Any, codec: Codec, tmp_path: Path) -> None:
+def test_reward_stands_on_the_last_token_of_a_sequence_model(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
-    ratings = RewardModel(shuffled(loading.new_sequence_model(tmp_path)), codec, "sequence").rate(PAIRS)
+    ratings = RewardModel(shuffled(loading.new_sequence_model(tmp_path)), tokenizer, "sequence").rate(PAIRS)
     for (_, response), reward in zip(PAIRS, ratings.rewards, strict=True):
         assert len(reward) == len(response)
         assert not reward[:-1].any()
         assert reward[-1] != 0
 
 
-def test_models_of_other_shapes_are_refused(policy: Any, codec: Codec, tmp_path: Path) -> None:
+def test_models_of_other_shapes_are_refused(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
-    codec.save(tmp_path)
+    tokenizer.save(tmp_path)
     with pytest.raises(InputError, match="neither"):
         RewardModel.load(tmp_path)
     with pytest.raises(InputError, match="no reward model"):
@@ -247,25 +254,25 @@ def test_groups_are_the_cheapest_that_there_are(lengths: list[int], size: int) -
             assert found <= cost(cuts)
 
 
-def test_any_of_a_models_ends_ends_a_response(policy: Any, codec: Codec) -> None:
-    other = Codec(codec.tokenizer, "ends", [codec.eos_id, 7, 8, 9])
-    prompts = codec.prompts([f"Where is the map {i}?" for i in range(40)])
+def test_any_of_a_models_ends_ends_a_response(policy: Any, tokenizer: Tokenizer) -> None:
+    other = Tokenizer(tokenizer.hf_tokenizer, "ends", [tokenizer.eos_id, 7, 8, 9])
+    prompts = tokenizer.prompts([f"Where is the map {i}?" for i in range(40)])
     with torch.no_grad():
         policy.lm_head.weight[[7, 8]] *= 3
     for draw in (sample, generate):
-        drawn = draw(policy, prompts, list(range(40)), other, Sampling(max_new_tokens=30))
+        drawn = draw(policy, prompts, list(range(40)), other, SamplingOptions(max_new_tokens=30))
         assert {s.ids[-1] for s in drawn if s.finished} & {7, 8}
         for s in drawn:
             assert s.finished == (s.ids[-1] in other.ends)
             assert not {*s.ids[:-1]} & {*other.ends}
 
 
-def test_a_policy_with_learnt_places_refuses_what_is_longer(codec: Codec) -> None:
+def test_a_policy_with_learnt_places_refuses_what_is_longer(tokenizer: Tokenizer) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=codec.size, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=tokenizer.size, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
     assert loading.positions(gpt2) == 32
     prompts = [[5] * 10]
-    assert len(respond(gpt2, codec, prompts, Sampling(max_new_tokens=22), [0], 1)) == 1
-    with pytest.raises(InputError, match="32 tokens: too few for a prompt of 10 and 23 new ones"):
-        respond(gpt2, codec, prompts, Sampling(max_new_tokens=23), [0], 1)
+    assert len(respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=22), [0], 1)) == 1
+    with pytest.raises(InputError, match="reads 32 tokens: too few for a prompt of 10 and 23 new ones"):
+        respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=23), [0], 1)

@@ -26,7 +26,7 @@ from tokalign.claude.journal import Answer, Journal
 from tokalign.claude.messages import usage_of
 from tokalign.claude.prices import Rates, load
 from tokalign.claude.retry import Failed
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.config.stages import ExportConfig
 from tokalign.data.spreadsheet import quoted
 from tokalign.editors.claude_response import read
@@ -85,7 +85,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> tuple[A
         monkeypatch.setattr(fake, "_message", lambda *_: said)
 
         async def once(journal: Journal) -> Answer | Failed:
-            claude = Claude(journal, RATES, Paid(model="m", max_retries=0))
+            claude = Claude(journal, RATES, ClaudeOptions(model="m", max_retries=0))
             try:
                 return await claude.ask({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]})
             finally:

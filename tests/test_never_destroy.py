@@ -19,7 +19,7 @@ from tokalign.artifacts import checkpoints
 from tokalign.artifacts.manifest import MANIFEST, PLAN, open_artifact
 from tokalign.artifacts.metrics import MetricsLog
 from tokalign.artifacts.writer import writing
-from tokalign.config.options import Stage
+from tokalign.config.options import StageOptions
 from tokalign.config.stages import (
     DiffConfig,
     EditConfig,
@@ -53,8 +53,8 @@ def run_edit(out: Path, fresh: bool, seed: int) -> None:
 
 
 def run_diff(out: Path, fresh: bool, seed: int) -> None:
-    knobs = {"tokenizer": "tiny", "vocab": 300, "limit": 3 + seed, "workers": 1}
-    diff.run(DiffConfig(edits=str(DATA / "edits"), out=out, fresh=fresh, quiet=True, **knobs))  # type: ignore[arg-type]
+    options = {"tokenizer": "tiny", "vocab": 300, "limit": 3 + seed, "workers": 1}
+    diff.run(DiffConfig(edits=str(DATA / "edits"), out=out, fresh=fresh, quiet=True, **options))  # type: ignore[arg-type]
 
 
 def run_winrate(out: Path, fresh: bool, seed: int) -> None:
@@ -79,7 +79,7 @@ def run_playground(out: Path, fresh: bool, seed: int) -> None:
 
 def run_training(out: Path, fresh: bool, seed: int) -> None:
     """What the trainings do with their folder, without a model."""
-    with writing("policy", Stage(out=out, seed=seed, fresh=fresh, quiet=True), {}) as made:
+    with writing("policy", StageOptions(out=out, seed=seed, fresh=fresh, quiet=True), {}) as made:
         if made.finished is not None:
             return
         space = made.space
@@ -287,7 +287,7 @@ def test_a_rewrite_moves_what_was_there_and_keeps_what_the_user_changed(
     out = tmp_path / "out"
     run_training(out, False, 0)
     (out / "model.safetensors").write_text("tuned by hand")
-    with writing("policy", Stage(out=out, seed=1, fresh=True), {}) as made:
+    with writing("policy", StageOptions(out=out, seed=1, fresh=True), {}) as made:
         beside = next(p for p in tmp_path.iterdir() if p.name.startswith("out.replaced-"))
         assert beside.name in capsys.readouterr().err
         assert (beside / MANIFEST).is_file()

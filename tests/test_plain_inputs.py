@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.forked import run
 from tokalign.artifacts.schemas import Preference
-from tokalign.config.options import Foreign
+from tokalign.config.options import ReadOptions
 from tokalign.data.dataset import holds_edits
 from tokalign.errors import InputError, UsageError
 from tokalign.training.preferences import as_labels
@@ -77,10 +77,10 @@ def test_what_preferences_cannot_teach_is_refused_with_what_to_do(tmp_path: Path
     assert not (tmp_path / "rm").exists()
 
 
-def test_pairs_as_labels_hold_the_ids_of_the_rollout(codec: Any) -> None:
-    (row,) = as_labels([Preference(id="a", prompt="Q?", chosen="Good.", rejected="Bad.")], codec)
-    assert row.prompt_ids == list(codec.prompts(["Q?"])[0])
-    assert row.original_ids == row.edited_ids == list(codec.responses(["Bad."])[0].ids)
+def test_pairs_as_labels_hold_the_ids_of_the_rollout(tokenizer: Any) -> None:
+    (row,) = as_labels([Preference(id="a", prompt="Q?", chosen="Good.", rejected="Bad.")], tokenizer)
+    assert row.prompt_ids == list(tokenizer.prompts(["Q?"])[0])
+    assert row.original_ids == row.edited_ids == list(tokenizer.responses(["Bad."])[0].ids)
     assert (row.original, row.edited, row.chosen) == ("Bad.", "Bad.", "Good.")
     assert set(row.original_labels) == set(row.original_spans) == {0}
 
@@ -89,8 +89,8 @@ def test_edits_are_told_from_other_rows(tmp_path: Path) -> None:
     write(tmp_path / "e.jsonl", EDITS)
     write(tmp_path / "r.jsonl", [{**EDITS[0], "response": "A robin."}])
     write(tmp_path / "p.jsonl", PAIRS)
-    found = [holds_edits(tmp_path / f"{name}.jsonl", Foreign()) for name in ("e", "r", "p")]
+    found = [holds_edits(tmp_path / f"{name}.jsonl", ReadOptions()) for name in ("e", "r", "p")]
     assert found == [True, False, False]
-    assert [holds_edits(ROOT / "data" / name, Foreign()) for name in ("edits", "sft")] == [True, False]
+    assert [holds_edits(ROOT / "data" / name, ReadOptions()) for name in ("edits", "sft")] == [True, False]
     with pytest.raises(InputError, match="no such file"):
-        holds_edits(tmp_path / "none.jsonl", Foreign())
+        holds_edits(tmp_path / "none.jsonl", ReadOptions())

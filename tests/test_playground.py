@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokalign.artifacts.schemas import Preference
-from tokalign.config.stages import EditConfig, PlaygroundConfig
+from tokalign.config.methods import EditOptions
+from tokalign.config.stages import PlaygroundConfig
 from tokalign.core.diff import similarity
 from tokalign.editors.rules import RulesEditor
 from tokalign.errors import InputError
@@ -79,7 +80,7 @@ class Mended(NamedTuple):
 
 def mend(prompt: str, original: str, chosen: str = ".") -> Mended:
     row = Preference(id="a", prompt=prompt, chosen=chosen, rejected=original)
-    return Mended(prompt, chosen, original, *RulesEditor(EditConfig(source="-", out=Path())).edit(row)[:2])
+    return Mended(prompt, chosen, original, *RulesEditor(EditOptions(), Path()).edit(row)[:2])
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,8 @@ def test_a_reward_model_of_another_tokenizer_pays(there: Path) -> None:
 
 
 def test_segments_and_a_shared_value_head_and_generate_work_together(there: Path) -> None:
-    knobs = "--granularity segment --value-model shared --sampler generate --kl-estimator k3 --kl-target 1"
-    tokalign(there, f"train-ppo prompts --policy policy --reward-model rm {QUICK} {knobs} --steps 2 --out odd")
+    options = "--granularity segment --value-model shared --sampler generate --kl-estimator k3 --kl-target 1"
+    tokalign(there, f"train-ppo prompts --policy policy --reward-model rm {QUICK} {options} --steps 2 --out odd")
     assert stats(there / "odd")["reused_sampler_logprobs"] is False
     assert lines(there / "odd" / "metrics.jsonl")[1]["kl_coef"] == pytest.approx(0.2 * 0.98)
 
@@ -101,8 +101,10 @@ def test_a_run_stops_when_the_win_rate_no_longer_rises_and_keeps_the_best(there:
 
 def test_what_looks_like_hacking_is_said_aloud(there: Path) -> None:
     (there / "long.py").write_text("def long(prompts, responses, offsets):\n    return [len(o) for o in offsets]\n")
-    knobs = "--kl-coef 0 --missing-eos-penalty 0 --length-guard 0 --max-new-tokens 40 --lr 2e-2 --batch-size 16"
-    work = f"train-ppo prompts --policy policy --reward-model long:long --granularity sequence --value-lr 1e-2 {knobs}"
+    options = "--kl-coef 0 --missing-eos-penalty 0 --length-guard 0 --max-new-tokens 40 --lr 2e-2 --batch-size 16"
+    work = (
+        f"train-ppo prompts --policy policy --reward-model long:long --granularity sequence --value-lr 1e-2 {options}"
+    )
     done = run(there, f"{work} --steps 12 --out hacked")
     assert done.returncode == 0, done.stderr
     warned = stats(there / "hacked")["warnings"]
@@ -167,13 +169,13 @@ def test_what_goes_wrong_in_the_middle_leaves_what_was_done(there: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("knobs", "said"),
+    ("options", "said"),
     [("--temperature 0", "--temperature is 0"), ("--kl-coef 0 --kl-target 3", "--kl-target is 3"),
      ("--minibatches 9 --batch-size 4", "--minibatches is 9"), ("--dtype float16", "--dtype is float16"),
      ("--reward-weight 1 --reward-weight 2", "2 --reward-weight for 1")],
 )  # fmt: skip
-def test_knobs_that_do_not_go_together_are_refused(there: Path, knobs: str, said: str) -> None:
-    done = run(there, f"train-ppo prompts --policy policy --reward-model rm --out refused {knobs}")
+def test_options_that_do_not_go_together_are_refused(there: Path, options: str, said: str) -> None:
+    done = run(there, f"train-ppo prompts --policy policy --reward-model rm --out refused {options}")
     assert done.returncode == 2
     assert said in done.stderr
     assert not (there / "refused").exists()

@@ -20,7 +20,7 @@ from tests.forked import PROGRAM
 from tokalign.artifacts.migrations import MIGRATIONS
 from tokalign.artifacts.schemas import KINDS, Edit, Judgement, Kind, Preference, PromptRow, RecordedEdit, ResponseRow
 from tokalign.artifacts.writer import writing
-from tokalign.config.options import Foreign, Stage
+from tokalign.config.options import ReadOptions, StageOptions
 from tokalign.data import dataset, readers
 from tokalign.errors import InputError
 
@@ -215,14 +215,14 @@ def test_what_names_a_dataset_on_the_hub(
 def test_a_dataset_is_streamed_at_the_commit_its_revision_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def load(*args: Any, **knobs: Any) -> list[dict[str, Any]]:
-        asked.append((args, knobs))
+    def load(*args: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append((args, options))
         return ROWS
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(readers, "hub_commit", lambda name, revision: f"commit of {revision}")
-    how = Foreign(revision="v1", subset="main", split="test")
-    rows = dataset.read_rows("owner/name", Preference, "preferences", how=how)
+    options = ReadOptions(revision="v1", subset="main", split="test")
+    rows = dataset.read_rows("owner/name", Preference, "preferences", options=options)
     assert [r.id for r in rows] == ["a", "b"]
     assert rows.lineage["sha256"] == "hub:commit of v1:main:test"
     assert asked[-1] == (("owner/name", "main"), {"split": "test", "revision": "commit of v1", "streaming": True})
@@ -275,7 +275,7 @@ def test_a_dataset_that_cannot_be_had_is_refused_with_what_to_do(
 
 
 def test_an_older_artifact_is_brought_up_to_date_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with writing("responses", Stage(out=tmp_path / "r"), {}) as out:
+    with writing("responses", StageOptions(out=tmp_path / "r"), {}) as out:
         out.commit({"in": 1, "out": out.jsonl("data.jsonl", [{"id": "a", "prompt": "x", "answer": "y"}])})
     data = (tmp_path / "r" / "data.jsonl").read_bytes()
     monkeypatch.setitem(KINDS, "responses", Kind(3, ResponseRow, "tokalign generate"))

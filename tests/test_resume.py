@@ -200,11 +200,13 @@ def test_a_newest_checkpoint_that_is_not_whole_is_passed_over_aloud(tmp_path: Pa
     assert left == ["deep/notes.txt"], "what the run was going to write over is gone, and nothing else"
 
 
-def train_sft(out: Path, steps: int = 6, **knobs: Any) -> Manifest:
+def train_sft(out: Path, steps: int = 6, **options: Any) -> Manifest:
     shape: dict[str, Any] = {"vocab": 500, "batch_size": 8, "optimizer": "muon", "lr": 1e-3, "save_every": 2}
     data = str(samples.DATA / "sft")
     made = sft.run(
-        stages.TrainSftConfig(data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **knobs})
+        stages.TrainSftConfig(
+            data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **options}
+        )
     )
     assert made is not None
     return made
@@ -271,11 +273,11 @@ def test_killed_runs_of_a_stage_end_as_one_that_was_not(prepared: Path, stage: s
 
 
 def train_ppo(prepared: Path, out: Path, steps: int) -> Manifest:
-    knobs: dict[str, Any] = {"batch_size": 4, "max_new_tokens": 8, "lr": 1e-3, "save_every": 3, "quiet": True}
+    options: dict[str, Any] = {"batch_size": 4, "max_new_tokens": 8, "lr": 1e-3, "save_every": 3, "quiet": True}
     paths = {"prompts": "prompts", "policy": "policy", "eval_prompts": "heldout"}
     where: dict[str, Any] = {name: str(prepared / path) for name, path in paths.items()}
     where["reward_model"] = [str(prepared / "rm")]
-    done = ppo.run(stages.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **knobs))
+    done = ppo.run(stages.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **options))
     assert done is not None
     return done
 
@@ -293,10 +295,10 @@ def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: P
         train_ppo(prepared, tmp_path / "more", 4)
 
 
-def test_a_knob_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
-    def make(**knobs: Any) -> Manifest:
+def test_a_option_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+    def make(**options: Any) -> Manifest:
         source = str(tmp_path / "rows.jsonl")
-        return edit.run(stages.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **knobs))
+        return edit.run(stages.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **options))
 
     row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")

@@ -38,7 +38,7 @@ from tokalign.models.heads import Headed
 from tokalign.models.loading import new_token_model
 from tokalign.models.reward import RewardModel
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.stages import reward, score
 
 pytestmark = pytest.mark.slow
@@ -46,14 +46,14 @@ LABELS = str(ROOT / "data" / "labels")
 
 
 @pytest.fixture(scope="module")
-def ours() -> Codec:
-    return Codec.load(Path(LABELS) / "tokenizer")
+def ours() -> Tokenizer:
+    return Tokenizer.load(Path(LABELS) / "tokenizer")
 
 
-def small(codec: Codec, name: str) -> Any:
+def small(tokenizer: Tokenizer, name: str) -> Any:
     """A config of an architecture, sized for tests."""
-    size: dict[str, Any] = {"vocab_size": len(codec.tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
-    size |= {"num_attention_heads": 2, "pad_token_id": codec.pad_id, "eos_token_id": codec.eos_id}
+    size: dict[str, Any] = {"vocab_size": len(tokenizer.hf_tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 2, "pad_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id}
     return {
         "llama": lambda: LlamaConfig(**size, intermediate_size=64),
         "opt": lambda: OPTConfig(**size, ffn_dim=64, word_embed_proj_dim=16, max_position_embeddings=512),
@@ -62,16 +62,16 @@ def small(codec: Codec, name: str) -> Any:
     }[name]()
 
 
-def backbone(folder: Path, codec: Codec, name: str) -> str:
+def backbone(folder: Path, tokenizer: Tokenizer, name: str) -> str:
     torch.manual_seed(0)
-    AutoModel.from_config(small(codec, name)).save_pretrained(folder)
-    codec.save(folder)
+    AutoModel.from_config(small(tokenizer, name)).save_pretrained(folder)
+    tokenizer.save(folder)
     return str(folder)
 
 
-def train(out: Path, **knobs: Any) -> dict[str, Any]:
+def train(out: Path, **options: Any) -> dict[str, Any]:
     shape: dict[str, Any] = {"model": "tiny", "level": "token", "limit": 60, "steps": 3, "batch_size": 8, "lr": 1e-3}
-    made = reward.run(TrainRmConfig(labels=LABELS, out=out, quiet=True, device="cpu", **{**shape, **knobs}))
+    made = reward.run(TrainRmConfig(labels=LABELS, out=out, quiet=True, device="cpu", **{**shape, **options}))
     assert made is not None
     return made.stats
 
@@ -85,7 +85,7 @@ def labels(n: int) -> list[TokenLabels]:
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("name", ["llama", "opt", "gemma3", "bert"])
-def test_any_backbone_is_trained_saved_and_read_again(tmp_path: Path, ours: Codec, name: str, level: str) -> None:
+def test_any_backbone_is_trained_saved_and_read_again(tmp_path: Path, ours: Tokenizer, name: str, level: str) -> None:
     model = backbone(tmp_path / "base", ours, name)
     stats = train(tmp_path / "rm", model=model, level=level, max_length=256)
     assert stats["edited_over_original"]["pairs"] > 0
@@ -123,7 +123,7 @@ def rewards_by_the_card(folder: Path, prompt: str, response: str) -> list[float]
     return found
 
 
-def test_a_base_alone_and_a_language_model_give_the_same_body(tmp_path: Path, ours: Codec) -> None:
+def test_a_base_alone_and_a_language_model_give_the_same_body(tmp_path: Path, ours: Tokenizer) -> None:
     torch.manual_seed(0)
     whole = LlamaForCausalLM(small(ours, "llama"))
     whole.save_pretrained(tmp_path / "whole")
@@ -133,7 +133,7 @@ def test_a_base_alone_and_a_language_model_give_the_same_body(tmp_path: Path, ou
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_adapters_are_kept_and_merged(tmp_path: Path, ours: Codec, level: str) -> None:
+def test_adapters_are_kept_and_merged(tmp_path: Path, ours: Tokenizer, level: str) -> None:
     model = backbone(tmp_path / "base", ours, "llama")
     train(tmp_path / "rm", model=model, level=level, lora=True, lora_rank=4, lr=1e-2, patience=2)
     before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("base", "rm"))
@@ -152,8 +152,8 @@ def test_adapters_are_kept_and_merged(tmp_path: Path, ours: Codec, level: str) -
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, lora: bool
 ) -> None:
-    knobs: dict[str, Any] = {"lora": lora, "steps": 6, "save_every": 2, "lr": 1e-2, "patience": 5, "eval_every": 2}
-    train(tmp_path / "whole", **knobs)
+    options: dict[str, Any] = {"lora": lora, "steps": 6, "save_every": 2, "lr": 1e-2, "patience": 5, "eval_every": 2}
+    train(tmp_path / "whole", **options)
 
     class CutError(Exception):
         pass
@@ -168,12 +168,12 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
         else:
             patch.setattr(reward_metrics, "evaluate", die)
         with pytest.raises((CutError, StopIteration, RuntimeError)):
-            train(tmp_path / "cut", **knobs)
+            train(tmp_path / "cut", **options)
     if where == "in the middle":  # what that look said was made up
         for name in ("best.json", "best.safetensors"):
             (tmp_path / "cut" / "checkpoints" / name).unlink()
     assert not (tmp_path / "cut" / "manifest.json").exists()
-    assert train(tmp_path / "cut", **knobs)["steps"] == 6
+    assert train(tmp_path / "cut", **options)["steps"] == 6
     one, two = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "cut"))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
@@ -241,8 +241,8 @@ def test_a_prompt_that_is_too_long_can_be_cut(tmp_path: Path) -> None:
 class Knowing:
     """Stands for a model that has learnt the labels by heart, but for some kinds of flaw."""
 
-    def __init__(self, codec: Codec, rows: list[TokenLabels], blind: str = "") -> None:
-        self.codec = codec
+    def __init__(self, tokenizer: Tokenizer, rows: list[TokenLabels], blind: str = "") -> None:
+        self.tokenizer = tokenizer
         self.labels: dict[tuple[int, ...], list[int]] = {}
         for r in rows:
             for ids, marks, spans in (
@@ -260,7 +260,7 @@ class Knowing:
         return Ratings([p[:, 2] - p[:, 0] for p in probs], probs)
 
 
-def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) -> None:
+def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Tokenizer) -> None:
     rows = [r for r in labels(60) if r.categories]
     seen: list[int] = []
 
@@ -282,7 +282,7 @@ def test_a_text_with_an_edit_undone_that_is_too_long_is_left_out(ours: Codec) ->
     assert max(seen) <= most
 
 
-def test_metrics_say_where_a_model_is_blind(ours: Codec) -> None:
+def test_metrics_say_where_a_model_is_blind(ours: Tokenizer) -> None:
     rows = [r for r in labels(200) if len(r.categories) == max(r.original_spans + r.edited_spans)]
     models: list[Any] = [Knowing(ours, rows, kind) for kind in ("", "fact")]
     all_seeing, blind = (reward_metrics.evaluate(model, rows, AlignOptions()) for model in models)
@@ -301,11 +301,11 @@ def test_metrics_say_where_a_model_is_blind(ours: Codec) -> None:
 
 @given(st.sampled_from(list(CODECS)), TEXT)
 def test_words_begin_where_the_text_is_cut(name: str, text: str) -> None:
-    codec = CODECS[name]
+    tokenizer = CODECS[name]
     if name == "word_piece":
         text = text.lower().encode("ascii", "ignore").decode()
-    [encoded] = codec.responses([text])
-    starts = codec.word_starts(np.array([encoded.ids]))[0]
+    [encoded] = tokenizer.responses([text])
+    starts = tokenizer.word_starts(np.array([encoded.ids]))[0]
     cuts = set(np.cumsum([0, *map(len, words(text))]).tolist())
     for (_, end), (start, _), begins in zip(encoded.offsets[:-2], encoded.offsets[1:-1], starts[1:-1], strict=True):
         if name == "byte_level" and end == start and text[end - 1].isascii() and text[start].isascii():
@@ -315,12 +315,12 @@ def test_words_begin_where_the_text_is_cut(name: str, text: str) -> None:
     assert starts[-1], "EOS"
 
 
-def test_a_word_of_many_tokens_weighs_what_one_of_few_does(tmp_path: Path, ours: Codec) -> None:
+def test_a_word_of_many_tokens_weighs_what_one_of_few_does(tmp_path: Path, ours: Tokenizer) -> None:
     train(tmp_path / "rm", steps=20)
     row = labels(1)[0]
     plain, shared = (
-        RewardModel.load(tmp_path / "rm", normalise=how).rate([(row.prompt_ids, row.edited_ids)]).rewards[0]
-        for how in ("none", "word")
+        RewardModel.load(tmp_path / "rm", normalise=options).rate([(row.prompt_ids, row.edited_ids)]).rewards[0]
+        for options in ("none", "word")
     )
     starts = ours.word_starts(np.array([row.edited_ids]))[0]
     groups = np.cumsum(starts) - 1
@@ -333,16 +333,16 @@ def test_a_word_of_many_tokens_weighs_what_one_of_few_does(tmp_path: Path, ours:
 # Rewards on another tokenizer.
 
 
-def scored(folder: Path, rm: Path, **knobs: Any) -> list[dict[str, Any]]:
+def scored(folder: Path, rm: Path, **options: Any) -> list[dict[str, Any]]:
     score.run(
         ScoreConfig(responses=str(ROOT / "data" / "responses-plain"), reward_model=str(rm), out=folder, limit=12,
-                    quiet=True, device="cpu", **knobs)
+                    quiet=True, device="cpu", **options)
     )  # fmt: skip
     return [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_rewards_are_carried_over_to_another_tokenizer(tmp_path: Path, ours: Codec, level: str) -> None:
+def test_rewards_are_carried_over_to_another_tokenizer(tmp_path: Path, ours: Tokenizer, level: str) -> None:
     train(tmp_path / "rm", level=level, steps=20)
     other = train_tiny(["The sea shines.", "To clean the oven, open a window and wear gloves."] * 5, 300)
     other.save(tmp_path / "other")
@@ -358,7 +358,7 @@ def test_rewards_are_carried_over_to_another_tokenizer(tmp_path: Path, ours: Cod
         assert (c["score_sum"], c["score_mean"], c["p_bad"]) == (a["score_sum"], a["score_mean"], None)
 
 
-def test_a_single_score_from_elsewhere_can_be_used(tmp_path: Path, ours: Codec) -> None:
+def test_a_single_score_from_elsewhere_can_be_used(tmp_path: Path, ours: Tokenizer) -> None:
     torch.manual_seed(1)
     config = small(ours, "llama")
     config.num_labels = 1

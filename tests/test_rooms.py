@@ -21,7 +21,7 @@ def test_at_the_top_there_are_only_rooms_and_the_doors() -> None:
     files = {p.name for p in SRC.iterdir() if p.is_file()}
     assert files == {"__init__.py", "__init__.pyi", "__main__.py", "cli.py", "errors.py", "py.typed"}
     rooms = {p.name for p in SRC.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    told = set(re.findall(r"`(\w+)/`", (ROOT / "README.md").read_text(encoding="utf-8").partition("## The house")[2]))
+    told = set(re.findall(r"`(\w+)/`", (ROOT / "README.md").read_text(encoding="utf-8").partition("## Code layout")[2]))
     assert rooms <= told, "the README's map has a line for each"
     for room in rooms:
         assert ast.get_docstring(ast.parse((SRC / room / "__init__.py").read_text(encoding="utf-8"))), room
@@ -37,7 +37,7 @@ def test_words_that_only_this_project_used_are_no_names_any_more() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_stands_under_a_heading(name: str) -> None:
-    options = COMMANDS[name].load_knobs()
+    options = COMMANDS[name].load_options()
     told = {panel(options, f) for f in fields(options)}
     assert OTHER not in told
     assert told <= set(PANELS)

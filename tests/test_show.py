@@ -46,10 +46,10 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
 
-    def call(artifact: Path, env: dict[str, str] | None = None, **knobs: Any) -> str:
+    def call(artifact: Path, env: dict[str, str] | None = None, **options: Any) -> str:
         for name, value in (env or {}).items():
             monkeypatch.setenv(name, value)
-        show.run(ShowConfig(artifact=artifact, **knobs))
+        show.run(ShowConfig(artifact=artifact, **options))
         return capsys.readouterr().out
 
     return call
@@ -252,7 +252,7 @@ def test_a_folder_of_artifacts_is_shown_as_a_list_of_them(shown: Any) -> None:
 
 
 def test_limit_says_how_many_rows(shown: Any) -> None:
-    assert [shown(DATA / "prompts", **knobs).count("── ") for knobs in ({}, {"limit": 2}, {"limit": 999})] == [
+    assert [shown(DATA / "prompts", **options).count("── ") for options in ({}, {"limit": 2}, {"limit": 999})] == [
         5,
         2,
         200,

@@ -10,7 +10,7 @@ from tests.manifests import PLAIN_STATS
 from tokalign.artifacts import manifest
 from tokalign.artifacts.schemas import Edit, Preference, PromptRow, RecordedEdit, ResponseRow, Sft
 from tokalign.artifacts.writer import writing
-from tokalign.config.options import Foreign, Format, Stage
+from tokalign.config.options import Format, ReadOptions, StageOptions
 from tokalign.data import dataset
 from tokalign.errors import InputError, KindError
 from tokalign.runtime import disk
@@ -184,8 +184,8 @@ def test_a_limit_above_the_rows_takes_them_all(tmp_path: Path) -> None:
 def recorded(
     path: Path, layout: Format = "auto", passages: bool = True, strict: bool = False, limit: int | None = None
 ) -> dataset.Rows[RecordedEdit]:
-    how = Foreign(format=layout, passages=passages, strict=strict)
-    return dataset.read_rows(path, RecordedEdit, "edits", how=how, limit=limit)
+    options = ReadOptions(format=layout, passages=passages, strict=strict)
+    return dataset.read_rows(path, RecordedEdit, "edits", options=options, limit=limit)
 
 
 def qa(prediction: Any = "Bob did.", corrected: Any = "Ann did.", **more: Any) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def test_recorded_rows_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
 
 
 def artifact(folder: Path, kind: str, rows: list[dict[str, Any]]) -> manifest.Manifest:
-    with writing(kind, Stage(out=folder), {}) as out:
+    with writing(kind, StageOptions(out=folder), {}) as out:
         return out.commit({"in": len(rows), "out": out.jsonl("data.jsonl", rows)}, PLAIN_STATS.get(kind))
 
 
@@ -317,7 +317,7 @@ def test_an_invalid_row_of_an_artifact_is_refused_by_its_line(tmp_path: Path) ->
 
 def test_a_run_that_never_ended_and_a_folder_of_other_things_are_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "edits"
-    with pytest.raises(ZeroDivisionError), writing("edits", Stage(out=folder), {}) as out:
+    with pytest.raises(ZeroDivisionError), writing("edits", StageOptions(out=folder), {}) as out:
         out.jsonl("data.jsonl", [{"id": "a", "prompt": "x", "original": "y", "edited": "z"}])
         raise ZeroDivisionError
     readers: list[Any] = [lambda f: dataset.read_rows(f, Edit, "edits"), recorded]

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tokalign.artifacts.metrics import MetricsLog
 from tokalign.artifacts.workspace import Workspace
-from tokalign.config.options import SupervisedStage
+from tokalign.config.options import SupervisedOptions
 from tokalign.errors import TokalignError
+from tokalign.training.losses import ModelLoss
 from tokalign.training.optim import Composite, Muon, make_optimizer, orthogonal, warmup_then_linear
 from tokalign.training.supervised import fit, gathered
 
@@ -28,14 +30,21 @@ class Line(torch.nn.Module):
         self.b = torch.nn.Parameter(torch.zeros(4))
         self.device = torch.device("cpu")
 
+    def save_pretrained(self, folder: str, state_dict: Any = None) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(state_dict or self.state_dict(), Path(folder) / "model.safetensors")
+
 
 def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
     return {"id": [e["id"] for e in batch], "x": torch.stack([e["x"] for e in batch])}
 
 
-def loss(model: Any, inputs: dict[str, Any], total: float) -> torch.Tensor:
-    x = inputs["x"]
-    return ((x @ model.w + model.b - (2 * x + 1)) ** 2).mean(1).sum() / total
+class LineLoss(ModelLoss):
+    """Squared error from y = 2x + 1."""
+
+    def forward(self, inputs: dict[str, Any], total: float) -> torch.Tensor:
+        x = inputs["x"]
+        return ((x @ self.model.w + self.model.b - (2 * x + 1)) ** 2).mean(1).sum() / total
 
 
 def examples(n: int = 40) -> list[dict[str, Any]]:
@@ -43,15 +52,15 @@ def examples(n: int = 40) -> list[dict[str, Any]]:
     return [{"id": f"r{i}", "x": torch.randn(4, generator=generator)} for i in range(n)]
 
 
-def settings(folder: Path, **knobs: Any) -> SupervisedStage:
+def settings(**options: Any) -> SupervisedOptions:
     defaults: dict[str, Any] = {"batch_size": 8, "lr": 0.05, "epochs": 2.0, "quiet": True}
-    return SupervisedStage(out=folder, **{**defaults, **knobs})
+    return SupervisedOptions(**{**defaults, **options})
 
 
-def train(folder: Path, **knobs: Any) -> tuple[Line, dict[str, Any]]:
+def train(folder: Path, **options: Any) -> tuple[Line, dict[str, Any]]:
     model = Line()
     fitted, trained = fit(
-        "train", model, examples(), [1] * 40, [1] * 40, collate, loss, settings(folder, **knobs), Workspace.at(folder)
+        "train", LineLoss(model), examples(), [1] * 40, [1] * 40, collate, settings(**options), Workspace.at(folder)
     )
     assert trained is model
     return model, fitted
@@ -72,7 +81,7 @@ def test_steps_win_over_epochs(tmp_path: Path) -> None:
 def test_the_line_is_learnt(tmp_path: Path, optimizer: str) -> None:
     model, _ = train(tmp_path, steps=300, optimizer=optimizer)
     x = torch.randn(64, 4)
-    assert loss(model, {"x": x}, 64).item() < 0.05
+    assert LineLoss(model)({"x": x}, 64).item() < 0.05
 
 
 def test_microbatches_give_the_same_weights(tmp_path: Path) -> None:
@@ -83,12 +92,13 @@ def test_microbatches_give_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path) -> None:
-    def broken(model: Any, inputs: dict[str, Any], total: float) -> torch.Tensor:
-        return loss(model, inputs, total) * (float("nan") if "r7" in inputs["id"] else 1.0)
+    class Broken(LineLoss):
+        def forward(self, inputs: dict[str, Any], total: float) -> torch.Tensor:
+            return super().forward(inputs, total) * (float("nan") if "r7" in inputs["id"] else 1.0)
 
     one = [1] * 8
     with pytest.raises(TokalignError, match=r"nan at step 1.*r7"):
-        fit("train", Line(), examples(8), one, one, collate, broken, settings(tmp_path), Workspace.at(tmp_path))
+        fit("train", Broken(Line()), examples(8), one, one, collate, settings(), Workspace.at(tmp_path))
 
 
 def test_muon_takes_only_inner_matrices(policy: Any) -> None:
@@ -197,14 +207,14 @@ def test_a_run_that_goes_on_keeps_its_place_at_wandb(tmp_path: Path, monkeypatch
 
         def finish(self) -> None: ...
 
-    def init(**how: Any) -> Run:
-        begun.append(how)
+    def init(**options: Any) -> Run:
+        begun.append(options)
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for after in (0, 3, 0):
         with MetricsLog(Workspace.at(tmp_path), "wandb", after=after) as log:
             log.write(after + 1, {"loss": 1.0})
-    first, second, anew = (how["id"] for how in begun)
+    first, second, anew = (options["id"] for options in begun)
     assert first == second != anew
-    assert {how["resume"] for how in begun} == {"allow"}
+    assert {options["resume"] for options in begun} == {"allow"}

@@ -281,7 +281,7 @@ def test_tables_for_papers(tmp_path: Path) -> None:
     rows = [annotation(k, 1 + k % 2, "a_1 & <b>") for k in range(10)] + [annotation(k, 2, "sure") for k in range(10)]
     assert annotated(tmp_path, rows).returncode == 0
     markdown, latex, table = (
-        annotated(tmp_path, rows, "--table-format", how, "--quiet").stdout for how in ("markdown", "latex", "csv")
+        annotated(tmp_path, rows, "--table-format", layout, "--quiet").stdout for layout in ("markdown", "latex", "csv")
     )
     assert markdown.splitlines()[1].startswith("| --- | ---: |")
     assert "| a_1 & <b> | 50.0 |" in markdown
@@ -431,7 +431,7 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_done(there: Path) -
 
 def test_the_best_of_two_is_another_run_than_the_best_of_four() -> None:
     from tests.conftest import ROOT
-    from tokalign.judges.candidates import Side
+    from tokalign.stages.candidates import Side
 
     hashes = {Side("a", str(ROOT / "data" / "responses-good"), n).lineage()["sha256"] for n in (1, 2, 4)}
     assert len(hashes) == 3

@@ -97,9 +97,9 @@ def labels(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
     return str(tmp_path / "labels")
 
 
-def train(tmp_path: Path, source: str, **knobs: Any) -> Any:
-    how: dict[str, Any] = {"level": "token", "steps": 1, "quiet": True, "device": "cpu", "vocab": 300, **knobs}
-    return reward.run(TrainRmConfig(labels=source, model="tiny", out=tmp_path / "rm", **how))
+def train(tmp_path: Path, source: str, **options: Any) -> Any:
+    options = {"level": "token", "steps": 1, "quiet": True, "device": "cpu", "vocab": 300, **options}
+    return reward.run(TrainRmConfig(labels=source, model="tiny", out=tmp_path / "rm", **options))
 
 
 def held_out(prompt: str, share: float) -> bool:

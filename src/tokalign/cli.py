@@ -23,7 +23,7 @@ from tokalign.errors import TokalignError, UsageError
 from tokalign.runtime import invocation, signals
 
 if TYPE_CHECKING:
-    from tokalign.config.options import Knobs
+    from tokalign.config.options import Options
 
 
 UNRESOLVED = 3
@@ -83,18 +83,18 @@ app = typer.Typer(
 )
 
 
-def _signature(command: str, knobs: "type[Knobs]") -> inspect.Signature:
+def _signature(command: str, options: "type[Options]") -> inspect.Signature:
     from tokalign.config.options import is_required
     from tokalign.config.panels import panel
 
-    hints = get_type_hints(knobs)
+    hints = get_type_hints(options)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     # Required options first, then the rest in the order in which they are declared.
-    for f in sorted(fields(knobs), key=lambda f: not is_required(f)):
+    for f in sorted(fields(options), key=lambda f: not is_required(f)):
         names = [f"TOKALIGN_{command}_{f.name}", f"TOKALIGN_{f.name}"]
         envvar = [name.upper().replace("-", "_") for name in names] if f.metadata["env"] else None
         make = typer.Argument if f.metadata["positional"] else typer.Option
-        option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False, rich_help_panel=panel(knobs, f))
+        option = make(help=f.metadata["about"], envvar=envvar, show_envvar=False, rich_help_panel=panel(options, f))
         default: Any = inspect.Parameter.empty
         if not is_required(f):
             default = f.default if f.default_factory is MISSING else f.default_factory()
@@ -136,26 +136,26 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     for table, values in tables.items():
         if table not in COMMANDS or not isinstance(values, dict):
             raise UsageError(f"{path}: unknown table [{table}]", remedy=f"tables are {', '.join(COMMANDS)}")
-        known = {f.name.replace("_", "-") for f in fields(COMMANDS[table].load_knobs())}
+        known = {f.name.replace("_", "-") for f in fields(COMMANDS[table].load_options())}
         for key in values:
             if key not in known:
                 raise UsageError(f"{path}: unknown key {key!r} in [{table}]", remedy=f"see tokalign {table} --help")
     mine = {key.replace("-", "_"): value for key, value in tables.get(ctx.info_name or "", {}).items()}
-    hints = get_type_hints(COMMANDS[ctx.info_name].load_knobs()) if mine and ctx.info_name else {}
+    hints = get_type_hints(COMMANDS[ctx.info_name].load_options()) if mine and ctx.info_name else {}
     several = {key for key in mine if get_origin(hints[key]) is list}  # one value is a list of one
     ctx.default_map = {k: [v] if k in several and not isinstance(v, list) else v for k, v in mine.items()}
     return path
 
 
 def _build(name: str, command: Command) -> Any:
-    from tokalign.config.options import Stage
+    from tokalign.config.options import StageOptions
     from tokalign.runtime import sandbox
 
-    knobs = command.load_knobs()
+    options = command.load_options()
 
     def body(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
-        config = knobs(**values)
-        if isinstance(config, Stage):
+        config = options(**values)
+        if isinstance(config, StageOptions):
             sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
         with invocation.of(["tokalign", *sys.argv[1:]]):
             result = importlib.import_module(command.module).run(config)
@@ -164,7 +164,7 @@ def _build(name: str, command: Command) -> Any:
         if getattr(result, "unresolved", False):
             raise typer.Exit(UNRESOLVED)
 
-    body.__signature__ = _signature(name, knobs)  # type: ignore[attr-defined]
+    body.__signature__ = _signature(name, options)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}  # type: ignore[attr-defined]
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
     alone.command(name, cls=Grouped, help=command.about)(body)

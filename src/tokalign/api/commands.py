@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tokalign.config.commands import COMMANDS
-from tokalign.config.options import Stage, is_required
+from tokalign.config.options import StageOptions, is_required
 from tokalign.runtime import invocation, sandbox
 
 _OTHERWISE = {"playground": "make_playground", "report": "make_report"}
@@ -23,7 +23,7 @@ def function(name: str) -> Callable[..., Any]:
     It raises what the command would have ended with: :class:`tokalign.errors.TokalignError` and its kinds.
     """
     command = COMMANDS[FUNCTIONS[name]]
-    options = command.load_knobs()
+    options = command.load_options()
     hints, known = get_type_hints(options), fields(options)
     first = [f.name for f in known if f.metadata["positional"]]
 
@@ -40,7 +40,7 @@ def function(name: str) -> Callable[..., Any]:
             elif is_required(f):
                 raise TypeError(f"{name}() needs {f.name!r}")
         config = options(**values)
-        if isinstance(config, Stage):
+        if isinstance(config, StageOptions):
             sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
         with invocation.of(["python", f"tokalign.{name}"]):
             return importlib.import_module(command.module).run(config)
@@ -54,7 +54,7 @@ def function(name: str) -> Callable[..., Any]:
 
 def signature(name: str) -> inspect.Signature:
     """What a function takes: what is positional on the command line may be here, all the rest goes by keyword."""
-    options = COMMANDS[FUNCTIONS[name]].load_knobs()
+    options = COMMANDS[FUNCTIONS[name]].load_options()
     hints = get_type_hints(options)
     parameters = []
     for f in sorted(fields(options), key=lambda f: (not f.metadata["positional"], not is_required(f))):

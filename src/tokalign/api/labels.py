@@ -11,7 +11,7 @@ from tokalign.core.diff import BAD, GOOD, AlignOptions
 from tokalign.core.words import split
 from tokalign.errors import UsageError
 from tokalign.models.labelling import compare
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 
 class Side(NamedTuple):
@@ -64,12 +64,12 @@ def label(
         UsageError: an option is none.
     """
     loaded = isinstance(tokenizer, str | Path)
-    codec = Codec.load(tokenizer) if loaded else Codec(copy.deepcopy(tokenizer))  # the caller's stays as it is
+    ours = Tokenizer.load(tokenizer) if loaded else Tokenizer(copy.deepcopy(tokenizer))  # never change the caller's
     for name, value, hint in (("unit", unit, Unit), ("align", align, Align)):
         if not fits(value, hint):
             raise UsageError(f"{name} is {value!r}", remedy=f"give {wanted(hint)}")
     texts = [checked_text(text, name) for name, text in (("original", original), ("edited", edited))]
-    a, b = (codec.tokens([text], codec.encode([text])) for text in texts)
+    a, b = (ours.tokens([text], ours.encode([text])) for text in texts)
     options = AlignOptions(align, merge, whole_sentence)
     spans_a, spans_b, _ = compare(split([original]), split([edited]), a, b, options, unit, omissions)
     sides = []
@@ -77,5 +77,5 @@ def label(
         ids = tokens.ids.tolist()
         labels = [sign if span else 0 for span in spans.tolist()]
         places = [(start, end) for start, end in tokens.offsets.tolist()]
-        sides.append(Side(text, ids, labels, places, spans.tolist(), codec.pieces(ids)))
+        sides.append(Side(text, ids, labels, places, spans.tolist(), ours.pieces(ids)))
     return Labels(*sides)

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 from tokalign.api.checks import checked_prompts, checked_text
 from tokalign.artifacts.schemas import Prompt
+from tokalign.config.methods import Normalise, Reading
 from tokalign.config.options import Dtype, fits, wanted
-from tokalign.config.stages import Normalise, Reading
 from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.models import loading
@@ -97,7 +97,7 @@ class RewardModel:
             InputError: a text is none, or the chat template of the model refuses a prompt.
             UsageError: there are not as many of one as of the other.
         """
-        codec = self._model.codec
+        tokenizer = self._model.tokenizer
         sizes = {len(prompts), len(responses), *([len(finished)] if finished is not None else [])}
         if len(sizes) > 1 or batch_size < 1:
             raise UsageError(
@@ -111,13 +111,13 @@ class RewardModel:
         ends = finished if finished is not None else [True] * len(responses)
         read = [
             r if end or len(r.ids) == 1 else r._replace(ids=r.ids[:-1], offsets=r.offsets[:-1])
-            for r, end in zip(codec.responses(responses), ends, strict=True)
+            for r, end in zip(tokenizer.responses(responses), ends, strict=True)
         ]
-        pairs = [(prompt, r.ids) for prompt, r in zip(codec.prompts(prompts), read, strict=True)]
+        pairs = [(prompt, r.ids) for prompt, r in zip(tokenizer.prompts(prompts), read, strict=True)]
         rated = self._model.rate(pairs, batch_size)
         found = []
         for k, (r, score) in enumerate(zip(read, rated.means, strict=True)):
             probs = [(None,) * 3] * len(r.ids) if rated.probs is None else rated.probs[k].tolist()
-            cells = zip(codec.pieces(r.ids), r.offsets, rated.rewards[k].tolist(), probs, strict=True)
+            cells = zip(tokenizer.pieces(r.ids), r.offsets, rated.rewards[k].tolist(), probs, strict=True)
             found.append(ScoredResponse(score, [ScoredToken(t, *place, reward, *p) for t, place, reward, p in cells]))
         return found

@@ -175,10 +175,10 @@ class Manifest:
         """One hash of all files but logs: equal content, equal digest, whenever it was made."""
         return hash_json([[f["name"], f["sha256"]] for f in self.files if f["name"].split("/")[0] not in LOGS])
 
-    def fingerprint(self, knobs: Iterable[str]) -> dict[str, Any]:
-        """What decided the rows, by those of these knobs that there were: as ``Writer.fingerprint``."""
+    def fingerprint(self, options: Iterable[str]) -> dict[str, Any]:
+        """What decided the rows, by those of these options that there were: as ``Writer.fingerprint``."""
         contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
-        return {"kind": self.kind, **{k: self.config[k] for k in knobs if k in self.config}, **contents}
+        return {"kind": self.kind, **{k: self.config[k] for k in options if k in self.config}, **contents}
 
     def lineage(self) -> dict[str, Any]:
         """What another artifact's manifest says of this one (but for the path)."""

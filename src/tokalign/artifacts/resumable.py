@@ -141,9 +141,9 @@ class RowFile:
     def _part(self) -> Path:
         return self._part_of(len(self._full))
 
-    def _open(self, how: str) -> None:
+    def _open(self, mode: str) -> None:
         self._space.claim(self._part.name)
-        self._file = self._part.open(how)
+        self._file = self._part.open(mode)
 
     def _close(self) -> None:
         self._file.write(self._tail)

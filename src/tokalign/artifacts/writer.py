@@ -23,7 +23,7 @@ from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, MANIFEST, PLAN, Ma
 from tokalign.artifacts.resumable import RowFile
 from tokalign.artifacts.schemas import KINDS
 from tokalign.artifacts.workspace import CHECKPOINTS, LOCK, PROGRESS, Found, Workspace, locked, look
-from tokalign.config.options import Stage
+from tokalign.config.options import StageOptions
 from tokalign.errors import ConflictError, InputError, UsageError
 from tokalign.runtime import invocation, signals
 from tokalign.runtime.disk import finite, hash_json, sealed, sha256, sync, write_at
@@ -34,10 +34,10 @@ _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch"
 class Writer:
     """One artifact being written. Use :func:`writing`."""
 
-    def __init__(self, folder: Path, kind: str, config: Stage, inputs: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]]) -> None:
         self.folder, self.kind, self.config = folder, kind, config
-        # A knob that names an input counts by the content that was read, not by how its path was spelt.
-        self.knobs = config.select("rows", "more")
+        # An option that names an input counts by the content that was read, not by how its path was spelt.
+        self.options = config.select("rows", "more")
         self.inputs = [
             {"name": name, **entry, "path": _relative(entry["path"], folder)} for name, entry in inputs.items()
         ]
@@ -53,9 +53,9 @@ class Writer:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the rows: knobs, and inputs by content."""
+        """Everything that decides the rows: options, and inputs by content."""
         contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
-        return {"kind": self.kind, **self.knobs, **contents}
+        return {"kind": self.kind, **self.options, **contents}
 
     def rows(self, name: str = "data.jsonl", head: bytes = b"", tail: bytes = b"", shard: int = 0) -> RowFile:
         """A data file that grows by appending and survives a kill; see :class:`RowFile`."""
@@ -69,7 +69,7 @@ class Writer:
             yield scratch / name
 
     def part(
-        self, kind: str, config: Stage, inputs: Mapping[str, dict[str, Any]], name: str
+        self, kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]], name: str
     ) -> AbstractContextManager["Writer"]:
         """:func:`writing` of an artifact inside this one that is a part of it: it goes when this one goes."""
         return writing(kind, replace(config, fresh=False), inputs, self.space.part(name))
@@ -125,7 +125,7 @@ class Writer:
         return manifest
 
 
-def _tidy(folder: Path, space: Workspace, config: Stage) -> None:
+def _tidy(folder: Path, space: Workspace, config: StageOptions) -> None:
     """The artifact is whole: what it was made with, and what it replaces, can go."""
     kept = workspace.drop(folder, space.plan)
     space.sweep()
@@ -136,14 +136,14 @@ def _tidy(folder: Path, space: Workspace, config: Stage) -> None:
         _say(config, f"{path} holds files that are not as its manifest says; it stays")
 
 
-def _say(config: Stage, line: str) -> None:
+def _say(config: StageOptions, line: str) -> None:
     if not config.quiet:
         print(f"tokalign: {line}", file=sys.stderr)
 
 
 @contextmanager
 def writing(
-    kind: str, config: Stage, inputs: Mapping[str, dict[str, Any]], out: Path | None = None
+    kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]], out: Path | None = None
 ) -> Iterator[Writer]:
     """Hold the output folder while a stage writes it.
 
@@ -154,7 +154,7 @@ def writing(
 
     Args:
         kind: what is written.
-        config: the stage's knobs.
+        config: the stage's options.
         inputs: by name, the ``lineage`` of each input with its ``path``.
         out: the folder, where it is not ``config.out``.
 
@@ -206,9 +206,9 @@ def _compare(writer: Writer, found: Found) -> None:
     folder, there = writer.folder, found.manifest
     if there is None and found.plan is None:
         return
-    before = there.fingerprint(writer.knobs) if there else found.plan.fingerprint if found.plan else {}
-    # A knob that an older version did not have is taken as its default, which does what was done without it.
-    before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.knobs}, **before}
+    before = there.fingerprint(writer.options) if there else found.plan.fingerprint if found.plan else {}
+    # An option that an older version did not have is taken as its default, which does what was done without it.
+    before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.options}, **before}
     if changes := _changes(before, writer.fingerprint, writer.config.select("more")):
         run = "another run" if there else "an unfinished other run"
         raise ConflictError(
@@ -262,7 +262,7 @@ def _undo(writer: Writer, made: bool) -> None:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], more: Iterable[str]) -> list[str]:
-    """What differs between the run that is there and the one asked for, in words; ``more`` knobs may have grown."""
+    """What differs between the run that is there and the one asked for, in words; ``more`` options may have grown."""
     if before["kind"] != now["kind"]:
         return [f"kind {before['kind']} → {now['kind']}"]
     grown = {k for k in more if before.get(k) and now[k] > before[k]}

@@ -60,7 +60,7 @@ class Batches:
     """
 
     def __init__(self, claude: Claude, say: Callable[[str], None]) -> None:
-        self.claude, self.journal, self.knobs, self._say = claude, claude.journal, claude.knobs, say
+        self.claude, self.journal, self.options, self._say = claude, claude.journal, claude.options, say
         self._api = claude.sdk.messages.batches
         self.tries: Counter[str] = Counter()
         """How often the service ended a request without an answer."""
@@ -78,7 +78,7 @@ class Batches:
             ServiceError: the service takes none.
             StoppedError: the end was asked for.
         """
-        room = float("inf") if self.knobs.max_cost is None else self.knobs.max_cost - self.journal.committed
+        room = float("inf") if self.options.max_cost is None else self.options.max_cost - self.journal.committed
         fitting, most = [], 0.0
         for want in wanted:
             if (most := most + want.most) > room:
@@ -89,7 +89,7 @@ class Batches:
         return len(fitting)
 
     async def _create(self, wanted: list[NotAnsweredError]) -> None:
-        for attempt in range(self.knobs.max_retries + 1):
+        for attempt in range(self.options.max_retries + 1):
             await self._wait(attempt)
             most = sum(w.most for w in wanted)
             plan = self.journal.plan([w.key for w in wanted], most, asdict(self.claude.rates))
@@ -126,10 +126,10 @@ class Batches:
             try:
                 batch = plan.batch or await self._look_for(plan)
                 while not await self._ended(batch, aloud=True):
-                    await nap(self.knobs.poll)
+                    await nap(self.options.poll)
                 await self._take(plan, batch)
             except _GoneError:
-                if not self.knobs.resend_lost or plan.id not in self._older:
+                if not self.options.resend_lost or plan.id not in self._older:
                     raise
                 self.journal.lose(plan.id, "given up by the user", most=plan.most)
             else:
@@ -150,7 +150,7 @@ class Batches:
                 if ended:
                     self._strangers.add(batch)
             looks += not waiting
-            await nap(self.knobs.poll)
+            await nap(self.options.poll)
         raise _GoneError(
             f"{len(plan.keys)} requests were submitted {plan.at:%Y-%m-%d %H:%M} UTC, no answer came, and the service "
             "lists no batch that holds them",
@@ -226,7 +226,7 @@ class Batches:
 
     def _ended_without(self, key: str, why: str) -> None:
         self.tries[key] += 1
-        if self.tries[key] > self.knobs.max_retries:
+        if self.tries[key] > self.options.max_retries:
             self.failed[key] = Failed(why)
 
     async def _results(self, batch: str) -> AsyncIterator[tuple[str, Any]]:
@@ -251,7 +251,7 @@ class Batches:
     async def _patiently(self, call: Callable[[], Awaitable[R]], what: str) -> R:
         """A call that costs nothing, made until it succeeds, or for as often as is allowed."""
         why, kind = "", ServiceError
-        for attempt in range(_FREE * self.knobs.max_retries + 1):
+        for attempt in range(_FREE * self.options.max_retries + 1):
             await self._wait(attempt)
             try:
                 return await call()
@@ -339,6 +339,6 @@ class Batched(Claude):
         if room and wanted:
             await submit()
         if wanted and not sent:
-            raise over_the_cap(self.journal, next(iter(wanted.values())).most, self.knobs.max_cost)
+            raise over_the_cap(self.journal, next(iter(wanted.values())).most, self.options.max_cost)
         await self.batches.settle()
         return bool(sent)

@@ -19,7 +19,7 @@ from tokalign.claude.journal import Answer, Journal, key_of
 from tokalign.claude.limits import Budget, RateLimiter
 from tokalign.claude.prices import Rates
 from tokalign.claude.retry import Again, Failed, after_status, may_have_passed, nap, never_left, patience
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import ServiceError
 from tokalign.runtime.disk import check_nesting
 
@@ -44,18 +44,18 @@ class Claude:
     Args:
         journal: where calls are written down.
         rates: of the model.
-        knobs: concurrency, cap, retries.
+        options: concurrency, cap, retries.
 
     Raises:
         ServiceError: there is no key.
     """
 
-    def __init__(self, journal: Journal, rates: Rates, knobs: Paid) -> None:
-        self.journal, self.rates, self.knobs = journal, rates, knobs
-        self.rate_limiter, self._budget = RateLimiter(knobs.concurrency), Budget(journal, knobs.max_cost)
+    def __init__(self, journal: Journal, rates: Rates, options: ClaudeOptions) -> None:
+        self.journal, self.rates, self.options = journal, rates, options
+        self.rate_limiter, self._budget = RateLimiter(options.concurrency), Budget(journal, options.max_cost)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._answered = self._refused = 0
-        self.sdk = anthropic.AsyncAnthropic(max_retries=0, timeout=knobs.timeout)
+        self.sdk = anthropic.AsyncAnthropic(max_retries=0, timeout=options.timeout)
         if not (self.sdk.api_key or self.sdk.auth_token or self.sdk.credentials):
             raise ServiceError("there is no API key", remedy="set ANTHROPIC_API_KEY")
 
@@ -105,7 +105,7 @@ class Claude:
                 self._count(found)
                 return found
             told, failures = (told + 1, failures) if found.told else (told, failures + 1)
-            if failures > self.knobs.max_retries or told > _TOLD:
+            if failures > self.options.max_retries or told > _TOLD:
                 return Failed(found.why)
 
     async def _once(self, key: str, request: Request, most: float) -> Answer | Failed | Again:
@@ -161,7 +161,7 @@ class Claude:
         Raises:
             BudgetError, ServiceError, StoppedError: see :meth:`ask`.
         """
-        places, self._budget.closed = asyncio.Semaphore(self.knobs.concurrency), False
+        places, self._budget.closed = asyncio.Semaphore(self.options.concurrency), False
 
         async def placed(item: T) -> R:
             async with places:
@@ -171,7 +171,7 @@ class Claude:
         waiting: deque[tuple[T, asyncio.Task[R]]] = deque()
         try:
             while True:
-                for item in islice(rest, self.knobs.concurrency * _AHEAD - len(waiting)):
+                for item in islice(rest, self.options.concurrency * _AHEAD - len(waiting)):
                     waiting.append((item, asyncio.ensure_future(placed(item))))
                 if not waiting:
                     return

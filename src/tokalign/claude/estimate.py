@@ -16,7 +16,7 @@ from tokalign.claude.client import Claude, Request, tokens_at_most
 from tokalign.claude.journal import Journal, key_of
 from tokalign.claude.prices import BATCH, Estimate
 from tokalign.claude.retry import Again, Failed, nap, patience
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import ServiceError
 
 T = TypeVar("T")
@@ -40,7 +40,12 @@ class Many(Protocol[T_co]):
 
 
 async def estimate(
-    items: Many[T], asks: Callable[[T], tuple[Request, str]], folder: Path, model: str, knobs: Paid, twice: bool
+    items: Many[T],
+    asks: Callable[[T], tuple[Request, str]],
+    folder: Path,
+    model: str,
+    options: ClaudeOptions,
+    twice: bool,
 ) -> Estimate:
     """What it may cost to ask about ``items``.
 
@@ -49,14 +54,14 @@ async def estimate(
         asks: the request of one, and a text about as long as its answer.
         folder: where the journal of earlier runs lies, if there is one.
         model: whose prices count.
-        knobs: how it will be asked.
+        options: how it will be asked.
         twice: whether an answer that is no good is asked for again.
 
     Raises:
         UsageError: the price of the model is not known.
         ServiceError: the service does not count.
     """
-    rates, factor = prices.load(model, knobs.prices, knobs.allow_unpriced), BATCH if knobs.batch else 1
+    rates, factor = prices.load(model, options.prices, options.allow_unpriced), BATCH if options.batch else 1
     with tempfile.TemporaryDirectory() as temporary:
         journal_file = Path(temporary) / JOURNAL
         if (folder / JOURNAL).is_file():
@@ -70,9 +75,9 @@ async def estimate(
                 answered += key in journal
                 if key not in journal and key not in left:
                     left[key] = item
-                    most += _most(request, rates, knobs.batch, twice)
+                    most += _most(request, rates, options.batch, twice)
             paid = journal.spent
-            claude = Claude(journal, rates, knobs)
+            claude = Claude(journal, rates, options)
             rows = list(left.values())
             sample = [rows[int(k)] for k in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)))]
             try:
@@ -123,7 +128,7 @@ async def _count(claude: Claude, asked: Sequence[tuple[Request, str]]) -> tuple[
 async def _counted(claude: Claude, request: Request) -> int:
     countable: Any = {k: v for k, v in request.items() if k != "max_tokens"}
     found: Failed | Again = Again("")
-    for attempt in range(claude.knobs.max_retries + 1):
+    for attempt in range(claude.options.max_retries + 1):
         await nap(patience(attempt) if attempt else 0.0)
         async with claude.rate_limiter.place():
             try:

@@ -10,31 +10,31 @@ from typing import Any
 from tokalign.claude.client import Request
 from tokalign.claude.journal import Answer
 from tokalign.claude.prices import tokens
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import InputError, UsageError
 
 _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 
 
-def model_of(knobs: Paid) -> str:
+def model_of(options: ClaudeOptions) -> str:
     """The model to ask.
 
     Raises:
         UsageError: none is named.
     """
-    if not knobs.model:
+    if not options.model:
         raise UsageError("Claude needs a model", remedy="name one with --model, e.g. claude-sonnet-5-5")
-    return knobs.model
+    return options.model
 
 
-def request(knobs: Paid, system: str, content: str, schema: dict[str, Any]) -> Request:
+def request(options: ClaudeOptions, system: str, content: str, schema: dict[str, Any]) -> Request:
     """A question: what never changes first, so that it can be cached, and an answer by a schema."""
     output: dict[str, Any] = {"format": {"type": "json_schema", "schema": schema}}
-    if knobs.effort is not None:
-        output["effort"] = knobs.effort
+    if options.effort is not None:
+        output["effort"] = options.effort
     return {
-        "model": model_of(knobs),
-        "max_tokens": knobs.max_tokens,
+        "model": model_of(options),
+        "max_tokens": options.max_tokens,
         "system": [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}],
         "messages": [{"role": "user", "content": content}],
         "output_config": output,

@@ -11,18 +11,20 @@ from tokalign.claude import prices
 from tokalign.claude.batches import Batched, Batches
 from tokalign.claude.client import Claude, R, T
 from tokalign.claude.journal import Journal
-from tokalign.config.options import Paid
+from tokalign.config.options import ClaudeOptions
 from tokalign.errors import UsageError
 
 
 @asynccontextmanager
-async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], None]) -> AsyncIterator[Claude]:
+async def service(
+    folder: Path, model: str, options: ClaudeOptions, say: Callable[[str], None]
+) -> AsyncIterator[Claude]:
     """Claude, with a journal in ``folder``; what an earlier run submitted is waited for first.
 
     Args:
         folder: of the stage, which holds it locked.
         model: whose prices count.
-        knobs: how to ask.
+        options: how to ask.
         say: tells the user something that takes long.
 
     Raises:
@@ -30,15 +32,15 @@ async def service(folder: Path, model: str, knobs: Paid, say: Callable[[str], No
         ServiceError: there is no key.
         InputError: the journal, or the file of prices, is not one.
     """
-    rates = prices.load(model, knobs.prices, knobs.allow_unpriced)
+    rates = prices.load(model, options.prices, options.allow_unpriced)
     with Journal(folder / JOURNAL) as journal:
-        claude = (Batched if knobs.batch else Claude)(journal, rates, knobs)
+        claude = (Batched if options.batch else Claude)(journal, rates, options)
         batches = Batches(claude, say)
         if isinstance(claude, Batched):
             claude.batches = batches
         try:
             await batches.settle()
-            if knobs.discard_journal:
+            if options.discard_journal:
                 journal.discard()
             yield claude
             journal.finish()
@@ -52,13 +54,13 @@ async def worked(
     start: int,
     folder: Path,
     model: str,
-    knobs: Paid,
+    options: ClaudeOptions,
     say: Callable[[str], None],
     tell: Callable[[dict[str, Any]], None],
 ) -> AsyncGenerator[R]:
     """What came of ``work`` on each item from ``start``, in order. ``tell`` hears before each what is spent so far."""
     async with (
-        service(folder, model, knobs, say) as claude,
+        service(folder, model, options, say) as claude,
         aclosing(claude.each(items, lambda item: work(item, claude), start)) as found,
     ):
         tell(spent(claude.journal))

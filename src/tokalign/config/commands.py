@@ -4,19 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tokalign.config.options import Knobs
+    from tokalign.config.options import Options
 
 
 class Command(NamedTuple):
     """A command: its dataclass in :mod:`tokalign.config.stages`, the module whose ``run`` works, its help."""
 
-    knobs: str
+    options: str
     module: str
     about: str
 
-    def load_knobs(self) -> "type[Knobs]":
+    def load_options(self) -> "type[Options]":
         """The dataclass, imported only when the command is asked for."""
-        found: type[Knobs] = getattr(importlib.import_module("tokalign.config.stages"), self.knobs)
+        found: type[Options] = getattr(importlib.import_module("tokalign.config.stages"), self.options)
         return found
 
 

@@ -4,7 +4,7 @@ from dataclasses import Field
 from typing import Any
 
 from tokalign.config import options
-from tokalign.config.options import Knobs
+from tokalign.config.options import Options
 
 PANELS = (
     "Data", "Model", "Chat template", "Labels", "Candidates", "Judge", "Rewards", "Sampling", "Loss", "Optimisation",
@@ -12,9 +12,9 @@ PANELS = (
 )  # fmt: skip
 """In their order."""
 _SHARED = {
-    options.Stage: "Output and run", options.Foreign: "Data", options.Templates: "Chat template",
-    options.Sampling: "Sampling", options.Compute: "Device", options.Training: "Optimisation",
-    options.Adapting: "LoRA and memory", options.Paid: "Claude",
+    options.RunOptions: "Output and run", options.StageOptions: "Output and run", options.ReadOptions: "Data",
+    options.TemplateOptions: "Chat template", options.SamplingOptions: "Sampling", options.ComputeOptions: "Device",
+    options.TrainingOptions: "Optimisation", options.LoraOptions: "LoRA and memory", options.ClaudeOptions: "Claude",
 }  # fmt: skip
 _OWN = {
     "Data": "preferences sft prompts prompt heldout test loose source editor min_similarity edits data labels pairs "
@@ -50,7 +50,7 @@ _PANEL = {name: panel for panel, names in _OWN.items() for name in names.split()
 OTHER = "Options"
 
 
-def panel(command: type[Knobs], f: Field[Any]) -> str:
+def panel(command: type[Options], f: Field[Any]) -> str:
     """The heading for an option of a command."""
     if own := _BY_COMMAND.get((command.__name__, f.name)):
         return own

@@ -93,21 +93,21 @@ def similarities(originals: Words, editeds: Words) -> list[float]:
     ]
 
 
-def compare_words(originals: Words, editeds: Words, way: AlignOptions) -> Alignment:
+def compare_words(originals: Words, editeds: Words, options: AlignOptions) -> Alignment:
     """Which characters each edit kept, from alignments over words.
 
     But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
     A word that only composes its letters otherwise (NFC, NFD) is kept, so that the two sides of what is kept can differ
     in characters.
     """
-    kept = _compare_words(originals, editeds, way)
+    kept = _compare_words(originals, editeds, options)
     if not _are_equal(originals.characters, editeds.characters, kept):  # two unequal words have one hash
         a, b = number(originals, editeds)
-        kept = _compare_words(a, b, way)
+        kept = _compare_words(a, b, options)
     return kept
 
 
-def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, way: AlignOptions) -> Alignment:
+def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, options: AlignOptions) -> Alignment:
     """Which tokens each edit kept; sentences play no part.
 
     Args:
@@ -115,9 +115,11 @@ def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints,
         rows_a: (N + 1,): the ids of original ``k`` are ``a[rows_a[k]:rows_a[k + 1]]``.
         b: ids of the edited texts.
         rows_b: as ``rows_a``.
-        way: how.
+        options: how to align.
     """
-    i, j = _match(_sides(a, np.zeros(len(a), dtype=bool), rows_a), _sides(b, np.zeros(len(b), dtype=bool), rows_b), way)
+    i, j = _match(
+        _sides(a, np.zeros(len(a), dtype=bool), rows_a), _sides(b, np.zeros(len(b), dtype=bool), rows_b), options
+    )
     return _close(i, i + 1, j, j + 1, rows_a, rows_b)
 
 
@@ -232,13 +234,13 @@ def undo(original: str, edited: str, edit: Opcode) -> str:
     return edited[: edit.j1] + original[edit.i1 : edit.i2] + edited[edit.j2 :]
 
 
-def _compare_words(a: Words, b: Words, way: AlignOptions) -> Alignment:
-    by_raw = way.align == "levenshtein"
+def _compare_words(a: Words, b: Words, options: AlignOptions) -> Alignment:
+    by_raw = options.align == "levenshtein"
     ids_a, ids_b = (a.raw, b.raw) if by_raw else (a.ids, b.ids)
-    i, j = _match(_sides(ids_a, a.starts, a.rows), _sides(ids_b, b.starts, b.rows), way)
-    if way.align == "blocks":
+    i, j = _match(_sides(ids_a, a.starts, a.rows), _sides(ids_b, b.starts, b.rows), options)
+    if options.align == "blocks":
         i, j = _keep_contained(_close(i, i + 1, j, j + 1, a.rows, b.rows), i, j, a.ids, b.ids)
-        stay = ~(_lost(a.starts, i, way.whole) | _lost(b.starts, j, way.whole))
+        stay = ~(_lost(a.starts, i, options.whole) | _lost(b.starts, j, options.whole))
         i, j = i[stay], j[stay]
     same = a.raw[i] == b.raw[j]
     a0, b0 = np.where(same, a.begins[i], a.bare[i]), np.where(same, b.begins[j], b.bare[j])
@@ -256,11 +258,11 @@ def _parts(values: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
     return [values[i:j] for i, j in pairwise(cuts)]
 
 
-def _match(a: list[Side], b: list[Side], way: AlignOptions) -> tuple[Ints, Ints]:
+def _match(a: list[Side], b: list[Side], options: AlignOptions) -> tuple[Ints, Ints]:
     """Which words (or tokens) are kept, and as which; numbers count through all texts of a side."""
     pairs = list(zip(a, b, strict=True))
-    cost = way.merge if way.align == "blocks" else 0
-    matches = [_levenshtein(*pair) for pair in pairs] if way.align == "levenshtein" else align_blocks(pairs, cost)
+    cost = options.merge if options.align == "blocks" else 0
+    matches = [_levenshtein(*pair) for pair in pairs] if options.align == "levenshtein" else align_blocks(pairs, cost)
     match = np.concatenate([*matches, np.zeros(0, dtype=np.int32)])
     first = bounds([len(side.ids) for side in b])[:-1]
     i = np.flatnonzero(match >= 0)

@@ -61,17 +61,17 @@ def segment_ends(segments: Tensor, response_mask: Tensor) -> Tensor:
     return ends
 
 
-def place_rewards(raw: Tensor, paid: Tensor) -> Tensor:
+def place_rewards(raw: Tensor, payout_mask: Tensor) -> Tensor:
     """Rewards kept until the next token at which they are paid: this alone sets granularities apart. (B, T) → (B, T).
 
     Args:
         raw: (B, T) what each token earned, 0 where not counted.
-        paid: (B, T) bool, True where rewards land: at every counted token, at the end of each segment, or at the
+        payout_mask: (B, T) bool, True where rewards land: at every counted token, at the end of each segment, or at the
             last token. What is earned after the last of them is lost.
     """
-    stop = paid.long().cumsum(1) - paid.long()  # index of the payout that includes this token
+    stop = payout_mask.long().cumsum(1) - payout_mask.long()  # index of the payout that includes this token
     held = torch.zeros(len(raw), raw.shape[1] + 1, device=raw.device, dtype=raw.dtype).scatter_add_(1, stop, raw)
-    return torch.where(paid, held.gather(1, stop), 0.0)
+    return torch.where(payout_mask, held.gather(1, stop), 0.0)
 
 
 class Scaling(NamedTuple):
@@ -81,14 +81,14 @@ class Scaling(NamedTuple):
     sigma: float
 
 
-def fit_scaling(placed_rewards: Tensor, paid: Tensor, *, centre: bool, scale: bool) -> Scaling:
+def fit_scaling(placed_rewards: Tensor, payout_mask: Tensor, *, centre: bool, scale: bool) -> Scaling:
     """Statistics of one rollout's rewards after they were placed. Both (B, T).
 
     ``sigma`` is the standard deviation of a response's total, so that rewards pull with the same strength wherever
     they land. ``centre`` is the mean of a payment: without it, length itself would pay (or cost).
     """
     sigma = float(placed_rewards.sum(1).std(correction=0)) if scale else 1.0
-    return Scaling(float(masked_mean(placed_rewards, paid)) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
+    return Scaling(float(masked_mean(placed_rewards, payout_mask)) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
 
 
 def guard_length(rewards: Tensor, longest: float) -> Tensor:

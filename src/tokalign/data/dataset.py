@@ -18,7 +18,7 @@ from tokalign.artifacts.manifest import Artifact
 from tokalign.artifacts.migrations import migrate
 from tokalign.artifacts.model_files import check_model
 from tokalign.artifacts.schemas import KINDS, Edit, PromptRow, Row
-from tokalign.config.options import Foreign
+from tokalign.config.options import ReadOptions
 from tokalign.data import files, layouts, readers
 from tokalign.data.columns import Shape
 from tokalign.data.files import File
@@ -48,7 +48,7 @@ def read_rows(
     path: str | Path,
     row: type[R],
     *kinds: str,
-    how: Foreign | None = None,
+    options: ReadOptions | None = None,
     limit: int | None = None,
     keep: Callable[[R], str] = lambda _: "",
 ) -> Rows[R]:
@@ -62,11 +62,13 @@ def read_rows(
         InputError: nothing is there, or a row is not valid.
         KindError: an artifact of another kind.
     """
-    how = how or Foreign()
-    return _rows(_open(str(path), kinds, how), row, how, limit, keep)
+    options = options or ReadOptions()
+    return _rows(_open(str(path), kinds, options), row, options, limit, keep)
 
 
-def read_prompts(path: str | None, given: Sequence[str], how: Foreign, limit: int | None = None) -> Rows[PromptRow]:
+def read_prompts(
+    path: str | None, given: Sequence[str], options: ReadOptions, limit: int | None = None
+) -> Rows[PromptRow]:
     """Prompts of an artifact, a file or a dataset, or those that stand on the command line.
 
     Raises:
@@ -77,20 +79,20 @@ def read_prompts(path: str | None, given: Sequence[str], how: Foreign, limit: in
         remedy = "name a file or an artifact of prompts, - for standard input, or --prompt TEXT"
         raise UsageError("prompts from two places" if given else "no prompts", remedy=remedy)
     if path is not None:
-        return read_rows(path, PromptRow, "prompts", how=how, limit=limit)
+        return read_rows(path, PromptRow, "prompts", options=options, limit=limit)
     if not all(text.strip() for text in given):
         raise UsageError("--prompt is empty", remedy="say something")
     lineage = {"kind": "prompts", "version": None, "sha256": f"text:{hash_json(list(given))}", "path": "--prompt"}
     made = Source(lambda: ((f"--prompt {n}", {"prompt": text}) for n, text in enumerate(given, 1)), lineage)
-    return _rows(made, PromptRow, Foreign(format="tokalign"), limit)
+    return _rows(made, PromptRow, ReadOptions(format="tokalign"), limit)
 
 
 def _rows(
-    source: "Source", row: type[R], how: Foreign, limit: int | None, keep: Callable[[R], str] = lambda _: ""
+    source: "Source", row: type[R], options: ReadOptions, limit: int | None, keep: Callable[[R], str] = lambda _: ""
 ) -> Rows[R]:
     placed, lineage, text = source
     plain = lineage["version"] is None
-    name: str = how.format if plain else "tokalign"
+    name: str = options.format if plain else "tokalign"
     shape = _shape(placed, limit, text) if plain else Shape(())
     if name == "auto":
         name = _layout(shape, row)
@@ -98,7 +100,7 @@ def _rows(
 
     def items() -> Iterator[Item[R]]:
         some = islice(placed(), limit)
-        found = ours(some, row, text, plain) if name == "tokalign" else foreign(some, row, name, how, spelt, shared)
+        found = ours(some, row, text, plain) if name == "tokalign" else foreign(some, row, name, options, spelt, shared)
         for at, item in found:
             reason = "" if isinstance(item, Skip) else keep(item)
             yield at, Skip(reason) if reason else item
@@ -110,16 +112,18 @@ def _rows(
     return Rows(items, {**lineage, "kind": name}, shared, f"{remedy}; see --format")
 
 
-def read_edits(path: str | Path, how: Foreign | None = None, limit: int | None = None) -> Rows[Edit]:
+def read_edits(path: str | Path, options: ReadOptions | None = None, limit: int | None = None) -> Rows[Edit]:
     """Edits that stand; the others are skipped, by status.
 
     Raises:
         InputError: as :func:`read_rows`, or none stands.
     """
-    return read_rows(path, Edit, "edits", how=how, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}")
+    return read_rows(
+        path, Edit, "edits", options=options, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}"
+    )
 
 
-def holds_edits(path: str | Path, how: Foreign) -> bool:
+def holds_edits(path: str | Path, options: ReadOptions) -> bool:
     """Whether an input, of which edits are only one kind that a command takes, holds edits.
 
     Raises:
@@ -127,11 +131,11 @@ def holds_edits(path: str | Path, how: Foreign) -> bool:
     """
     if Path(path).is_dir() and manifest.is_artifact(Path(path)):
         return manifest.kind_of(Path(path)) == "edits"
-    if how.format not in ("auto", "tokalign"):
-        return how.format == "qa-feedback"
-    shape = _shape(_open(str(path), ("edits",), how).rows, None, False)
+    if options.format not in ("auto", "tokalign"):
+        return options.format == "qa-feedback"
+    shape = _shape(_open(str(path), ("edits",), options).rows, None, False)
     ours = shape.has(*required(Edit)) and not shape.has("response")
-    return ours or (how.format == "auto" and layouts.detect(shape) == "qa-feedback")
+    return ours or (options.format == "auto" and layouts.detect(shape) == "qa-feedback")
 
 
 def is_rows(path: str) -> bool:
@@ -183,7 +187,7 @@ class Source(NamedTuple):
     """Whether they are of CSV, where all is text."""
 
 
-def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> Source:
+def _open(path: str, kinds: tuple[str, ...], options: ReadOptions) -> Source:
     source = Path(path)
     lineage: dict[str, Any] = {"kind": kinds[0], "version": None, "path": path}
     if path == files.STDIN:
@@ -191,14 +195,14 @@ def _open(path: str, kinds: tuple[str, ...], how: Foreign) -> Source:
         return _files([files.look(spooled, "stdin")], {**lineage, "sha256": f"stdin:{sha256(spooled)}"})
     if source.is_dir():
         others = not manifest.is_artifact(source) and not (source / manifest.PLAN).is_file()
-        if others and (shards := files.shards(source, how.split)):
+        if others and (shards := files.shards(source, options.split)):
             hashes = {p.name: sha256(p) for p in shards}
             return _files([files.look(p) for p in shards], {**lineage, "sha256": hash_json(hashes)})
         return _ours_of(source, kinds)
     if readers.is_hub_id(path):
-        commit = readers.hub_commit(path, how.revision)
-        lineage["sha256"] = f"hub:{commit}:{how.subset or ''}:{how.split}"
-        return Source(lambda: readers.read_hub(path, commit, how.subset, how.split), lineage)
+        commit = readers.hub_commit(path, options.revision)
+        lineage["sha256"] = f"hub:{commit}:{options.subset or ''}:{options.split}"
+        return Source(lambda: readers.read_hub(path, commit, options.subset, options.split), lineage)
     file = files.look(source)
     return _files([file], {**lineage, "sha256": sha256(source)})
 

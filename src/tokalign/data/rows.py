@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from tokalign.artifacts.schemas import ResponseRow, Row
-from tokalign.config.options import Foreign
+from tokalign.config.options import ReadOptions
 from tokalign.data import layouts
 from tokalign.data.conversation import UnusableError, is_turns, parsed, with_system, without_nulls
 from tokalign.data.layouts import LAYOUTS, Skip
@@ -181,7 +181,7 @@ def _tidied(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str,
 
 
 def foreign(
-    placed: Iterable[Placed], row: type[Row], name: str, how: Foreign, spelt: frozenset[str], shared: set[int]
+    placed: Iterable[Placed], row: type[Row], name: str, options: ReadOptions, spelt: frozenset[str], shared: set[int]
 ) -> Iterator[Item[Any]]:
     """Rows of a foreign layout; those that cannot be used are skipped, or refused if that is wanted.
 
@@ -189,7 +189,7 @@ def foreign(
         placed: the rows as they came.
         row: the type they are to have.
         name: of the layout.
-        how: to read them.
+        options: to read them.
         spelt: columns whose cells are text that spells out JSON.
         shared: hashes of the keys that stand several times, and so name no row.
     """
@@ -202,14 +202,14 @@ def foreign(
             made = layouts.adapt(name, raw)
             if "unusable" in made and not prompts_alone:
                 raise UnusableError(made["unusable"])
-            if name == "qa-feedback" and not how.passages:
+            if name == "qa-feedback" and not options.passages:
                 made["prompt"] = made["question"]
             item = row.model_validate({"source": name, **made, "id": _own_id(raw, layout.prefix) or made_up})
             renamed = shared and (_ALL in shared or hash(_key(item)) in shared)
             yield at, item.model_copy(update={"id": made_up}) if renamed else item
         except (UnusableError, ValidationError) as e:
             reason = str(e) if isinstance(e, UnusableError) else _why_not(e)
-            if how.strict:
+            if options.strict:
                 raise InputError(reason, where=at, remedy="mend the row, or run without --strict") from e
             yield at, Skip(reason)
 

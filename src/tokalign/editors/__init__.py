@@ -3,13 +3,13 @@
 import importlib
 from collections.abc import Generator
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tokalign.artifacts.schemas import Edit, Preference, Row
-from tokalign.config.stages import EditConfig
+from tokalign.config.methods import EditOptions
 from tokalign.core import diff
 from tokalign.data.dataset import Rows
-from tokalign.errors import UsageError
 from tokalign.runtime.progress import Progress
 
 CHUNK = 256
@@ -35,27 +35,28 @@ class Proposal(NamedTuple):
 class Editor(Protocol):
     """Turns the less preferred response of a row into the better one, changing as little as possible.
 
-    Made with the options of the stage, by :func:`make`.
+    Made by :func:`make`.
     """
 
     name: str
+    paid: bool
+    """Whether edits cost money."""
     usage: dict[str, Any]
     """What was paid so far; empty where nothing is."""
     begins_again: bool
     """Whether a run that goes on is given all edits anew, since they may have changed."""
 
-    def reads(self) -> tuple[type[Row], str]:
-        """The rows that it edits: their type, and the kind of artifact that holds them."""
+    def reads(self, kind: str | None) -> tuple[type[Row], str]:
+        """The rows that it edits: their type, and the kind of artifact that holds them.
+
+        ``kind``: of the artifact that is given, None for files and datasets.
+        """
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """What else its edits depend on, as inputs of the stage."""
 
     def estimate(self, rows: Rows[Any]) -> Any:
-        """What the edits may cost.
-
-        Raises:
-            UsageError: they cost nothing.
-        """
+        """What the edits may cost, of an editor that is paid."""
 
     def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
         """The rows from ``start`` with their edits, in order, some at a time; what was given out is kept by the caller.
@@ -64,14 +65,18 @@ class Editor(Protocol):
         """
 
 
-def make(config: EditConfig) -> Editor:
-    """The editor that is asked for.
+def make(options: EditOptions, folder: Path) -> Editor:
+    """The editor that ``options`` name.
+
+    Args:
+        options: the editor, and what it is to do.
+        folder: where it keeps what must not be lost: what was paid for, what a person has decided.
 
     Raises:
         UsageError, InputError: what it needs is not there.
     """
-    module, _, name = EDITORS[str(config.editor)].partition(":")
-    found: Editor = getattr(importlib.import_module(module), name)(config)
+    module, _, name = EDITORS[str(options.editor)].partition(":")
+    found: Editor = getattr(importlib.import_module(module), name)(options, folder)
     return found
 
 
@@ -79,12 +84,13 @@ class Unpaid:
     """What editors have in common that ask no paid service."""
 
     name = ""
+    paid = False
     begins_again = False
 
-    def __init__(self, config: EditConfig) -> None:
-        self.config, self.usage = config, dict[str, Any]()
+    def __init__(self, options: EditOptions, folder: Path) -> None:
+        self.options, self.folder, self.usage = options, folder, dict[str, Any]()
 
-    def reads(self) -> tuple[type[Row], str]:
+    def reads(self, kind: str | None) -> tuple[type[Row], str]:
         """See :class:`Editor`."""
         return Preference, "preferences"
 
@@ -94,7 +100,7 @@ class Unpaid:
 
     def estimate(self, rows: Rows[Any]) -> Any:
         """See :class:`Editor`."""
-        raise UsageError(f"--editor {self.name} costs nothing", remedy="leave --dry-run out")
+        raise NotImplementedError
 
 
 class RowByRow(Unpaid):
@@ -120,7 +126,7 @@ class RowByRow(Unpaid):
 
     def _made(self, row: Any) -> Edit:
         original, proposal = self.original(row), self.edit(row)
-        verdict = gate(original, proposal.edited, self.config.min_similarity, only_count=self.only_count)
+        verdict = gate(original, proposal.edited, self.options.min_similarity, only_count=self.only_count)
         return Edit.model_validate(
             {
                 "id": row.id,

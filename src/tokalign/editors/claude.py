@@ -14,7 +14,7 @@ from tokalign.claude.journal import Answer
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
 from tokalign.claude.service import in_turn, one, worked
-from tokalign.config.stages import EditConfig
+from tokalign.config.methods import EditOptions
 from tokalign.data.dataset import Rows, file_lineage
 from tokalign.editors import Proposal, Verdict
 from tokalign.editors.claude_response import SCHEMA, Reading, read
@@ -30,7 +30,8 @@ class ClaudeEditor:
     """Edits by asking.
 
     Args:
-        knobs: the model, what it is shown, the gates.
+        options: the model, what it is shown, the gates.
+        folder: of the journal.
 
     Raises:
         UsageError: no model is named.
@@ -38,31 +39,32 @@ class ClaudeEditor:
     """
 
     name = "claude"
+    paid = True
     begins_again = False
 
-    def __init__(self, knobs: EditConfig) -> None:
-        self.knobs, self.usage = knobs, dict[str, Any]()
-        self.model = messages.model_of(knobs)
-        self._system, self.version = prompt(knobs.prompt)
+    def __init__(self, options: EditOptions, folder: Path) -> None:
+        self.options, self.folder, self.usage = options, folder, dict[str, Any]()
+        self.model = messages.model_of(options)
+        self._system, self.version = prompt(options.prompt)
 
-    def reads(self) -> tuple[type[Row], str]:
+    def reads(self, kind: str | None) -> tuple[type[Row], str]:
         """See :class:`tokalign.editors.Editor`."""
         return Preference, "preferences"
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """The user's prompt, if there is one."""
-        return {} if self.knobs.prompt is None else {"prompt": file_lineage(self.knobs.prompt)}
+        return {} if self.options.prompt is None else {"prompt": file_lineage(self.options.prompt)}
 
     def estimate(self, rows: Rows[Preference]) -> Estimate:
         """What the edits may cost; nothing is asked for."""
-        k = self.knobs
-        asked = estimate(rows, lambda row: (self.request(row), row.rejected), k.out, self.model, k, k.re_ask)
+        k = self.options
+        asked = estimate(rows, lambda row: (self.request(row), row.rejected), self.folder, self.model, k, k.re_ask)
         return one(asked)
 
     def edits(self, rows: Rows[Preference], start: int, bar: Progress) -> Generator[list[Edit]]:
         """See :class:`tokalign.editors.Editor`: row by row, since each was paid for."""
-        k = self.knobs
-        for edit in in_turn(worked(rows, self.edit, start, k.out, self.model, k, bar.say, self.usage.update)):
+        k = self.options
+        for edit in in_turn(worked(rows, self.edit, start, self.folder, self.model, k, bar.say, self.usage.update)):
             yield [edit]
             bar.advance(1, USD=self.usage["usd"])
 
@@ -73,7 +75,7 @@ class ClaudeEditor:
         if isinstance(found, Failed):
             return self._row(row, Proposal("", []), Verdict("failed", found.why, None), [])
         answers, reading = [found], self._read(found, row)
-        if self.knobs.re_ask and (reading.complaint or reading.more_room):
+        if self.options.re_ask and (reading.complaint or reading.more_room):
             second = await claude.ask(self.again(request, found, reading))
             if isinstance(second, Answer):
                 answers, reading = [*answers, second], self._read(second, row)
@@ -83,9 +85,9 @@ class ClaudeEditor:
 
     def request(self, row: Preference) -> Request:
         """What is asked for a row."""
-        guidance = [("preferred", row.chosen)] if self.knobs.show_chosen else []
+        guidance = [("preferred", row.chosen)] if self.options.show_chosen else []
         data = fence([*turns(row.prompt), *guidance, ("response", row.rejected)])
-        return messages.request(self.knobs, self._system, f"{data}\n\n{_TASK}", SCHEMA)
+        return messages.request(self.options, self._system, f"{data}\n\n{_TASK}", SCHEMA)
 
     @staticmethod
     def again(request: Request, answer: Answer, reading: Reading) -> Request:
@@ -97,7 +99,7 @@ class ClaudeEditor:
         return {**request, "messages": [*request["messages"], *more]}
 
     def _read(self, answer: Answer, row: Preference) -> Reading:
-        return read(answer.message, row.rejected, row.chosen, self.knobs.min_similarity)
+        return read(answer.message, row.rejected, row.chosen, self.options.min_similarity)
 
     def _row(self, row: Preference, proposal: Proposal, verdict: Verdict, answers: list[Answer]) -> Edit:
         return Edit.model_validate(

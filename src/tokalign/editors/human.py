@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 from tokalign.annotation.server import serve
 from tokalign.annotation.store import AnnotationStore, Task
-from tokalign.artifacts.manifest import ANNOTATIONS, kind_of
+from tokalign.artifacts.manifest import ANNOTATIONS
 from tokalign.artifacts.schemas import Edit, Preference, Row
 from tokalign.data.dataset import Rows
 from tokalign.editors import CHUNK, Unpaid, gate
@@ -29,9 +28,9 @@ class HumanEditor(Unpaid):
     name = "human"
     begins_again = True
 
-    def reads(self) -> tuple[type[Row], str]:
+    def reads(self, kind: str | None) -> tuple[type[Row], str]:
         """Preferences to edit, or edits (of a model) to review."""
-        return (Edit, "edits") if kind_of(Path(self.config.source)) == "edits" else (Preference, "preferences")
+        return (Edit, "edits") if kind == "edits" else (Preference, "preferences")
 
     def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
         """See :class:`tokalign.editors.Editor`; the bar shows how many rows are decided.
@@ -40,21 +39,21 @@ class HumanEditor(Unpaid):
             StoppedError: the end was asked for before all were decided; what was decided is kept.
             UsageError: the port is taken.
         """
-        config, tasks = self.config, [task_of(row) for row in rows]
+        options, tasks = self.options, [task_of(row) for row in rows]
 
         def say(line: str) -> None:  # whatever --quiet says: there is no other way to the page
             print(f"edit: {line}", file=sys.stderr)
 
-        with AnnotationStore(tasks, config.out / ANNOTATIONS, config.annotator) as store:
+        with AnnotationStore(tasks, self.folder / ANNOTATIONS, options.annotator) as store:
 
             def decided() -> None:
                 bar.advance(store.done - bar.done)
 
             decided()
-            serve(store, config.port, config.min_similarity, say, decided, config.open)
+            serve(store, options.port, options.min_similarity, say, decided, options.open)
             for k in range(start, len(tasks), CHUNK):
                 some = range(k, min(k + CHUNK, len(tasks)))
-                yield [_edit(store, i, config.min_similarity) for i in some]
+                yield [_edit(store, i, options.min_similarity) for i in some]
 
 
 def _edit(store: AnnotationStore, k: int, min_similarity: float) -> Edit:

@@ -10,7 +10,7 @@ class RecordedEditor(RowByRow):
     name = "recorded"
     only_count = True
 
-    def reads(self) -> tuple[type[Row], str]:
+    def reads(self, kind: str | None) -> tuple[type[Row], str]:
         """See :class:`tokalign.editors.Editor`."""
         return RecordedEdit, "edits"
 

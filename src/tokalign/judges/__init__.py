@@ -4,10 +4,11 @@ import importlib
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tokalign.artifacts.schemas import Answer, Judgement, Prompt
-from tokalign.config.stages import EvalWinrateConfig
+from tokalign.config.methods import JudgeOptions
 
 __all__ = ["ORDERS", "Answer", "Comparer", "Comparison", "Judge", "Pairing", "make", "prefer"]
 CHUNK = 1000
@@ -46,7 +47,7 @@ class Comparison(NamedTuple):
 
 
 class Judge(Protocol):
-    """Judges pairs of responses. Made with the options of the stage, by :func:`make`."""
+    """Judges pairs of responses. Made by :func:`make`."""
 
     paid: bool
     """Whether judgements cost money."""
@@ -86,14 +87,18 @@ class Comparer(Protocol):
         """What it can say of one set of responses by itself; {} if nothing."""
 
 
-def make(config: EvalWinrateConfig) -> Judge:
-    """The judge that is asked for.
+def make(options: JudgeOptions, folder: Path) -> Judge:
+    """The judge that ``options`` name.
+
+    Args:
+        options: the judge, and what it judges by.
+        folder: where it keeps what must not be lost: what was paid for.
 
     Raises:
         UsageError, InputError: what it needs is not there.
     """
-    module, _, name = JUDGES[config.judge].partition(":")
-    found: Judge = getattr(importlib.import_module(module), name)(config)
+    module, _, name = JUDGES[options.judge].partition(":")
+    found: Judge = getattr(importlib.import_module(module), name)(options, folder)
     return found
 
 
@@ -102,8 +107,8 @@ class Unpaid:
 
     paid = False
 
-    def __init__(self, config: EvalWinrateConfig) -> None:
-        self.config, self.usage = config, dict[str, Any]()
+    def __init__(self, options: JudgeOptions) -> None:
+        self.options, self.usage = options, dict[str, Any]()
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """See :class:`Judge`."""
@@ -122,12 +127,12 @@ class Comparing(Unpaid):
     """A judge by a :class:`Comparer`, which is made when it is first asked: a model needs memory.
 
     Args:
-        config: of the stage.
+        options: of the judge.
         build: makes the comparer.
     """
 
-    def __init__(self, config: EvalWinrateConfig, build: Callable[[], Comparer]) -> None:
-        super().__init__(config)
+    def __init__(self, options: JudgeOptions, build: Callable[[], Comparer]) -> None:
+        super().__init__(options)
         self._build = build
 
     @cached_property
@@ -149,7 +154,7 @@ class Comparing(Unpaid):
                 yield Judgement(
                     id=p.id,
                     candidate=name,
-                    reference=self.config.reference or "",
+                    reference=self.options.reference or "",
                     judge=self.comparer.name,
                     order="reference_first",
                     preference=c.preference,

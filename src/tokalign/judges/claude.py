@@ -13,7 +13,7 @@ from tokalign.claude.estimate import estimate
 from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
 from tokalign.claude.service import in_turn, one, worked
-from tokalign.config.stages import EvalWinrateConfig
+from tokalign.config.methods import JudgeOptions
 from tokalign.judges import FAILED, ORDERS, Answer, Pairing
 from tokalign.runtime.disk import hash_json
 from tokalign.runtime.progress import Progress
@@ -46,7 +46,8 @@ class ClaudeJudge:
     """Compares by asking.
 
     Args:
-        knobs: the model, the criteria.
+        options: the model, the criteria.
+        folder: of the journal.
 
     Raises:
         UsageError: no model is named.
@@ -55,9 +56,10 @@ class ClaudeJudge:
 
     paid = True
 
-    def __init__(self, knobs: EvalWinrateConfig) -> None:
-        self.knobs, self.model, self.usage = knobs, messages.model_of(knobs), dict[str, Any]()
-        criteria, self.version = rubric(knobs.rubric)
+    def __init__(self, options: JudgeOptions, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.model, self.usage = messages.model_of(options), dict[str, Any]()
+        criteria, self.version = rubric(options.rubric)
         frame = resources.files(__package__).joinpath("prompts", f"{PROMPT}.md").read_text(encoding="utf-8").strip()
         self._system = f"{frame}\n\n{criteria}\n\n{ABOUT}"
 
@@ -71,23 +73,23 @@ class ClaudeJudge:
 
     def estimate(self, pairs: Sequence[Pairing]) -> Estimate:
         """What the judgements may cost; nothing is asked for."""
-        k = self.knobs
-        asked = estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), k.out, self.model, k, True)
+        k = self.options
+        asked = estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), self.folder, self.model, k, True)
         return one(asked)
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
         """See :class:`tokalign.judges.Judge`: one by one, since each was paid for."""
-        k, shown = self.knobs, self.shown(pairs)
+        k, shown = self.options, self.shown(pairs)
         with Progress("judge", len(shown), k.quiet, start) as bar:
             for judgement in in_turn(
-                worked(shown, self.judge, start, k.out, self.model, k, bar.say, self.usage.update)
+                worked(shown, self.judge, start, self.folder, self.model, k, bar.say, self.usage.update)
             ):
                 yield [judgement]
                 bar.advance(1, USD=self.usage["usd"])
 
     def shown(self, pairs: Sequence[Pairing]) -> "Pairings":
         """Pairs in the orders in which they are shown."""
-        return Pairings(pairs, ORDERS if self.knobs.both_orders else ORDERS[:1])
+        return Pairings(pairs, ORDERS if self.options.both_orders else ORDERS[:1])
 
     async def judge(self, shown: Shown, claude: Claude) -> Judgement:
         """The judgement of a pair in one order; ``preference`` is None where there is no verdict, with the reason."""
@@ -113,13 +115,13 @@ class ClaudeJudge:
         data = fence([*turns(shown.pair.prompt), ("first", first.text), ("second", second.text)])
         cut = [name for name, side in (("first", first), ("second", second)) if not side.finished]
         task = " ".join([_TASK, *(_CUT.format(name) for name in cut)])
-        return messages.request(self.knobs, self._system, f"{data}\n\n{task}", SCHEMA)
+        return messages.request(self.options, self._system, f"{data}\n\n{task}", SCHEMA)
 
     def _row(self, shown: Shown, preference: float | None, reason: str, answers: list[journal.Answer]) -> Judgement:
         return Judgement(
             id=shown.pair.id,
             candidate=shown.pair.candidate,
-            reference=self.knobs.reference or "",
+            reference=self.options.reference or "",
             judge=f"claude {messages.answered_by(answers) or self.model} {self.version}",
             order=shown.order,  # type: ignore[arg-type]
             preference=preference,

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
-from tokalign.config.stages import EvalWinrateConfig
+from tokalign.config.methods import JudgeOptions
 from tokalign.data.conversation import contents
 from tokalign.errors import InputError
 from tokalign.judges import Answer, Comparing, Comparison, prefer
@@ -55,6 +56,6 @@ def _judge(prompt: Prompt, response: str) -> oracle.Verdict:
     return oracle.judge(said[0], response)
 
 
-def make_judge(config: EvalWinrateConfig) -> Comparing:
+def make_judge(options: JudgeOptions, _: Path) -> Comparing:
     """The rules as the judge of a stage."""
-    return Comparing(config, PlaygroundJudge)
+    return Comparing(options, PlaygroundJudge)

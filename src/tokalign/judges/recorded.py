@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokalign.artifacts.schemas import Judgement
-from tokalign.config.stages import EvalWinrateConfig
+from tokalign.config.methods import JudgeOptions
 from tokalign.core.evaluation import Judged
 from tokalign.core.length_control import Gamed
 from tokalign.data import dataset
@@ -30,12 +30,12 @@ class RecordedJudge(Unpaid):
         InputError: they are not valid.
     """
 
-    def __init__(self, config: EvalWinrateConfig) -> None:
-        super().__init__(config)
-        if config.judgements is None:
+    def __init__(self, options: JudgeOptions, _: Path) -> None:
+        super().__init__(options)
+        if options.judgements is None:
             raise UsageError("--judge recorded needs --judgements", remedy="name the file or artifact that holds them")
-        self._where = config.judgements
-        self._rows = dataset.read_rows(config.judgements, Judgement, "judgements")
+        self._where = options.judgements
+        self._rows = dataset.read_rows(options.judgements, Judgement, "judgements")
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """The judgements."""
@@ -129,16 +129,15 @@ def _judged(rows: Sequence[dict[str, Any]]) -> Judged:
     return Judged(_keys(rows), [row["preference"] for row in rows], [a for a, _ in lengths], [b for _, b in lengths])
 
 
-def difficulty(config: EvalWinrateConfig, rows: int) -> tuple[list[float], Gamed | None]:
+def difficulty(file: Path, rows: int) -> tuple[list[float], Gamed | None]:
     """How hard each of the first ``rows`` instructions is; with AlpacaEval's ``df_gamed.csv``, the gamed answers too.
 
     Raises:
         InputError: the file does not have it.
     """
-    assert config.difficulty is not None
-    where = str(config.difficulty)
+    where = str(file)
     try:
-        with config.difficulty.open(encoding="utf-8", newline="") as f:
+        with file.open(encoding="utf-8", newline="") as f:
             lines = list(csv.DictReader(f))
         hard: dict[int, float] = {}
         for line in lines:

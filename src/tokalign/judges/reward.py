@@ -1,15 +1,16 @@
 """The reward functions of PPO as a judge."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
-from tokalign.config.stages import EvalWinrateConfig
+from tokalign.config.methods import JudgeOptions
 from tokalign.judges import Answer, Comparing, Comparison, prefer
 from tokalign.models import loading, reward_functions
 from tokalign.models.reward_functions import Emitted, RewardFunction
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 _KEPT = 12
 """Sets of texts whose scores are kept."""
@@ -26,7 +27,7 @@ class RewardJudge:
     Args:
         reward_functions: of several each counts by its weight, on the scale of its own spread over the references.
         weights: one for each.
-        codec: cuts texts into tokens.
+        tokenizer: cuts texts into tokens.
         dtype: of the arithmetic.
         microbatch: responses in one forward pass.
         ended_wins: whether one that ended is preferred to one that was cut, whatever they are paid.
@@ -38,12 +39,17 @@ class RewardJudge:
         self,
         reward_functions: Sequence[RewardFunction],
         weights: Sequence[float],
-        codec: Codec,
+        tokenizer: Tokenizer,
         dtype: str = "float32",
         microbatch: int = 32,
         ended_wins: bool = True,
     ) -> None:
-        self.reward_functions, self.weights, self.codec, self.microbatch = reward_functions, weights, codec, microbatch
+        self.reward_functions, self.weights, self.tokenizer, self.microbatch = (
+            reward_functions,
+            weights,
+            tokenizer,
+            microbatch,
+        )
         self.noise, self.ended_wins = _NOISE[dtype], ended_wins
         self._known: dict[tuple[str, ...], list[list[float]]] = {}
         """The last texts and their scores: references stay the same, and all are asked for twice."""
@@ -87,10 +93,10 @@ class RewardJudge:
         return known
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
-        read = self.codec.responses([r.text for r in responses])
+        read = self.tokenizer.responses([r.text for r in responses])
         ids = [own.ids if r.finished else own.ids[:-1] or own.ids for own, r in zip(read, responses, strict=True)]
-        pairs = list(zip(self.codec.prompts(prompts), ids, strict=True))
-        emitted = Emitted(prompts, pairs, [r.finished for r in responses], self.codec)
+        pairs = list(zip(self.tokenizer.prompts(prompts), ids, strict=True))
+        emitted = Emitted(prompts, pairs, [r.finished for r in responses], self.tokenizer)
         return [
             [
                 float(paid.mean() if reward_function.averaged else paid.sum())
@@ -100,12 +106,12 @@ class RewardJudge:
         ]
 
 
-def make_judge(config: EvalWinrateConfig) -> Comparing:
+def make_judge(options: JudgeOptions, _: Path) -> Comparing:
     """The reward models of ``--reward-model`` as the judge of a stage."""
 
     def build() -> RewardJudge:
-        device = str(loading.pick_device(config.device))
-        functions, codec = reward_functions.load_for_judging(config.reward_model, config.dtype, device)
-        return RewardJudge(functions, [1.0] * len(functions), codec, config.dtype, config.batch_size)
+        device = str(loading.pick_device(options.device))
+        functions, tokenizer = reward_functions.load_for_judging(options.reward_model, options.dtype, device)
+        return RewardJudge(functions, [1.0] * len(functions), tokenizer, options.dtype, options.batch_size)
 
-    return Comparing(config, build)
+    return Comparing(options, build)

@@ -15,7 +15,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from tokalign.config.options import Templates
+from tokalign.config.options import TemplateOptions
 from tokalign.errors import InputError, UsageError, first_line
 
 Turns = Sequence[Mapping[str, Any]]
@@ -60,7 +60,7 @@ class Prepared:
     """A template with what was asked of it."""
 
     template: str
-    asked: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     """``args``, ``system``, ``date``, ``parts``: those that matter for this template."""
 
 
@@ -84,43 +84,45 @@ def choose(found: Any, source: str) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
-def prepare(template: str, how: Templates, render: Render, source: str, *, made_by_us: bool = False) -> Prepared:
+def prepare(
+    template: str, options: TemplateOptions, render: Render, source: str, *, from_artifact: bool = False
+) -> Prepared:
     """Write what is asked for into a template, unless that was done before.
 
     Args:
         template: as it is.
-        how: what is asked for.
+        options: what is asked for.
         render: renders turns.
         source: of the template, for messages.
-        made_by_us: whether it is of an artifact, for which this was settled as it was made.
+        from_artifact: whether it is of an artifact, for which this was settled as it was made.
 
     Raises:
         UsageError: a variable that the template does not have, or something else was asked of it before.
     """
-    args, known = arguments(how.template_arg), recorded(template)
-    if known is not None or made_by_us:
-        asked = known or {}
-        _refuse_change(args, asked.get("args", {}), "--template-arg", source)
-        if how.system and "system" in asked:
-            _refuse_change({"system": how.system}, {"system": asked["system"]}, "--system", source)
-        return Prepared(template, asked)
+    args, known = arguments(options.template_arg), recorded(template)
+    if known is not None or from_artifact:
+        settings = known or {}
+        _refuse_change(args, settings.get("args", {}), "--template-arg", source)
+        if options.system and "system" in settings:
+            _refuse_change({"system": options.system}, {"system": settings["system"]}, "--system", source)
+        return Prepared(template, settings)
     if unknown := [name for name in args if not re.search(rf"\b{re.escape(name)}\b", template)]:
         raise UsageError(f"the chat template of {source} has no {unknown[0]!r}", remedy="see its chat_template")
-    asked = {"args": args} if args else {}
+    settings = {"args": args} if args else {}
     plain = re.sub(r"\A[ \t]+(?=\{[%#])", "", template)  # stripped at the beginning of a line, which this will not be
     front = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in args.items())
     if "strftime_now" in template:
-        asked["date"], front = how.template_date, front + _day(how)
+        settings["date"], front = options.template_date, front + _day(options)
     if not _reads(render, front + _END + plain, [_USER]) and _reads(render, front + _PARTS + _END + plain, [_USER]):
-        asked["parts"], front = True, front + _PARTS
+        settings["parts"], front = True, front + _PARTS
     alone, ruled = [_USER], [{"role": "system", "content": _RULE}, _USER]
     if _reads(render, front + _END + plain, alone) and not _reads(render, front + _END + plain, ruled):
-        asked["system"] = how.system or "fold"
-        front = _SYSTEM[asked["system"]] + front
-    if not asked:
+        settings["system"] = options.system or "fold"
+        front = _SYSTEM[settings["system"]] + front
+    if not settings:
         return Prepared(template)
-    written = json.dumps(asked).replace("#}", "#\\u007d")  # which would end the comment
-    return Prepared(f"{{#- tokalign {written} -#}}{front}{_END}{plain}", asked)
+    written = json.dumps(settings).replace("#}", "#\\u007d")  # which would end the comment
+    return Prepared(f"{{#- tokalign {written} -#}}{front}{_END}{plain}", settings)
 
 
 def recorded(template: str) -> dict[str, Any] | None:
@@ -128,12 +130,12 @@ def recorded(template: str) -> dict[str, Any] | None:
     if not (head := _HEAD.match(template)):
         return None
     try:
-        asked = json.loads(head[1])
+        settings = json.loads(head[1])
     except ValueError:
         return None
     kinds = {"args": dict, "system": str, "date": str, "parts": bool}
-    known = isinstance(asked, dict) and all(isinstance(v, kinds.get(k, ())) for k, v in asked.items())
-    return asked if known and asked.get("system", "fold") in _SYSTEM else None
+    known = isinstance(settings, dict) and all(isinstance(v, kinds.get(k, ())) for k, v in settings.items())
+    return settings if known and settings.get("system", "fold") in _SYSTEM else None
 
 
 def arguments(given: Sequence[str]) -> dict[str, Any]:
@@ -214,12 +216,12 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _day(how: Templates) -> str:
+def _day(options: TemplateOptions) -> str:
     """A macro in place of the function that tells templates the day: it knows one only."""
     try:
-        told = date.fromisoformat(how.template_date)
+        told = date.fromisoformat(options.template_date)
     except ValueError as e:
-        raise UsageError(f"--template-date {how.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e
+        raise UsageError(f"--template-date {options.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e
     moment = datetime.combine(told, time())
     filled = "".join(f" | replace('%{form}', {json.dumps(moment.strftime(f'%{form}'))})" for form in _FORMS)
     return f"{{%- macro strftime_now(format) %}}{{{{- format{filled} | replace('%%', '%') }}}}{{%- endmacro %}}"

@@ -110,7 +110,7 @@ def _part() -> None:
     torch.distributed.destroy_process_group()
 
 
-def my_share(order: Sequence[int]) -> list[int]:
+def local_part(order: Sequence[int]) -> list[int]:
     """This process's part of ``order``, dealt one by one."""
     return list(order[rank() :: world()])
 

@@ -19,7 +19,7 @@ from transformers import (
 from tokalign.errors import InputError, first_line
 from tokalign.models import lora
 from tokalign.models.heads import model_class
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 # Loading and saving are told in our own words.
 transformers.utils.logging.set_verbosity_error()
@@ -49,7 +49,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
+def new_tiny(tokenizer: Tokenizer, seed: int, max_positions: int = 1024) -> Any:
     """A Llama of about half a million weights, for the playground. Hidden 128, 2 layers, std .05.
 
     Heads turn slowly (rotary base 10⁶): with 10⁴ only half of their 32 dimensions can compare a word with one a
@@ -58,7 +58,7 @@ def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=codec.size,
+            vocab_size=tokenizer.size,
             hidden_size=128,
             intermediate_size=384,
             num_hidden_layers=2,
@@ -69,15 +69,15 @@ def new_tiny(codec: Codec, seed: int, max_positions: int = 1024) -> Any:
             initializer_range=0.05,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=codec.eos_id,
-            pad_token_id=codec.pad_id,
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.pad_id,
         )
     )
 
 
-def new_tiny_classifier(codec: Codec, seed: int, max_positions: int, level: str) -> Any:
+def new_tiny_classifier(tokenizer: Tokenizer, seed: int, max_positions: int, level: str) -> Any:
     """A tiny Llama with a zero head: three classes a token (``token``) or one score (``sequence``)."""
-    config = new_tiny(codec, seed, max_positions).config
+    config = new_tiny(tokenizer, seed, max_positions).config
     if level == "token":
         config.id2label = dict(enumerate(CLASSES))
         config.label2id = {name: i for i, name in enumerate(CLASSES)}
@@ -167,26 +167,26 @@ def longest(model: Any, most: int) -> int:
     return most if places is None else min(most, places)
 
 
-def check_vocabulary(model: Any, codec: Codec) -> None:
+def check_vocabulary(model: Any, tokenizer: Tokenizer) -> None:
     """See that a model has an embedding for every token; one that no text can hold, such as padding, may go without.
 
     Raises:
         InputError: it has not.
     """
     rows = len(model.get_input_embeddings().weight)
-    if codec.size <= rows:
+    if tokenizer.size <= rows:
         return
-    beyond = {name for name, i in codec.tokenizer.get_vocab().items() if i >= rows and i not in codec.unread}
-    if codec.pad_id >= rows:
-        codec.pad_id = codec.eos_id
+    beyond = {name for name, i in tokenizer.hf_tokenizer.get_vocab().items() if i >= rows and i not in tokenizer.unread}
+    if tokenizer.pad_id >= rows:
+        tokenizer.pad_id = tokenizer.eos_id
     if beyond:
         raise InputError(
             f"the tokenizer has {len(beyond)} tokens for which the model, with {rows} embeddings, has none, "
             f"{min(beyond)!r} among them",
-            where=codec.source,
+            where=tokenizer.source,
             remedy="resize the model's embeddings to the tokenizer and save it (transformers: resize_token_embeddings)",
         )
-    codec.size = rows
+    tokenizer.size = rows
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:
@@ -224,9 +224,17 @@ def _zero_head(model: Any) -> Any:
         torch.nn.init.zeros_(head.weight)
         if head.bias is not None:
             torch.nn.init.zeros_(head.bias)
+    return disable_dropout(model)
+
+
+def disable_dropout(model: Any) -> Any:
+    """The model with every dropout at 0: rewards and probability ratios must compare like with like."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or "layerdrop" in name):
+                setattr(module, name, 0.0)
     return model
 
 

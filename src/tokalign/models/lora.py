@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from tokalign.config.options import Adapting
+from tokalign.config.options import LoraOptions
 from tokalign.errors import InputError
 
 _HEADS = ("score", "classifier")
@@ -20,7 +20,7 @@ POLICY, VALUE, REWARD = "default", "value", "reward"
 """Names of adapters; peft keeps the first at the top of a folder."""
 
 
-def _config(model: Any, knobs: Adapting) -> Any:
+def _config(model: Any, options: LoraOptions) -> Any:
     from peft import LoraConfig
 
     linear = {
@@ -30,17 +30,17 @@ def _config(model: Any, knobs: Adapting) -> Any:
     }
     heads = [name for name in _HEADS if isinstance(getattr(model, name, None), torch.nn.Module)]
     return LoraConfig(
-        r=knobs.lora_rank, lora_alpha=knobs.lora_alpha, target_modules=sorted(linear), modules_to_save=heads or None
+        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=sorted(linear), modules_to_save=heads or None
     )
 
 
-def adapt(model: Any, knobs: Adapting) -> Any:
+def adapt(model: Any, options: LoraOptions) -> Any:
     """Adapters on every linear layer of the body, in float32; a head of one's own is trained whole."""
     from peft import get_peft_model
 
     with warnings.catch_warnings():  # of peft's about transformers, on its way in
         warnings.simplefilter("ignore", FutureWarning)
-        return _in_float32(get_peft_model(model, _config(model, knobs)))
+        return _in_float32(get_peft_model(model, _config(model, options)))
 
 
 def _in_float32(adapted: Any) -> Any:
@@ -81,9 +81,9 @@ class Adapters:
     ``model`` is the whole, with the policy's adapter in use; ``trunk`` what gives hidden states.
     """
 
-    def __init__(self, base: Any, knobs: Adapting) -> None:
-        self._config = _config(base, knobs)
-        self.model = adapt(base, knobs)
+    def __init__(self, base: Any, options: LoraOptions) -> None:
+        self._config = _config(base, options)
+        self.model = adapt(base, options)
         self.trunk = getattr(base, base.base_model_prefix)
         self._learning = {POLICY: self._weights(POLICY)}
         self._in_use = POLICY

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokalign import __version__
-from tokalign.config.stages import TrainRmConfig
 from tokalign.models.heads import Headed
 from tokalign.models.reward import reads_last_token
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 _AUTO = {"token": "AutoModelForTokenClassification", "sequence": "AutoModelForSequenceClassification"}
 
@@ -18,26 +17,28 @@ token is p(good) − p(bad).""",
 }
 
 
-def card(config: TrainRmConfig, model: Any, codec: Codec, stats: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+def card(
+    level: str, base: str, model: Any, tokenizer: Tokenizer, stats: Mapping[str, Any], rows: Mapping[str, Any]
+) -> str:
     """Markdown with the front matter that model hubs read."""
     return f"""---
 library_name: transformers
-pipeline_tag: {"token" if config.level == "token" else "text"}-classification
+pipeline_tag: {"token" if level == "token" else "text"}-classification
 tags: [reward-model, tokalign]
 ---
 
-# A {config.level}-level reward model
+# A {level}-level reward model
 
-{_WHAT[config.level]}
-Made by `tokalign {__version__}` from `{config.model}`, after Xu et al., *Aligning Large Language Models via
+{_WHAT[level]}
+Made by `tokalign {__version__}` from `{base}`, after Xu et al., *Aligning Large Language Models via
 Fine-grained Supervision* (ACL 2024). The prompt is rendered by the chat template and followed by the response and EOS.
 
 With transformers (THIS is this folder, PROMPT a text, RESPONSE an answer to it):
 
 ```python
-{_loading(config.level, model)}
-{_reading(codec)}
-{_scoring(config.level, model)}
+{_loading(level, model)}
+{_reading(tokenizer)}
+{_scoring(level, model)}
 ```
 
 With tokalign:
@@ -75,9 +76,9 @@ def _loading(level: str, model: Any) -> str:
     )
 
 
-def _reading(codec: Codec) -> str:
+def _reading(tokenizer: Tokenizer) -> str:
     """How the ids come about, ``prompt`` and ``response``."""
-    if codec.tokenizer.chat_template:
+    if tokenizer.hf_tokenizer.chat_template:
         prompt = (
             'messages = [{"role": "user", "content": PROMPT}]\n'
             "text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)\n"
@@ -85,10 +86,10 @@ def _reading(codec: Codec) -> str:
         )
     else:
         ids = 'tokenizer(f"User: {PROMPT}\\n\\nAssistant:\\n")["input_ids"]'
-        prompt = f"prompt = [i for i in {ids} if i != {codec.eos_id}]"
-        if codec.tokenizer.bos_token_id == codec.eos_id:
+        prompt = f"prompt = [i for i in {ids} if i != {tokenizer.eos_id}]"
+        if tokenizer.hf_tokenizer.bos_token_id == tokenizer.eos_id:
             prompt = f"prompt = {ids}"
-    return f'{prompt}\nresponse = [*tokenizer(RESPONSE, add_special_tokens=False)["input_ids"], {codec.eos_id}]'
+    return f'{prompt}\nresponse = [*tokenizer(RESPONSE, add_special_tokens=False)["input_ids"], {tokenizer.eos_id}]'
 
 
 def _scoring(level: str, model: Any) -> str:

@@ -8,7 +8,7 @@ from tokalign.artifacts.schemas import Row
 from tokalign.data.conversation import as_messages
 from tokalign.data.rows import Rows
 from tokalign.models.chat_templates import thinks
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 R = TypeVar("R", bound=Row)
 
@@ -20,26 +20,26 @@ class Renderable(NamedTuple, Generic[R]):
     notes: list[str]
 
 
-def renderable(rows: Rows[R], codecs: Iterable[Codec], strict: bool = False) -> Renderable[R]:
-    """The rows whose prompts go through the chat templates of all ``codecs``.
+def renderable(rows: Rows[R], tokenizers: Iterable[Tokenizer], strict: bool = False) -> Renderable[R]:
+    """The rows whose prompts go through the chat templates of all ``tokenizers``.
 
     Raises:
         InputError: none does; with ``strict``, one does not.
     """
     told: Counter[str] = Counter()
-    readers = [codec for codec in codecs if codec.can_refuse]
+    readers = [tokenizer for tokenizer in tokenizers if tokenizer.can_refuse]
 
     def why_not(row: Any) -> str:
-        for codec in readers:
-            text, reason = codec.rendering(row.prompt)
+        for tokenizer in readers:
+            text, reason = tokenizer.rendering(row.prompt)
             if reason:
                 return reason
-            system = codec.asked.get("system")
+            system = tokenizer.settings.get("system")
             if system and as_messages(row.prompt)[0]["role"] == "system":
                 done = {"fold": "folded into the user's", "drop": "left out"}[system]
-                told[f"a system turn is {done}: the chat template of {codec.source} has none"] += 1
+                told[f"a system turn is {done}: the chat template of {tokenizer.source} has none"] += 1
             if thinks(text):
-                told[f"a prompt ends within thoughts (<think>) that the chat template of {codec.source} opens"] += 1
+                told[f"a prompt ends within thoughts (<think>) that the chat template of {tokenizer.source} opens"] += 1
         return ""
 
     if not readers:

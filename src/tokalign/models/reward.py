@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from tokalign.config.options import Templates
+from tokalign.config.options import TemplateOptions
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, positions
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 
 def class_probs(model: Any, batch: Batch) -> Tensor:
@@ -56,7 +56,7 @@ class RewardModel:
     """
 
     model: Any
-    codec: Codec
+    tokenizer: Tokenizer
     level: str
     reading: str = "expected"
     normalise: str = "none"
@@ -74,7 +74,7 @@ class RewardModel:
         dtype: str = "float32",
         reading: str = "expected",
         normalise: str = "none",
-        how: Templates | None = None,
+        template_options: TemplateOptions | None = None,
     ) -> "RewardModel":
         """Load a token classifier with our three classes or any sequence classifier with one output.
 
@@ -95,9 +95,12 @@ class RewardModel:
                 f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
                 remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
             )
-        model, codec = load_classifier(source, level, dtype, whole=True, to_use=True), Codec.load(source, how)
-        check_vocabulary(model, codec)
-        return cls(model, codec, level, reading, normalise)
+        model, tokenizer = (
+            load_classifier(source, level, dtype, whole=True, to_use=True),
+            Tokenizer.load(source, template_options),
+        )
+        check_vocabulary(model, tokenizer)
+        return cls(model, tokenizer, level, reading, normalise)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
@@ -113,7 +116,7 @@ class RewardModel:
         rewards: list[Tensor] = [torch.empty(0)] * len(pairs)
         device = next(self.model.parameters()).device
         for group in by_length([len(p) + len(r) for p, r in pairs], microbatch, even=distributed.sharded()):
-            batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, device)
+            batch = Batch.of([pairs[i] for i in group], self.tokenizer.pad_id, device)
             mask = batch.response_mask
             if self.level == "token":
                 p = class_probs(self.model, batch)
@@ -121,7 +124,7 @@ class RewardModel:
                 if self.normalise == "span":
                     reward = rewards_of.per_span(reward, mask)
                 elif self.normalise == "word":
-                    starts = torch.from_numpy(self.codec.word_starts(batch.response_ids.cpu().numpy()))
+                    starts = torch.from_numpy(self.tokenizer.word_starts(batch.response_ids.cpu().numpy()))
                     reward = rewards_of.per_word(reward, starts.to(device) | ~mask)
             else:
                 reward = rl.score_at_last_token(sequence_scores(self.model, batch), mask)
@@ -176,8 +179,8 @@ class Ratings:
 
 def best_of(rows: Sequence[dict[str, Any]], model: RewardModel, n: int) -> list[dict[str, Any]]:
     """Of every ``n`` rows of ``responses/1``, which answer one prompt, the one that the model likes best."""
-    prompts = model.codec.prompts([r["prompt"] for r in rows])
-    responses = model.codec.responses([r["response"] for r in rows])
+    prompts = model.tokenizer.prompts([r["prompt"] for r in rows])
+    responses = model.tokenizer.responses([r["response"] for r in rows])
     scores = model.rate(
         [
             (p, r.ids if row["finished"] else r.ids[:-1] or r.ids)

@@ -20,7 +20,7 @@ from tokalign.errors import InputError, UsageError
 from tokalign.models.batch import Pair
 from tokalign.models.function_names import is_function
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenizer import Codec, same_reading
+from tokalign.models.tokenizer import Tokenizer, same_reading
 from tokalign.runtime import invocation
 from tokalign.runtime.disk import sha256
 
@@ -38,12 +38,12 @@ class Emitted:
     prompts: Sequence[Prompt]
     pairs: Sequence[Pair]
     finished: Sequence[bool]
-    codec: Codec
+    tokenizer: Tokenizer
 
     @cached_property
     def located(self) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """Their texts, and where in them each token stands; read only by who needs it."""
-        return self.codec.located([ids for _, ids in self.pairs])
+        return self.tokenizer.located([ids for _, ids in self.pairs])
 
 
 class RewardFunction(Protocol):
@@ -73,10 +73,10 @@ class ModelReward:
         if not self.foreign:
             return self.model.rate(emitted.pairs, microbatch).rewards
         texts, places = emitted.located
-        own = self.model.codec.responses(texts)
+        own = self.model.tokenizer.responses(texts)
         sizes = [len(o.ids) if done else len(o.ids) - 1 for o, done in zip(own, emitted.finished, strict=True)]
         kept = [max(n, 1) for n in sizes]
-        prompts = self.model.codec.prompts(emitted.prompts)
+        prompts = self.model.tokenizer.prompts(emitted.prompts)
         rated = self.model.rate([(p, o.ids[:n]) for p, o, n in zip(prompts, own, kept, strict=True)], microbatch)
         paid = [torch.zeros(len(ids)) for _, ids in emitted.pairs]
         for i, rewards in enumerate(rated.rewards):
@@ -162,21 +162,21 @@ def function(source: str) -> Function:
     return found
 
 
-def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Codec]:
+def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Tokenizer]:
     """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
 
     Raises:
         UsageError: all are functions, which have no tokenizer.
     """
     loaded = [UserReward(function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
-    codecs = [m.codec for m in loaded if isinstance(m, RewardModel)]
-    if not codecs:
+    tokenizers = [m.tokenizer for m in loaded if isinstance(m, RewardModel)]
+    if not tokenizers:
         raise UsageError("--judge reward needs a reward model", remedy="name one with --reward-model")
     reward_functions: list[RewardFunction] = []
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):
             m.model.to(device)
-            reward_functions.append(ModelReward(m, Path(source).name, not same_reading(codecs[0], m.codec)))
+            reward_functions.append(ModelReward(m, Path(source).name, not same_reading(tokenizers[0], m.tokenizer)))
         else:
             reward_functions.append(m)
-    return reward_functions, codecs[0]
+    return reward_functions, tokenizers[0]

@@ -45,14 +45,14 @@ Room = Callable[[Sequence[int], int], list[int] | None]
 
 
 def evaluate(
-    model: RewardModel, rows: list[TokenLabels], way: diff.AlignOptions, room: Room = lambda prompt, _: list(prompt)
+    model: RewardModel, rows: list[TokenLabels], align: diff.AlignOptions, room: Room = lambda prompt, _: list(prompt)
 ) -> dict[str, Any]:
     """Metrics on held-out rows, with 95 % intervals (``ci95``) from a bootstrap over rows or edits.
 
     * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by mean (``ci95``) and by sum of token rewards
       (for a sequence model both are its score), with the number of pairs;
     * ``flips``: one edit undone at a time, does the text with all edits score higher? By flaw category
-      where the categories of a row match its edits one to one (``way``: how edits are told apart). A text with an
+      where the categories of a row match its edits one to one (``align``: how edits are told apart). A text with an
       edit undone can be longer than both; one for which there is no ``room`` is left out;
     * ``length``: correlation of mean and of sum of token rewards with the number of tokens.
 
@@ -67,14 +67,14 @@ def evaluate(
     originals = model.rate([(r.prompt_ids, r.original_ids) for r in rows])
     editeds = model.rate([(r.prompt_ids, r.edited_ids) for r in rows])
     natural = [i for i, r in enumerate(rows) if r.chosen and r.chosen != r.original]
-    codes = model.codec.responses([rows[i].chosen or "" for i in natural])
+    codes = model.tokenizer.responses([rows[i].chosen or "" for i in natural])
     chosen = model.rate([(rows[i].prompt_ids, c.ids) for i, c in zip(natural, codes, strict=True)])
     changed = [i for i, r in enumerate(rows) if r.edited != r.original]
     sizes = [len(r.original_ids) for r in rows] + [len(r.edited_ids) for r in rows]
     report: dict[str, Any] = {
         "edited_over_original": _accuracy(_take(editeds, changed), _take(originals, changed)),
         "chosen_over_rejected": _accuracy(chosen, _take(originals, natural)),
-        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, way, room),
+        "flips": _flips(model, [rows[i] for i in changed], _take(editeds, changed).sums, align, room),
         "length": {
             "mean": correlation(originals.means + editeds.means, sizes),
             "sum": correlation(originals.sums + editeds.sums, sizes),
@@ -142,17 +142,17 @@ def _wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
 
 
 def _flips(
-    model: RewardModel, rows: list[TokenLabels], sums: list[float], way: diff.AlignOptions, room: Room
+    model: RewardModel, rows: list[TokenLabels], sums: list[float], align: diff.AlignOptions, room: Room
 ) -> dict[str, Any]:
     """``sums``: the score of each row's text with all edits."""
     full: list[float] = []
     pairs: list[Pair] = []
     by_kind: dict[str, list[int]] = defaultdict(list)
-    kept = diff.compare_words(split([r.original for r in rows]), split([r.edited for r in rows]), way)
+    kept = diff.compare_words(split([r.original for r in rows]), split([r.edited for r in rows]), align)
     for k, (row, total) in enumerate(zip(rows, sums, strict=True)):
         edits = diff.changes(diff.opcodes(kept, k))
         kinds = row.categories if len(row.categories) == len(edits) else [""] * len(edits)
-        undone = model.codec.responses([diff.undo(row.original, row.edited, edit) for edit in edits])
+        undone = model.tokenizer.responses([diff.undo(row.original, row.edited, edit) for edit in edits])
         for kind, text in zip(kinds, undone, strict=True):
             prompt = room(row.prompt_ids, len(text.ids))
             if prompt is not None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from tokalign.artifacts.schemas import PromptRow
-from tokalign.config.options import Sampling
+from tokalign.config.options import SamplingOptions
 from tokalign.data.rows import Rows
 from tokalign.errors import InputError
 from tokalign.models.batch import by_length
 from tokalign.models.kv_cache import growing_cache, keep_rows
 from tokalign.models.loading import positions
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Sampler(Protocol):
         policy: Any,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
-        codec: Codec,
-        knobs: Sampling,
+        tokenizer: Tokenizer,
+        options: SamplingOptions,
         value_head: Any = None,
     ) -> list[Sampled]:
         """One response to each prompt; the same policy, prompts and seeds give the same responses."""
@@ -64,9 +64,9 @@ def new_seeds(n: int, generator: torch.Generator) -> list[int]:
 
 def respond(
     policy: Any,
-    codec: Codec,
+    tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    knobs: Sampling,
+    options: SamplingOptions,
     seeds: Sequence[int],
     batch_size: int,
     sampler: "Sampler | None" = None,
@@ -79,31 +79,33 @@ def respond(
         InputError: a prompt with its response is longer than what the policy can read.
     """
     most, longest = positions(policy), max(map(len, prompts), default=0)
-    if most is not None and longest + knobs.max_new_tokens > most:
+    if most is not None and longest + options.max_new_tokens > most:
         raise InputError(
-            f"the policy can read {most} tokens: too few for a prompt of {longest} and {knobs.max_new_tokens} new ones",
+            f"the policy reads {most} tokens: too few for a prompt of {longest} and {options.max_new_tokens} new ones",
             field="prompt",
             remedy="lower --max-new-tokens, or leave that prompt out",
         )
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
     for group in by_length([len(p) for p in prompts], batch_size, even=True):
-        drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], codec, knobs)
+        drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], tokenizer, options)
         for i, s in zip(group, drawn, strict=True):
-            texts[i] = (codec.decode(s.ids), s.finished)
+            texts[i] = (tokenizer.decode(s.ids), s.finished)
     return texts
 
 
 def answerable(
-    rows: Rows[PromptRow], most: int | None, codec: Codec, knobs: Sampling, strict: bool = False
+    rows: Rows[PromptRow], most: int | None, tokenizer: Tokenizer, options: SamplingOptions, strict: bool = False
 ) -> Rows[PromptRow]:
     """The prompts that leave room for a response in a policy that can read ``most`` tokens (None: any number)."""
     if most is None:
         return rows
-    room = most - knobs.max_new_tokens
+    room = most - options.max_new_tokens
 
     def why_not(row: PromptRow) -> str:
-        fits = len(codec.prompts([row.prompt])[0]) <= room
-        return "" if fits else f"longer, with {knobs.max_new_tokens} new tokens, than the {most} that the policy reads"
+        fits = len(tokenizer.prompts([row.prompt])[0]) <= room
+        return (
+            "" if fits else f"longer, with {options.max_new_tokens} new tokens, than the {most} that the policy reads"
+        )
 
     return rows.where(why_not, strict)
 
@@ -111,8 +113,8 @@ def answerable(
 def respond_to(
     rows: Sequence[PromptRow],
     policy: Any,
-    codec: Codec,
-    knobs: Sampling,
+    tokenizer: Tokenizer,
+    options: SamplingOptions,
     seed: int,
     batch_size: int,
     generator: str,
@@ -120,9 +122,9 @@ def respond_to(
     sampler: "Sampler | None" = None,
 ) -> list[dict[str, Any]]:
     """``responses/1`` rows, ``n`` for each prompt."""
-    prompts = [p for p in codec.prompts([r.prompt for r in rows]) for _ in range(n)]
+    prompts = [p for p in tokenizer.prompts([r.prompt for r in rows]) for _ in range(n)]
     seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
-    texts = respond(policy, codec, prompts, knobs, seeds, batch_size, sampler)
+    texts = respond(policy, tokenizer, prompts, options, seeds, batch_size, sampler)
     return [
         {
             "id": row.id,
@@ -142,8 +144,8 @@ def sample(
     policy: Any,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
-    codec: Codec,
-    knobs: Sampling,
+    tokenizer: Tokenizer,
+    options: SamplingOptions,
     value_head: Any = None,
 ) -> list[Sampled]:
     """The built-in :class:`Sampler`. ``temperature`` 0 takes the most likely token.
@@ -151,20 +153,20 @@ def sample(
     Every response has random numbers of its own, so it is the same in whatever company it is drawn.
     """
     device = next(policy.parameters()).device
-    width, most = max(map(len, prompts)), knobs.max_new_tokens
+    width, most = max(map(len, prompts)), options.max_new_tokens
     # Prompts are padded on the left so that every row's next token stands in the same column.
-    input_ids = torch.tensor([[codec.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     lens = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     uniforms = numbers(seeds, most).to(device)
 
-    tokens = torch.full((len(prompts), most), codec.pad_id, device=device)
+    tokens = torch.full((len(prompts), most), tokenizer.pad_id, device=device)
     logps, values = torch.zeros(2, len(prompts), most, device=device)
     lengths = torch.full((len(prompts),), most, device=device)
     live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    ends = torch.tensor(codec.ends, device=device)
+    ends = torch.tensor(tokenizer.ends, device=device)
     cache = growing_cache(policy.config)
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
@@ -179,16 +181,16 @@ def sample(
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                .logits[:, -1, : codec.size]
+                .logits[:, -1, : tokenizer.size]
                 .float()
             )
-            logp = (logits / (knobs.temperature or 1.0)).log_softmax(-1)
-            token = draw(logp, knobs.temperature, knobs.top_p, uniforms[live, t])
+            logp = (logits / (options.temperature or 1.0)).log_softmax(-1)
+            token = draw(logp, options.temperature, options.top_p, uniforms[live, t])
             state = states.pop()
             if value_head is not None:
                 values[live, t] = value_head(state).squeeze(-1).float()
             running = ~done[live]
-            tokens[live, t] = torch.where(running, token, codec.pad_id)
+            tokens[live, t] = torch.where(running, token, tokenizer.pad_id)
             logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
             ended = running & torch.isin(token, ends)
             lengths[live[ended]] = t + 1

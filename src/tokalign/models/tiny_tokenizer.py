@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 
 from tokalign.models.chat_templates import TINY_TEMPLATE
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 _EOS, _PAD = "<|end|>", "<|pad|>"
 
 
-def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
+def train_tiny(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
+    bpe = Backend(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -29,4 +30,4 @@ def train_tiny(texts: Iterable[str], vocab_size: int) -> Codec:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_EOS, pad_token=_PAD)
     tokenizer.chat_template = TINY_TEMPLATE
-    return Codec(tokenizer, "tiny")
+    return Tokenizer(tokenizer, "tiny")

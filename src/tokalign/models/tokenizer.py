@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tokalign.artifacts.manifest import is_artifact
 from tokalign.artifacts.schemas import Prompt
-from tokalign.config.options import Templates
+from tokalign.config.options import TemplateOptions
 from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import TINY_TEMPLATE, choose, lost, prepare
@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
     rows: NDArray[np.int64]
 
 
-class Codec:
+class Tokenizer:
     """A tokenizer and the one way in which the project uses it.
 
     Args:
@@ -53,8 +53,8 @@ class Codec:
         source: where it is from, for messages.
         ends: ids besides EOS that end a response of its model. Where the chat template closes an answer with one
             of them, that one is taken for EOS.
-        how: what is asked of its chat template; None: nothing, it is used as it is.
-        made_by_us: whether it is of an artifact, for which that was settled.
+        options: what is asked of its chat template; None: nothing, it is used as it is.
+        from_artifact: whether it is of an artifact, for which that was settled.
 
     Raises:
         InputError: the tokenizer is not a fast one, or has no EOS token; several templates, and none the default.
@@ -66,25 +66,27 @@ class Codec:
         tokenizer: Any,
         source: str = "",
         ends: Sequence[int] = (),
-        how: Templates | None = None,
-        made_by_us: bool = False,
+        options: TemplateOptions | None = None,
+        from_artifact: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"{source or type(tokenizer).__name__} has no fast tokenizer",
                 remedy="character offsets need one: pick a model with a tokenizer.json",
             )
-        self.tokenizer, self.source = tokenizer, source
+        self.hf_tokenizer, self.source = tokenizer, source
         self._backend = tokenizer.backend_tokenizer
         vocabulary = tokenizer.get_vocab()
         self.size = max(vocabulary.values()) + 1
         """Ids that there are, or one more than the highest; a model may have more outputs."""
-        self.asked: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
         """What is written into the chat template besides what it says itself."""
         if template := choose(tokenizer.chat_template, source):
-            prepared = prepare(template, how or Templates(), self._render, source, made_by_us=made_by_us)
-            template, self.asked = prepared.template, prepared.asked
-        elif how and how.template_arg:
+            prepared = prepare(
+                template, options or TemplateOptions(), self._render, source, from_artifact=from_artifact
+            )
+            template, self.settings = prepared.template, prepared.settings
+        elif options and options.template_arg:
             raise UsageError(f"--template-arg: {source} has no chat template", remedy="leave it out")
         tokenizer.chat_template = template
         eos = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
@@ -113,7 +115,7 @@ class Codec:
         self.decoder = Decoder(self._backend, special | {*self.ends}, self.size)
 
     @classmethod
-    def load(cls, source: str | Path, how: Templates | None = None) -> "Codec":
+    def load(cls, source: str | Path, options: TemplateOptions | None = None) -> "Tokenizer":
         """Load from a folder or a hub id; see the class.
 
         Raises:
@@ -131,16 +133,16 @@ class Codec:
                 f"no tokenizer at {str(source)!r}: {first_line(e)}",
                 remedy="give a model folder, a hub id (needs a connection), or `tiny`",
             ) from e
-        made_by_us = is_artifact(Path(source)) or is_artifact(Path(source).parent)
+        from_artifact = is_artifact(Path(source)) or is_artifact(Path(source).parent)
         # A configuration that says nothing has its class's default, which may be any token of the text.
         ends = [i for i in _ends(str(source)) if i in tokenizer.added_tokens_decoder]
-        return cls(tokenizer, str(source), ends, how, made_by_us)
+        return cls(tokenizer, str(source), ends, options, from_artifact)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, and what ends a response where the tokenizer does not say so."""
-        self.tokenizer.save_pretrained(str(folder))
+        self.hf_tokenizer.save_pretrained(str(folder))
         ends = folder / "generation_config.json"
-        if self.ends != [self.tokenizer.eos_token_id] and not ends.exists():
+        if self.ends != [self.hf_tokenizer.eos_token_id] and not ends.exists():
             ends.write_text(json.dumps({"eos_token_id": self.ends, "pad_token_id": self.pad_id}) + "\n")
 
     def render(self, prompt: Prompt) -> str:
@@ -161,7 +163,7 @@ class Codec:
     @property
     def can_refuse(self) -> bool:
         """Whether there are prompts that cannot be rendered: not with a template of ours."""
-        return bool(self.tokenizer.chat_template) and self.tokenizer.chat_template != TINY_TEMPLATE
+        return bool(self.hf_tokenizer.chat_template) and self.hf_tokenizer.chat_template != TINY_TEMPLATE
 
     def _rendered(self, prompt: Prompt) -> tuple[str, str | None]:
         """A prompt as a model reads it and, where a control token stands in its text, as that is to be encoded."""
@@ -173,14 +175,14 @@ class Codec:
         return shown(made), renamed(made)
 
     def _made_of(self, turns: Sequence[dict[str, str]]) -> str:
-        template = self.tokenizer.chat_template
+        template = self.hf_tokenizer.chat_template
         if not template:
             plain = (PLAIN_TEMPLATE.format(role=t["role"].capitalize(), content=t["content"]) for t in turns)
             return "".join(plain) + "Assistant:\n"
         problem = ""
         try:
             text = self._render(template, turns)
-            kept = turns[1:] if self.asked.get("system") == "drop" and turns[0]["role"] == "system" else turns
+            kept = turns[1:] if self.settings.get("system") == "drop" and turns[0]["role"] == "system" else turns
             if role := lost(kept, text):
                 problem = f"the model's chat template leaves out what the {role} says"
         except Exception as e:  # a template is a program of somebody else's
@@ -195,7 +197,7 @@ class Codec:
         return text
 
     def _render(self, template: str, turns: Any, more: bool = True) -> str:
-        made = self.tokenizer.apply_chat_template(
+        made = self.hf_tokenizer.apply_chat_template(
             list(turns), chat_template=template, tokenize=False, add_generation_prompt=more
         )
         return str(made)
@@ -205,33 +207,33 @@ class Codec:
         user, system = {"role": "user", "content": "question"}, {"role": "system", "content": "rule"}
         for turns in ([user, *last], [system, user, *last]):
             try:
-                return self._render(self.tokenizer.chat_template, turns, more=False)
+                return self._render(self.hf_tokenizer.chat_template, turns, more=False)
             except Exception:  # a template is a program of somebody else's
                 continue
         return ""
 
     def _closing(self, ends: Sequence[int]) -> int | None:
         """Which of the ends the chat template puts behind an answer, if it does."""
-        if not (self.tokenizer.chat_template and ends):
+        if not (self.hf_tokenizer.chat_template and ends):
             return None
         _, found, tail = self._talk({"role": "assistant", "content": "answer"}).rpartition("answer")
-        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
+        ids = self.hf_tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
         return next((i for i in ids if i in ends), None)
 
     def _written(self) -> set[int]:
         """Special tokens that prompts begin with or hold, whatever their texts are."""
-        named = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.cls_token_id}
-        text = self._talk() if self.tokenizer.chat_template else ""
-        return {i for i in named if i is not None} | {*self.tokenizer(text, add_special_tokens=False)["input_ids"]}
+        named = {self.hf_tokenizer.bos_token_id, self.hf_tokenizer.eos_token_id, self.hf_tokenizer.cls_token_id}
+        text = self._talk() if self.hf_tokenizer.chat_template else ""
+        return {i for i in named if i is not None} | {*self.hf_tokenizer(text, add_special_tokens=False)["input_ids"]}
 
     def _marks_of_turns(self) -> set[int]:
         """Added tokens that the chat template writes around turns, though they are not flagged as special."""
-        if not self.tokenizer.chat_template:
+        if not self.hf_tokenizer.chat_template:
             return set()
         user, said = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
         text = self._talk(said, user) or self._talk()
-        added = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
-        ids = {*self.tokenizer(text, add_special_tokens=False)["input_ids"]} & added.keys()
+        added = {i: token.content for i, token in self.hf_tokenizer.added_tokens_decoder.items()}
+        ids = {*self.hf_tokenizer(text, add_special_tokens=False)["input_ids"]} & added.keys()
         names = {i: added[i].strip("▁ \t\r\n") for i in ids}
         no_marks = {i for i, name in names.items() if BYTE.fullmatch(name) or THOUGHT.fullmatch(name)}
         return {i for i, name in names.items() if name and not name.isalnum()} - no_marks
@@ -242,7 +244,7 @@ class Codec:
             return []
         rendered = [self._rendered(p) for p in prompts]
         # A chat template writes its own BOS; the plain one leaves it to the tokenizer.
-        special = not self.tokenizer.chat_template
+        special = not self.hf_tokenizer.chat_template
         ids: list[list[int]] = [e.ids for e in self._batch([shown for shown, _ in rendered], special)]
         hidden = [k for k, (_, renamed) in enumerate(rendered) if renamed is not None]
         if hidden:
@@ -269,7 +271,7 @@ class Codec:
         finally:
             self._backend.encode_special_tokens = before
         # Those that are flagged as special are text already; what is not known is no sign of one.
-        control = self.controls.ids - {self.tokenizer.unk_token_id}
+        control = self.controls.ids - {self.hf_tokenizer.unk_token_id}
         if hidden := [k for k, e in enumerate(found) if not control.isdisjoint(e.ids)]:
             for k, e in zip(hidden, self.controls.encode([texts[k] for k in hidden]), strict=True):
                 found[k] = e
@@ -339,16 +341,16 @@ def _ends(source: str) -> list[int]:
     return [i for i in several if isinstance(i, int) and not isinstance(i, bool) and i >= 0]
 
 
-def same_reading(a: Codec, b: Codec) -> bool:
+def same_reading(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether two models read the same prompt and the same response as the same ids."""
-    return same_tokenizer(a, b) and a.tokenizer.chat_template == b.tokenizer.chat_template
+    return same_tokenizer(a, b) and a.hf_tokenizer.chat_template == b.hf_tokenizer.chat_template
 
 
-def same_tokenizer(a: Codec, b: Codec) -> bool:
+def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether two tokenizers give the same ids for the same text."""
 
-    def rules(codec: Codec) -> dict[str, Any]:
-        whole: dict[str, Any] = json.loads(codec.tokenizer.backend_tokenizer.to_str())
+    def rules(tokenizer: Tokenizer) -> dict[str, Any]:
+        whole: dict[str, Any] = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())
         return {k: v for k, v in whole.items() if k not in ("padding", "truncation")}
 
     return rules(a) == rules(b) and a.eos_id == b.eos_id

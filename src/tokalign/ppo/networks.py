@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from tokalign.config.stages import TrainPpoConfig
+from tokalign.config.methods import PpoOptions
 from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Batch
@@ -28,43 +28,44 @@ from tokalign.models.heads import hidden_size
 from tokalign.models.loading import ADAPTER
 from tokalign.models.lora import POLICY, VALUE
 from tokalign.models.policy import TokenStats, response_logprobs, response_values
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 
 class Networks:
     """Policy, reference and value model. Trained weights are float32, whatever the arithmetic.
 
     Args:
-        config: the stage's knobs.
+        source: the policy's folder or hub id.
+        options: what is trained, and in what precision.
         device: where they run.
-        codec: of the policy; what it can say beyond the tokenizer's ids counts as impossible.
+        tokenizer: of the policy; what it can say beyond the tokenizer's ids counts as impossible.
 
     Raises:
         InputError: the policy cannot be loaded.
         UsageError: a combination that does not work.
     """
 
-    def __init__(self, config: TrainPpoConfig, device: torch.device, codec: Codec) -> None:
-        self.config, self.device, self.size = config, device, codec.size
-        self.shared = config.value_model == "shared"
+    def __init__(self, source: str, options: PpoOptions, device: torch.device, tokenizer: Tokenizer) -> None:
+        self.source, self.options, self.device, self.size = source, options, device, tokenizer.size
+        self.shared = options.value_model == "shared"
         self.adapters: lora.Adapters | None = None
-        if config.lora:
+        if options.lora:
             if distributed.sharded():
                 raise UsageError("--lora with FSDP is not supported", remedy="torchrun alone: each process has a copy")
-            base = loading.load_policy(config.policy, config.dtype).to(device)
-            loading.check_vocabulary(base, codec)
-            self.adapters = lora.Adapters(base, config)
+            base = loading.load_policy(source, options.dtype).to(device)
+            loading.check_vocabulary(base, tokenizer)
+            self.adapters = lora.Adapters(base, options)
             self.policy: Any = self.adapters.model
         else:
-            policy = loading.load_policy(config.policy)
-            loading.check_vocabulary(policy, codec)
+            policy = loading.load_policy(source)
+            loading.check_vocabulary(policy, tokenizer)
             self.policy = self._placed(policy)
-        without_dropout(self.policy)
-        self._add_value(config)
+        loading.disable_dropout(self.policy).eval()
+        self._add_value()
         self.ref_policy: Any = None
         if not self.adapters:
-            self.ref_policy = self._placed(loading.load_policy(config.policy, config.dtype).requires_grad_(False))
-        if config.gradient_checkpointing:
+            self.ref_policy = self._placed(loading.load_policy(source, options.dtype).requires_grad_(False))
+        if options.gradient_checkpointing:
             for model in self._trained():
                 loading.recompute_activations(model)
 
@@ -72,10 +73,10 @@ class Networks:
         """On the device; where processes share weights each keeps its part, before the next model comes."""
         model.to(self.device)
         if distributed.sharded():
-            distributed.shard(model, getattr(torch, self.config.dtype))
+            distributed.shard(model, getattr(torch, self.options.dtype))
         return model
 
-    def _add_value(self, config: TrainPpoConfig) -> None:
+    def _add_value(self) -> None:
         """What values are read by: a head on the policy's states, an adapter with a head, or a model."""
         self.head: Any = None
         self.value_model: Any = None
@@ -87,7 +88,7 @@ class Networks:
             self.value_model = OnAdapter(self.adapters, VALUE, 1).to(self.device)
             self.adapters.add(VALUE)
         else:
-            self.value_model = self._placed(without_dropout(loading.new_value_model(config.policy)))
+            self.value_model = self._placed(loading.new_value_model(self.source).eval())
 
     def _trained(self) -> list[Any]:
         """The models in which gradients flow; adapters are all in the first."""
@@ -113,14 +114,14 @@ class Networks:
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Half precision where that is asked for."""
-        if self.config.dtype == "float32":
+        if self.options.dtype == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.config.dtype))
+        return torch.autocast(self.device.type, getattr(torch, self.options.dtype))
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Within, activations are recomputed if that is asked for: models do so in training mode alone."""
-        checkpointed = self._trained() if self.config.gradient_checkpointing else []
+        checkpointed = self._trained() if self.options.gradient_checkpointing else []
         for model in checkpointed:
             model.train()
         try:
@@ -135,7 +136,7 @@ class Networks:
             return self._read(self.policy, batch, entropy=entropy, value_head=self.head)
 
     def _read(self, policy: Any, batch: Batch, **wanted: Any) -> TokenStats:
-        return response_logprobs(policy, batch, self.config.temperature or 1.0, size=self.size, **wanted)
+        return response_logprobs(policy, batch, self.options.temperature or 1.0, size=self.size, **wanted)
 
     def ref_logprobs(self, batch: Batch) -> Tensor:
         """(B, T): log-probabilities under the reference."""
@@ -208,7 +209,7 @@ class Networks:
         if self.adapters:
             self.adapters.merged(kept, out / ADAPTER).save_pretrained(str(out))
         else:
-            loading.load_policy(kept, self.config.dtype).save_pretrained(str(out))
+            loading.load_policy(kept, self.options.dtype).save_pretrained(str(out))
 
 
 class OnAdapter(torch.nn.Module):
@@ -231,14 +232,3 @@ class OnAdapter(torch.nn.Module):
         """``logits`` (B, L, labels)."""
         hidden = self.body(**inputs).last_hidden_state
         return TokenClassifierOutput(logits=self.score(hidden.to(self.score.weight.dtype)))
-
-
-def without_dropout(model: Any) -> Any:
-    """The model, in eval mode, with every dropout at 0: a ratio of probabilities must compare like with like."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("dropout" in name or "layerdrop" in name):
-                setattr(module, name, 0.0)
-    return model.eval()

@@ -16,7 +16,7 @@ from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.sampler import Sampled
 from tokalign.models.samplers import choose, wrong
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
 
 MISMATCH = 1e-3
@@ -59,7 +59,7 @@ class Rollout:
     segments: Tensor
 
     @classmethod
-    def of(cls, asked: Sequence[PromptItem], responses: Sequence[Response], device: torch.device) -> "Rollout":
+    def of(cls, items: Sequence[PromptItem], responses: Sequence[Response], device: torch.device) -> "Rollout":
         """Pad responses to the longest."""
         lengths = torch.tensor([len(r.ids) for r in responses])
 
@@ -67,7 +67,7 @@ class Rollout:
             return pad_rows(rows).to(device)
 
         return cls(
-            [(a.ids, r.ids) for a, r in zip(asked, responses, strict=True)],
+            [(a.ids, r.ids) for a, r in zip(items, responses, strict=True)],
             [r.finished for r in responses],
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
             padded([r.logprobs for r in responses]),
@@ -95,50 +95,50 @@ class Rollout:
 class Collector:
     """Makes rollouts. Of several processes each makes its part, and all get the whole."""
 
-    def __init__(self, networks: Networks, reward_functions: Sequence[RewardFunction], codec: Codec) -> None:
-        self.networks, self.reward_functions, self.codec = networks, reward_functions, codec
+    def __init__(self, networks: Networks, reward_functions: Sequence[RewardFunction], tokenizer: Tokenizer) -> None:
+        self.networks, self.reward_functions, self.tokenizer = networks, reward_functions, tokenizer
         with networks.sampling() as policy:
-            self.sampler = choose(policy, codec, networks.config, networks.config.dtype)
+            self.sampler = choose(policy, tokenizer, networks.options, networks.options.dtype)
         self.reuse_logprobs: bool | None = None
         """Whether the sampler's log-probabilities serve as the old ones; found out on the first rollout."""
 
-    def draw(self, asked: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
+    def draw(self, items: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
         """Responses to this process's part of the prompts, and which part that is."""
-        order = sorted(range(len(asked)), key=lambda i: -len(asked[i].ids))
-        mine = distributed.my_share(order)
-        knobs, drawn = self.networks.config, list[Sampled]()
-        size = knobs.sample_batch or len(mine)
+        order = sorted(range(len(items)), key=lambda i: -len(items[i].ids))
+        mine = distributed.local_part(order)
+        options, drawn = self.networks.options, list[Sampled]()
+        size = options.sample_batch or len(mine)
         with self.networks.sampling() as policy:
             for part in (mine[k : k + size] for k in range(0, len(mine), size)):
-                prompts, own = [asked[i].ids for i in part], [seeds[i] for i in part]
-                drawn += self.sampler(policy, prompts, own, self.codec, knobs, self.networks.head)
+                prompts, own = [items[i].ids for i in part], [seeds[i] for i in part]
+                drawn += self.sampler(policy, prompts, own, self.tokenizer, options, self.networks.head)
         return mine, drawn
 
-    def evaluate(self, asked: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
+    def evaluate(self, items: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
         """What networks and reward functions say of the responses of all processes."""
-        pairs: list[Pair] = [(asked[i].ids, s.ids) for i, s in zip(mine, sampled, strict=True)]
+        pairs: list[Pair] = [(items[i].ids, s.ids) for i, s in zip(mine, sampled, strict=True)]
         finished = [s.finished for s in sampled]
-        emitted = Emitted([asked[i].prompt for i in mine], pairs, finished, self.codec)
-        knobs = self.networks.config
+        emitted = Emitted([items[i].prompt for i in mine], pairs, finished, self.tokenizer)
+        options = self.networks.options
         logprobs, ref_logprobs, values = self._read(pairs, sampled)
-        scores = [reward_function.score(emitted, knobs.microbatch) for reward_function in self.reward_functions]
+        scores = [reward_function.score(emitted, options.microbatch) for reward_function in self.reward_functions]
         segments = [torch.zeros(len(r), dtype=torch.long) for _, r in pairs]
-        if knobs.granularity == "segment":
+        if options.granularity == "segment":
             segments = sentences(*emitted.located)
         made = [
-            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(paid), segments[k]))
-            for k, (i, paid) in enumerate(zip(mine, zip(*scores, strict=True), strict=True))
+            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(given), segments[k]))
+            for k, (i, given) in enumerate(zip(mine, zip(*scores, strict=True), strict=True))
         ]
-        return Rollout.of(asked, distributed.gathered(made), self.networks.device)
+        return Rollout.of(items, distributed.gathered(made), self.networks.device)
 
     @torch.no_grad()
     def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Log-probabilities under policy and reference, and values: (T_i,) each."""
         logprobs, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(3))
-        sizes, most = [len(p) + len(r) for p, r in pairs], self.networks.config.microbatch
+        sizes, most = [len(p) + len(r) for p, r in pairs], self.networks.options.microbatch
         widest = 0.0
         for group in by_length(sizes, most, even=distributed.sharded()):
-            batch = Batch.of([pairs[i] for i in group], self.codec.pad_id, self.networks.device)
+            batch = Batch.of([pairs[i] for i in group], self.tokenizer.pad_id, self.networks.device)
             known = [sampled[i] for i in group]
             enough = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
             read = None if enough else self.networks.read(batch)
@@ -156,7 +156,7 @@ class Collector:
                     sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
                 )
                 values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
-        refuse_gap(distributed.all_reduce_max(widest), self.networks.config.dtype)
+        refuse_gap(distributed.all_reduce_max(widest), self.networks.options.dtype)
         return logprobs, refs, values
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tokalign.config.stages import TrainPpoConfig
+from tokalign.config.methods import PpoOptions
 from tokalign.core import reward_hacking, rl
 from tokalign.errors import TokalignError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, by_length
 from tokalign.models.reward_functions import RewardFunction
 from tokalign.models.sampler import new_seeds
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
 from tokalign.ppo.rollout import MISMATCH, Collector, PromptItem, Rollout, payout_positions, refuse_gap
 
@@ -31,10 +31,10 @@ class Targets(NamedTuple):
     returns: Tensor
 
 
-class Seen(NamedTuple):
+class Samples(NamedTuple):
     """Some responses of the last rollout: their rewards are as they were given, before any scaling."""
 
-    asked: list[PromptItem]
+    prompts: list[PromptItem]
     responses: list[list[int]]
     rewards: list[list[float]]
 
@@ -45,8 +45,10 @@ class Learner:
 
     networks: Networks
     reward_functions: Sequence[RewardFunction]
-    codec: Codec
-    knobs: TrainPpoConfig
+    tokenizer: Tokenizer
+    options: PpoOptions
+    weights: Sequence[float]
+    """What each reward function counts."""
     generator: torch.Generator
     """Of seeds and the order of minibatches; on the CPU, the same in all processes."""
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -54,16 +56,15 @@ class Learner:
     first: dict[str, float] = field(default_factory=dict)
     """What the first rollout was like: ``length``, ``repetition``, and ``longest``, the 95th percentile of lengths."""
     kl_coef: float = field(init=False)
-    seen: Seen | None = None
+    samples: Samples | None = None
 
     def __post_init__(self) -> None:
-        self.weights = self.knobs.reward_weight or [1.0] * len(self.reward_functions)
-        self.collector = Collector(self.networks, self.reward_functions, self.codec)
-        self.kl_coef = self.knobs.kl_coef
+        self.collector = Collector(self.networks, self.reward_functions, self.tokenizer)
+        self.kl_coef = self.options.kl_coef
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": self.networks.policy_parameters, "lr": self.knobs.lr},
-                {"params": self.networks.value_parameters, "lr": self.knobs.value_lr},
+                {"params": self.networks.policy_parameters, "lr": self.options.lr},
+                {"params": self.networks.value_parameters, "lr": self.options.value_lr},
             ],
             weight_decay=0.0,
             betas=(0.9, 0.95),
@@ -90,20 +91,20 @@ class Learner:
         self.first, self.kl_coef = state["first"], state["kl_coef"]
         self.collector.reuse_logprobs = state["reuse_logprobs"]
 
-    def step(self, asked: Sequence[PromptItem]) -> dict[str, float]:
+    def step(self, prompts: Sequence[PromptItem]) -> dict[str, float]:
         """One rollout over prompts and its updates. Returns the metrics of the step."""
-        k, clock = self.knobs, [time.perf_counter()]
+        k, clock = self.options, [time.perf_counter()]
 
         def lap() -> float:
             clock.append(time.perf_counter())
             return clock[-1] - clock[-2]
 
         # 1. Sample a response to every prompt. Models stay in eval mode: no dropout anywhere.
-        mine, sampled = self.collector.draw(asked, new_seeds(len(asked), self.generator))
+        mine, sampled = self.collector.draw(prompts, new_seeds(len(prompts), self.generator))
         seconds = {"rollout": lap()}
 
         # 2. Read: log-probabilities under policy and reference, values, and the scores of each reward function.
-        rollout = self.collector.evaluate(asked, mine, sampled)
+        rollout = self.collector.evaluate(prompts, mine, sampled)
         mask = rollout.response_mask
         lengths, repeated = mask.sum(1).float(), reward_hacking.repetition(rollout.ids, mask)
         seconds["scoring"] = lap()
@@ -113,7 +114,7 @@ class Learner:
         if not self.first:
             longest = float(lengths.quantile(0.95))
             self.first = {"length": float(lengths.mean()), "repetition": repeated, "longest": longest}
-        token_rewards = self._paid(rollout)
+        token_rewards = self._placed_rewards(rollout)
 
         # 4. Subtract the price of drift, and estimate advantages, whitened over the tokens that count.
         kl = rl.kl_terms(rollout.logprobs, rollout.ref_logprobs, mask, k.kl_estimator)
@@ -122,7 +123,7 @@ class Learner:
         targets = Targets(rl.whiten(advantages, mask), returns)
 
         # 5. Several passes of minibatches.
-        stats = [self._update(rollout, targets, *part) for part in self._minibatches(len(asked))]
+        stats = [self._update(rollout, targets, *part) for part in self._minibatches(len(prompts))]
         seconds["update"] = lap()
 
         # 6. Keep the drift near its target, if there is one.
@@ -134,7 +135,7 @@ class Learner:
             f"reward/{p.name}": float(e.sum(1).mean())
             for p, e in zip(self.reward_functions, rollout.scores, strict=True)
         }
-        self.seen = self._some(asked, rollout, raw)
+        self.samples = self._some(prompts, rollout, raw)
         return {
             **_means(stats),
             "reward": float(raw.sum(1).mean()),
@@ -150,12 +151,12 @@ class Learner:
             **{f"seconds_{name}": s for name, s in seconds.items()},
         }
 
-    def _paid(self, rollout: Rollout) -> Tensor:
+    def _placed_rewards(self, rollout: Rollout) -> Tensor:
         """(B, T): the rewards of all functions together, placed, scaled and guarded."""
-        k, mask = self.knobs, rollout.response_mask
-        paid = payout_positions(k.granularity, rollout)
+        k, mask = self.options, rollout.response_mask
+        payout_mask = payout_positions(k.granularity, rollout)
         centre = k.centre and k.granularity != "sequence"
-        placed_rewards = [rl.place_rewards(scores, paid) for scores in rollout.scores]
+        placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
         if self.scaling is None:
             # One score a response is not centred: taken off every token, its mean would make length pay, or cost.
             dense = [
@@ -163,12 +164,12 @@ class Learner:
                 for reward_function in self.reward_functions
             ]
             self.scaling = [
-                rl.fit_scaling(given, paid, centre=centre and several, scale=k.scale)
+                rl.fit_scaling(given, payout_mask, centre=centre and several, scale=k.scale)
                 for several, given in zip(dense, placed_rewards, strict=True)
             ]
         rewards = torch.zeros_like(placed_rewards[0])
         for weight, given, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
-            rewards += weight * torch.where(paid, (given - scaling.centre) / scaling.sigma, 0.0)
+            rewards += weight * torch.where(payout_mask, (given - scaling.centre) / scaling.sigma, 0.0)
         if k.length_guard:
             rewards = rl.guard_length(rewards, k.length_guard * self.first["longest"])
         unfinished = ~torch.tensor(rollout.finished, device=mask.device)
@@ -176,8 +177,8 @@ class Learner:
 
     def _minibatches(self, n: int) -> Iterator[tuple[list[int], bool]]:
         """Rows of each optimiser step, and whether it is the first on this rollout."""
-        cuts = [n * k // self.knobs.minibatches for k in range(self.knobs.minibatches + 1)]
-        for epoch in range(self.knobs.epochs):
+        cuts = [n * k // self.options.minibatches for k in range(self.options.minibatches + 1)]
+        for epoch in range(self.options.epochs):
             order = torch.randperm(n, generator=self.generator).tolist()
             for start, end in pairwise(cuts):
                 if start < end:
@@ -192,7 +193,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with self.networks.training():
             for group, weight in self._microbatches(rollout, rows):
-                batch = rollout.batch(group, self.codec.pad_id)
+                batch = rollout.batch(group, self.tokenizer.pad_id)
                 # Means are over the minibatch's tokens: each microbatch weighs by its own.
                 share = weight * float(batch.response_mask.sum()) / counted
                 found, apart = self._backward(rollout, targets, group, batch, share, fresh)
@@ -202,7 +203,7 @@ class Learner:
         policy, value = self.networks.policy_parameters, self.networks.value_parameters
         distributed.sum_gradients([*policy, *value])
         # Clipped apart: the critic's gradient must not shrink the actor's.
-        norm = self.knobs.max_grad_norm or float("inf")
+        norm = self.options.max_grad_norm or float("inf")
         sums = distributed.summed(sums)
         for name, parameters in (("grad_norm", policy), ("value_grad_norm", value)):
             size = torch.nn.utils.clip_grad_norm_(parameters, norm)
@@ -215,7 +216,7 @@ class Learner:
         if fresh:
             widest = distributed.all_reduce_max(widest)
             if self.collector.reuse_logprobs:  # the old ones are the sampler's
-                refuse_gap(widest, self.knobs.dtype)
+                refuse_gap(widest, self.options.dtype)
             if widest > MISMATCH:
                 self.collector.reuse_logprobs = False  # from the next rollout on, they are computed again
         self.optimizer.step()
@@ -225,7 +226,7 @@ class Learner:
         self, rollout: Rollout, targets: Targets, group: list[int], batch: Batch, share: float, fresh: bool
     ) -> tuple[dict[str, Any], float]:
         """Gradients of one microbatch; its figures, and how far log-probabilities are from those of the rollout."""
-        k, mask = self.knobs, batch.response_mask
+        k, mask = self.options, batch.response_mask
         width = mask.shape[1]
         new = self.networks.read(batch, entropy=fresh)
         old = rollout.logprobs[group, :width]
@@ -252,7 +253,7 @@ class Learner:
     ) -> rl.LossStats:
         width = mask.shape[1]
         return rl.value_loss(
-            values, rollout.values[group, :width], targets.returns[group, :width], mask, self.knobs.value_clip
+            values, rollout.values[group, :width], targets.returns[group, :width], mask, self.options.value_clip
         )
 
     def _microbatches(self, rollout: Rollout, rows: list[int]) -> Iterator[tuple[list[int], float]]:
@@ -261,17 +262,17 @@ class Learner:
         All processes make as many passes: one with less to do makes a pass that counts 0.
         """
         sizes = rollout.sizes
-        mine = distributed.my_share(sorted(rows, key=lambda i: -sizes[i]))
-        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], self.knobs.microbatch)]
+        mine = distributed.local_part(sorted(rows, key=lambda i: -sizes[i]))
+        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], self.options.microbatch)]
         yield from ((group, 1.0) for group in groups)
         for _ in range(distributed.all_reduce_max(len(groups)) - len(groups)):
             yield rows[:1], 0.0
 
-    def _some(self, asked: Sequence[PromptItem], rollout: Rollout, raw: Tensor) -> Seen:
+    def _some(self, prompts: Sequence[PromptItem], rollout: Rollout, raw: Tensor) -> Samples:
         lengths = rollout.response_mask.sum(1).tolist()
-        some = range(min(SHOWN, len(asked)))
+        some = range(min(SHOWN, len(prompts)))
         rewards = [raw[i, : lengths[i]].tolist() for i in some]
-        return Seen([asked[i] for i in some], [list(rollout.pairs[i][1]) for i in some], rewards)
+        return Samples([prompts[i] for i in some], [list(rollout.pairs[i][1]) for i in some], rewards)
 
 
 def _means(stats: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 from tokalign.artifacts.manifest import Manifest
 from tokalign.artifacts.schemas import KINDS
 from tokalign.claude.prices import Estimate
-from tokalign.config.options import Stage
+from tokalign.config.options import StageOptions
 from tokalign.config.stages import EvalWinrateConfig, ReportConfig
 from tokalign.core.chance import Finding, against_chance
 from tokalign.data.layouts import LAYOUTS
@@ -39,7 +39,7 @@ NEXT = {
 }
 
 
-def written(config: Stage, result: Any) -> None:
+def written(config: StageOptions, result: Any) -> None:
     """Report one artifact, several below one folder, or a file: JSON on stdout if asked, words on stderr."""
     if isinstance(result, Estimate):
         _estimate(config, result)
@@ -68,7 +68,7 @@ def written(config: Stage, result: Any) -> None:
             print("  next: " + line.format(path=path, level=level), file=sys.stderr)
 
 
-def _file(config: Stage, exported: Any) -> None:
+def _file(config: StageOptions, exported: Any) -> None:
     if config.json:
         print(json.dumps(exported._asdict(), ensure_ascii=False))
     if not config.quiet:
@@ -82,7 +82,7 @@ def _file(config: Stage, exported: Any) -> None:
             print(f"  left out, as the layout does not hold it: {safe(left)}", file=sys.stderr)
 
 
-def _estimate(config: Stage, e: Estimate) -> None:
+def _estimate(config: StageOptions, e: Estimate) -> None:
     if config.json:
         print(json.dumps(e._asdict()))
     if not config.quiet:

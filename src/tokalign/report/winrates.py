@@ -63,12 +63,12 @@ def cells(manifest: Manifest) -> tuple[list[str], Rows]:
     return ["candidate", *(name for name, _ in told), "p"], rows
 
 
-def rendered(manifest: Manifest, how: str) -> str:
+def rendered(manifest: Manifest, layout: str) -> str:
     """The table as text: ``markdown``, ``csv`` (unrounded, with all that is known of each candidate) or ``latex``."""
-    if how == "csv":
+    if layout == "csv":
         return _csv(manifest)
     columns, rows = cells(manifest)
-    if how == "markdown":
+    if layout == "markdown":
         lines = [
             columns,
             ["---", *["---:"] * (len(columns) - 1)],

@@ -25,7 +25,7 @@ from tokalign.errors import InputError
 from tokalign.models.labelling import compare
 from tokalign.models.prompts import renderable
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec, Tokens
+from tokalign.models.tokenizer import Tokenizer, Tokens
 from tokalign.runtime import pool
 from tokalign.runtime.progress import Progress
 
@@ -48,17 +48,17 @@ def run(config: DiffConfig) -> Manifest:
         if out.finished is not None:
             return out.finished
         tiny = config.tokenizer == "tiny"
-        codec = train_tiny(_texts(edits), config.vocab) if tiny else Codec.load(config.tokenizer, config)
-        edits, notes = renderable(edits, [codec], config.strict)
+        tokenizer = train_tiny(_texts(edits), config.vocab) if tiny else Tokenizer.load(config.tokenizer, config)
+        edits, notes = renderable(edits, [tokenizer], config.strict)
         with out.space.saving("tokenizer") as scratch:
-            codec.save(scratch)
+            tokenizer.save(scratch)
         with (
             out.rows("data.arrow", token_labels.HEAD, token_labels.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,
             _one_thread(),
         ):
             n = pool.how_many(config.workers, len(edits) - file.taken)
-            for part, made in pool.each(file.parts(edits, CHUNK), labeller, (codec, config), n):
+            for part, made in pool.each(file.parts(edits, CHUNK), labeller, (tokenizer, config), n):
                 file.append(made.data, made.rows)
                 file.count(made.counts)
                 file.count_most("longest", made.longest, LONGEST)
@@ -85,15 +85,15 @@ class Labelled(NamedTuple):
     longest: dict[str, float]
 
 
-def labeller(codec: Codec, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
+def labeller(tokenizer: Tokenizer, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
     """What labels chunks."""
-    return lambda edits: label(edits, codec, config)
+    return lambda edits: label(edits, tokenizer, config)
 
 
-def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
+def label(edits: list[Edit], tokenizer: Tokenizer, config: DiffConfig) -> Labelled:
     """Label the rows that fit."""
-    prompts = codec.prompts([e.prompt for e in edits])
-    encoded = codec.encode([text for e in edits for text in (e.original, e.edited)])
+    prompts = tokenizer.prompts([e.prompt for e in edits])
+    encoded = tokenizer.encode([text for e in edits for text in (e.original, e.edited)])
     room = config.max_length - 1  # for EOS
     lengths = [len(p) + max(len(a), len(b)) for p, a, b in zip(prompts, encoded[::2], encoded[1::2], strict=True)]
     fit = [k for k, n in enumerate(lengths) if n <= room]
@@ -102,8 +102,8 @@ def label(edits: list[Edit], codec: Codec, config: DiffConfig) -> Labelled:
         return Labelled(b"", 0, dict(counts), {})
     rows = [edits[k] for k in fit]
     originals, editeds = [e.original for e in rows], [e.edited for e in rows]
-    a = codec.tokens(originals, [encoded[2 * k] for k in fit])
-    b = codec.tokens(editeds, [encoded[2 * k + 1] for k in fit])
+    a = tokenizer.tokens(originals, [encoded[2 * k] for k in fit])
+    b = tokenizer.tokens(editeds, [encoded[2 * k + 1] for k in fit])
     words = split(originals), split(editeds)
     options = AlignOptions(config.align, config.merge, config.whole_sentence)
     spans_a, spans_b, n_edits = compare(*words, a, b, options, config.unit, config.omissions)

@@ -4,10 +4,11 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tokalign import editors
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.manifest import Manifest, kind_of
 from tokalign.artifacts.resumable import RowFile, group
 from tokalign.artifacts.schemas import Edit, Preference
 from tokalign.artifacts.workspace import PROGRESS
@@ -27,8 +28,11 @@ _TAKE = "--editor {} or --editor {}; see tokalign edit --help"
 def run(config: EditConfig) -> Manifest | Any:
     """Edit every row; each ends as edited, unchanged, rejected or failed, with its reason."""
     config = _with_editor(config)
-    editor = editors.make(config)
-    rows = dataset.read_rows(config.source, *editor.reads(), how=config, limit=config.limit)
+    editor = editors.make(config, config.out)
+    row, kind = editor.reads(kind_of(Path(config.source)))
+    rows = dataset.read_rows(config.source, row, kind, options=config, limit=config.limit)
+    if config.dry_run and not editor.paid:
+        raise UsageError(f"--editor {editor.name} costs nothing", remedy="leave --dry-run out")
     if config.dry_run:
         return editor.estimate(rows)
     inputs = {"source": rows.lineage, **editor.inputs()}
@@ -62,7 +66,7 @@ def _with_editor(config: EditConfig) -> EditConfig:
         raise UsageError(f"{config.source} holds edits: of whom?", remedy=_TAKE.format("recorded", "human"))
     from tokalign.editors import rules
 
-    rows = dataset.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
+    rows = dataset.read_rows(config.source, Preference, "preferences", options=config, limit=config.limit)
     some = [rules.knows(row) for row in islice(rows, SOME)]
     if 2 * sum(some) < len(some):
         remedy = _TAKE.format("claude", "human")

@@ -64,7 +64,7 @@ def run(config: ExportConfig) -> Exported:
 def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[dataset.Rows[Any], Iterator[Out]]:
     """The source, and its rows in the new layout; what that does not hold is counted as they are made."""
     if config.to == "alpaca-eval":
-        data = dataset.read_rows(config.source, ResponseRow, "responses", how=config, limit=config.limit)
+        data = dataset.read_rows(config.source, ResponseRow, "responses", options=config, limit=config.limit)
         return data, (_alpaca_eval(r, left_out) for r in data)
     data, pairs = _pairs(config)
     if config.to == "hh-rlhf":
@@ -81,7 +81,7 @@ def _rows(config: ExportConfig, left_out: Counter[str]) -> tuple[dataset.Rows[An
 
 def _pairs(config: ExportConfig) -> tuple[dataset.Rows[Any], Callable[[], Iterator[Pair]]]:
     if not dataset.holds_edits(config.source, config):
-        preferences = dataset.read_rows(config.source, Preference, "preferences", how=config, limit=config.limit)
+        preferences = dataset.read_rows(config.source, Preference, "preferences", options=config, limit=config.limit)
         return preferences, lambda: (Pair(r, r.id, r.prompt, r.chosen, r.rejected) for r in preferences)
 
     def why_not(edit: Edit) -> str:
@@ -89,7 +89,7 @@ def _pairs(config: ExportConfig) -> tuple[dataset.Rows[Any], Callable[[], Iterat
             return f"status {edit.status}"
         return "" if edit.edited.strip() else "empty response"
 
-    edits = dataset.read_rows(config.source, Edit, "edits", how=config, limit=config.limit, keep=why_not)
+    edits = dataset.read_rows(config.source, Edit, "edits", options=config, limit=config.limit, keep=why_not)
     return edits, lambda: (Pair(r, r.id, r.prompt, r.edited, r.original) for r in edits)
 
 

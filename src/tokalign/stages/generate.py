@@ -11,7 +11,7 @@ from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, best_of
 from tokalign.models.sampler import CHUNK, answerable, respond_to
 from tokalign.models.samplers import choose
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.runtime.progress import Progress
 
 
@@ -27,20 +27,20 @@ def run(config: GenerateConfig) -> Manifest:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        codec = Codec.load(config.policy, config)
+        tokenizer = Tokenizer.load(config.policy, config)
         policy = loading.load_policy(config.policy, config.dtype, to_use=True).to(device)
-        loading.check_vocabulary(policy, codec)
+        loading.check_vocabulary(policy, tokenizer)
         judge = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
         if judge is not None:
             judge.model.to(device)
-        data, notes = renderable(data, [codec, *([judge.codec] if judge else [])], config.strict)
-        data = answerable(data, loading.positions(policy), codec, config, config.strict)
-        sampler = choose(policy, codec, config, config.dtype)
+        data, notes = renderable(data, [tokenizer, *([judge.tokenizer] if judge else [])], config.strict)
+        data = answerable(data, loading.positions(policy), tokenizer, config, config.strict)
+        sampler = choose(policy, tokenizer, config, config.dtype)
         with out.rows() as file, Progress("generate", len(data), config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(data, CHUNK)):
                 seed = config.seed + file.taken  # each part has draws of its own, wherever a run was cut
                 drawn = respond_to(
-                    part, policy, codec, config, seed, config.batch_size, config.policy, config.n, sampler
+                    part, policy, tokenizer, config, seed, config.batch_size, config.policy, config.n, sampler
                 )
                 kept = drawn if judge is None else best_of(drawn, judge, config.n)
                 file.append_json(kept)

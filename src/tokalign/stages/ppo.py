@@ -25,7 +25,7 @@ from tokalign.models import distributed, loading, reward_functions
 from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
 from tokalign.models.prompts import renderable
 from tokalign.models.token_rewards import token_rewards_row
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo import rewards as ppo_rewards
 from tokalign.ppo.evaluation import PolicyEvaluation
 from tokalign.ppo.networks import Networks
@@ -41,7 +41,7 @@ SHOWN = ("reward", "kl", "length", "win_rate")
 def run(config: TrainPpoConfig) -> Manifest | None:
     """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
     _refuse(config)
-    data = dataset.read_rows(config.prompts, PromptRow, "prompts", how=config, limit=config.limit)
+    data = dataset.read_rows(config.prompts, PromptRow, "prompts", options=config, limit=config.limit)
     inputs = {"prompts": data.lineage, "policy": dataset.model_lineage(config.policy, "policy")}
     for k, source in enumerate(config.reward_model):
         inputs["reward_model" if k == 0 else f"reward_model_{k + 1}"] = reward_functions.lineage(source)
@@ -55,15 +55,17 @@ def run(config: TrainPpoConfig) -> Manifest | None:
         if out.finished is not None:
             return out.finished if is_main_process() else None
         torch.manual_seed(config.seed)
-        codec = Codec.load(config.policy, config)
-        networks = Networks(config, loading.pick_device(config.device), codec)
-        functions = ppo_rewards.load(config, codec, networks)
+        tokenizer = Tokenizer.load(config.policy, config)
+        networks = Networks(config.policy, config, loading.pick_device(config.device), tokenizer)
+        functions = ppo_rewards.load(config.reward_model, tokenizer, networks)
         readers = [
-            codec,
-            *(p.model.codec for p in functions if isinstance(p, reward_functions.ModelReward) and p.foreign),
+            tokenizer,
+            *(p.model.tokenizer for p in functions if isinstance(p, reward_functions.ModelReward) and p.foreign),
         ]
         data, notes = renderable(data, readers, config.strict)
-        rows = [PromptItem(r.prompt, ids) for r, ids in zip(data, codec.prompts([r.prompt for r in data]), strict=True)]
+        rows = [
+            PromptItem(r.prompt, ids) for r, ids in zip(data, tokenizer.prompts([r.prompt for r in data]), strict=True)
+        ]
         fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
         if not fitting:
             raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
@@ -74,7 +76,8 @@ def run(config: TrainPpoConfig) -> Manifest | None:
                 where=config.policy,
                 remedy=f"--max-length {most}",
             )
-        learner = Learner(networks, functions, codec, config, torch.Generator().manual_seed(config.seed))
+        weights = config.reward_weight or [1.0] * len(functions)
+        learner = Learner(networks, functions, tokenizer, config, weights, torch.Generator().manual_seed(config.seed))
         evaluation, refused = None, dict[str, int]()
         if heldout is not None:
             found = renderable(heldout, readers, config.strict)
@@ -83,18 +86,18 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             notes += [f"--eval-prompts: left out {n}: {why}" for why, n in refused.items()]
             heldout = found.rows
             evaluation = PolicyEvaluation(
-                networks, codec, list(heldout), COMPARERS[config.eval_judge](learner), learner.collector.sampler
+                networks, tokenizer, list(heldout), COMPARERS[config.eval_judge](learner), learner.collector.sampler
             )
             if not evaluation.ids:
                 raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
 
-        at, warned = _train(learner, evaluation, fitting, out.space)
+        at, warned = _train(learner, evaluation, fitting, config, out.space)
         if not is_main_process():
             return None
         with out.space.saving(LAST) as scratch:
-            codec.save(scratch)
+            tokenizer.save(scratch)
         with out.space.saving() as scratch:
-            codec.save(scratch)
+            tokenizer.save(scratch)
             networks.export(out.folder / (_best(at.best_step) if evaluation else LAST), scratch)
         skipped = len(data) - len(fitting)
         reasons = {"over --max-length": skipped} if skipped else {}
@@ -122,7 +125,7 @@ def run(config: TrainPpoConfig) -> Manifest | None:
 
 
 def _refuse(config: TrainPpoConfig) -> None:
-    """Raise UsageError for knobs that do not go together."""
+    """Raise UsageError for options that do not go together."""
     wrong = [
         (config.batch_size % distributed.world(), "--batch-size", f"a multiple of the {distributed.world()} processes"),
         (config.minibatches > config.batch_size, "--minibatches", "at most --batch-size"),
@@ -159,13 +162,16 @@ class At:
 
 
 def _train(
-    learner: Learner, evaluation: PolicyEvaluation | None, prompts: Sequence[PromptItem], space: Workspace
+    learner: Learner,
+    evaluation: PolicyEvaluation | None,
+    prompts: Sequence[PromptItem],
+    config: TrainPpoConfig,
+    space: Workspace,
 ) -> tuple[At, dict[str, str]]:
     """All steps that are left. Returns how far the run came, and the signs of reward hacking it showed."""
-    config = learner.knobs
     batches = _batches(len(prompts), config.batch_size, config.seed)
     with Dashboard("train-ppo", config.steps, config.quiet or not is_main_process()) as bar:
-        at, warned = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)))
+        at, warned = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)), config.steps)
         bar.skip_to(at.step)
         if evaluation is not None and evaluation.left_out:
             bar.say(
@@ -237,21 +243,21 @@ def _no_better(at: At, config: TrainPpoConfig) -> str:
 
 def _keep_samples(learner: Learner, space: Workspace, step: int) -> None:
     """Some responses of the last rollout with their rewards, as rows of ``token-rewards``."""
-    assert learner.seen is not None
-    asked, responses, rewards = learner.seen
-    texts, places = learner.codec.located(responses)
-    pieces, found = learner.codec.pieces, zip(asked, responses, rewards, texts, places, strict=True)
+    assert learner.samples is not None
+    prompts, responses, rewards = learner.samples
+    texts, places = learner.tokenizer.located(responses)
+    pieces, found = learner.tokenizer.pieces, zip(prompts, responses, rewards, texts, places, strict=True)
     rows = [
         token_rewards_row(
             (f"step-{step:05d}-{k}", 0),
-            a.prompt,
+            item.prompt,
             text,
             pieces(ids),
             where,
             reward,
             (sum(reward) / len(reward), sum(reward)),
         )
-        for k, (a, ids, reward, text, where) in enumerate(found)
+        for k, (item, ids, reward, text, where) in enumerate(found)
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     space.write(f"samples/step-{step:05d}.jsonl", text)
@@ -279,15 +285,15 @@ def _forget_old_best(at: At, space: Workspace) -> None:
             space.remove(name)
 
 
-def _resume(learner: Learner, checkpoint: Path | None) -> tuple[At, dict[str, str]]:
+def _resume(learner: Learner, checkpoint: Path | None, steps: int) -> tuple[At, dict[str, str]]:
     if checkpoint is None:
-        return At(asked=learner.knobs.steps), {}
+        return At(asked=steps), {}
     where = "cpu" if distributed.sharded() else learner.networks.device
     saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True, mmap=True)
     learner.load_state_dict(saved["learner"])
     at = At(**saved["at"])
-    if learner.knobs.steps > at.asked:
-        at = replace(at, asked=learner.knobs.steps)
+    if steps > at.asked:
+        at = replace(at, asked=steps)
         if at.stopped:  # of a run that stopped by itself more is asked now
             at = replace(at, stopped="", stale=0)
     return at, saved["warned"]
@@ -313,11 +319,11 @@ def _by_rules(_: Learner) -> Comparer:
 def _by_rewards(learner: Learner) -> Comparer:
     from tokalign.judges.reward import RewardJudge
 
-    k = learner.knobs
+    k = learner.options
     return RewardJudge(
         learner.reward_functions,
         learner.weights,
-        learner.codec,
+        learner.tokenizer,
         k.dtype,
         k.microbatch,
         ended_wins=bool(k.missing_eos_penalty),

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from tokalign.artifacts import manifest, token_labels
 from tokalign.artifacts.manifest import Manifest
@@ -19,25 +17,25 @@ from tokalign.artifacts.model_files import check_model
 from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainRmConfig
-from tokalign.core import rewards
 from tokalign.core.diff import NEVER, AlignOptions
 from tokalign.data import dataset
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.models import loading, lora, reward_metrics
-from tokalign.models.batch import Batch, over, pad_rows, room
+from tokalign.models.batch import over, room
 from tokalign.models.distributed import is_main_process, main_process_writes
 from tokalign.models.model_card import card
 from tokalign.models.prompts import renderable
-from tokalign.models.reward import RewardModel, sequence_scores
+from tokalign.models.reward import RewardModel
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec, same_tokenizer
+from tokalign.models.tokenizer import Tokenizer, same_tokenizer
+from tokalign.training.examples import Ids, collate, counts, examples_of
+from tokalign.training.losses import PairLoss, TokenLoss, class_targets, class_weights
 from tokalign.training.preferences import as_labels, texts
 from tokalign.training.saving import save_trained
 from tokalign.training.supervised import Early, fit
 
 AT_ONCE = 1000
 """Rows read at a time."""
-Ids = NDArray[np.int32]
 
 
 def run(config: TrainRmConfig) -> Manifest | None:
@@ -53,10 +51,10 @@ def run(config: TrainRmConfig) -> Manifest | None:
             return out.finished
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
-        codec = data.codec()
-        model = _new_model(config, codec)
+        tokenizer = data.tokenizer()
+        model = _new_model(config, tokenizer)
         most = loading.longest(model, config.max_length)
-        split = _read(data, config, codec, most)
+        split = _read(data, config, tokenizer, most)
         heldout = split.heldout
         examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
         _check_teaches(split, config)
@@ -66,54 +64,47 @@ def run(config: TrainRmConfig) -> Manifest | None:
         model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
-        loss, quick = objective(config, device)
-        early = Early(lambda m: quick(RewardModel(m, codec, config.level), watched), config.eval_every, config.patience)
-        lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
-        batched = partial(collate, codec=codec, device=device)
-        looking = early if config.patience else None
         fitted, model = fit(
-            "train-rm", model, examples, lengths, counts(examples, config), batched, loss, config, out.space, looking
+            "train-rm",
+            TokenLoss(model, config) if config.level == "token" else PairLoss(model),
+            examples,
+            [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples],
+            counts(examples, config),
+            partial(collate, tokenizer=tokenizer, device=device),
+            config,
+            out.space,
+            _early(config, tokenizer, watched),
         )
         if not is_main_process():
             return None
-        model = save_trained(model, codec, out.space, config)
+        model = save_trained(model, tokenizer, out.space, config)
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
         metrics = reward_metrics.evaluate(
-            RewardModel(model, codec, config.level), heldout, data.way, partial(room, most=most, cut=config.cut_prompts)
+            RewardModel(model, tokenizer, config.level),
+            heldout,
+            data.align,
+            partial(room, most=most, cut=config.cut_prompts),
         )
         stats = {"level": config.level, **fitted, **metrics, **({"notes": split.notes} if split.notes else {})}
         n_skipped = sum(split.skipped.values())
         kept = split.rows - n_skipped
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
         account |= {"train": kept - len(heldout), "heldout": len(heldout)}
-        out.space.write("README.md", card(config, model, codec, stats, account))
+        out.space.write("README.md", card(config.level, config.model, model, tokenizer, stats, account))
         return out.commit(account, stats)
 
 
-def objective(config: TrainRmConfig, device: torch.device) -> tuple[Any, Any]:
-    """The loss of a microbatch, and accuracy with loss on rows it is not trained on."""
-    weights = torch.tensor([config.weight_bad, config.weight_neutral, config.weight_good], device=device)
-    goals = rewards.targets(config.neutral == "soft", config.label_smoothing).to(device)
+def _early(config: TrainRmConfig, tokenizer: Tokenizer, watched: Sequence[dict[str, Any]]) -> Early | None:
+    """When to stop, if ``--patience`` is given: by accuracy and loss on ``watched``."""
+    if not config.patience:
+        return None
+    weights, goals = class_weights(config), class_targets(config)
 
-    def loss(model: Any, inputs: dict[str, Any], total: float) -> Tensor:
-        batch: Batch = inputs["batch"]
-        if config.level == "token":
-            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-            cells = batch.gather(logits)
-            return rewards.token_loss(cells, inputs["labels"], batch.response_mask, weights, goals, total)
-        better, worse = sequence_scores(model, batch).chunk(2)
-        return rewards.pair_loss(better, worse, total)
+    def measure(model: Any) -> dict[str, float]:
+        return reward_metrics.quick(RewardModel(model, tokenizer, config.level), watched, weights, goals)
 
-    return loss, partial(reward_metrics.quick, weights=weights, goals=goals)
-
-
-def counts(examples: Sequence[dict[str, Any]], config: TrainRmConfig) -> list[float]:
-    """What each example adds to the divisor of its batch's loss: the class weights of its tokens, or 1 as a pair."""
-    if config.level == "sequence":
-        return [1.0] * len(examples)
-    weights = np.array([config.weight_bad, config.weight_neutral, config.weight_good])
-    return [float(sum(weights[side + 1].sum() for side in e["labels"])) for e in examples]
+    return Early(measure, config.eval_every, config.patience)
 
 
 class Data(NamedTuple):
@@ -122,11 +113,11 @@ class Data(NamedTuple):
     name: str
     """Of the input: ``labels`` or ``preferences``."""
     lineage: dict[str, Any]
-    codec: Callable[[], Codec]
+    tokenizer: Callable[[], Tokenizer]
     """What the responses are cut into tokens by."""
-    rows: Callable[[Codec, "Split"], Iterator[TokenLabels]]
+    rows: Callable[[Tokenizer, "Split"], Iterator[TokenLabels]]
     """With the tokenizer, and where to count what is skipped."""
-    way: AlignOptions
+    align: AlignOptions
     """How the labels were aligned."""
 
 
@@ -140,13 +131,13 @@ def _data(config: TrainRmConfig) -> Data:
         raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
     labels = manifest.open_artifact(folder, "token-labels")
     check_model(folder / "tokenizer")
-    knobs = labels.manifest.config
+    options = labels.manifest.config
     return Data(
         "labels",
         {**labels.manifest.lineage(), "path": config.labels},
-        lambda: Codec.load(folder / "tokenizer"),
+        lambda: Tokenizer.load(folder / "tokenizer"),
         lambda *_: islice(token_labels.iter_labels(labels), config.limit),
-        AlignOptions(knobs["align"], knobs.get("merge", 0), knobs.get("whole_sentence", NEVER)),
+        AlignOptions(options["align"], options.get("merge", 0), options.get("whole_sentence", NEVER)),
     )
 
 
@@ -158,18 +149,20 @@ def _preferences(config: TrainRmConfig) -> Data:
     if config.pairs != "chosen":
         remedy = "leave --pairs out, or edit and label first: tokalign edit, then tokalign diff"
         raise UsageError(f"--pairs {config.pairs}: {config.labels} holds preferences, not edits", remedy=remedy)
-    rows = dataset.read_rows(config.labels, Preference, "preferences", how=config, limit=config.limit)
+    rows = dataset.read_rows(config.labels, Preference, "preferences", options=config, limit=config.limit)
 
-    def read(codec: Codec, split: Split) -> Iterator[TokenLabels]:
-        found, split.notes = renderable(rows, [codec], config.strict)
+    def read(tokenizer: Tokenizer, split: Split) -> Iterator[TokenLabels]:
+        found, split.notes = renderable(rows, [tokenizer], config.strict)
         split.skipped.update(found.reasons)
         split.rows += found.reasons.total()
-        yield from as_labels(found, codec)
+        yield from as_labels(found, tokenizer)
 
     return Data(
         "preferences",
         rows.lineage,
-        lambda: train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Codec.load(config.model, config),
+        lambda: (
+            train_tiny(texts(rows), config.vocab) if config.model == "tiny" else Tokenizer.load(config.model, config)
+        ),
         read,
         AlignOptions(),
     )
@@ -190,13 +183,13 @@ class Split:
     """What there is to say of how prompts were read."""
 
 
-def _read(data: Data, config: TrainRmConfig, codec: Codec, most: int) -> Split:
+def _read(data: Data, config: TrainRmConfig, tokenizer: Tokenizer, most: int) -> Split:
     """All rows that fit into ``most`` tokens, their prompts cut if that is wanted."""
     split = Split()
-    rows = data.rows(codec, split)
+    rows = data.rows(tokenizer, split)
     while part := list(islice(rows, AT_ONCE)):
         split.rows += len(part)
-        for row, c in zip(part, codec.responses([r.chosen or "" for r in part]), strict=True):
+        for row, c in zip(part, tokenizer.responses([r.chosen or "" for r in part]), strict=True):
             longest = max(len(row.original_ids), len(row.edited_ids), len(c.ids))
             prompt = room(row.prompt_ids, longest, most, config.cut_prompts)
             if prompt is None:
@@ -230,10 +223,10 @@ def _check_teaches(split: Split, config: TrainRmConfig) -> None:
         )
 
 
-def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
+def _new_model(config: TrainRmConfig, tokenizer: Tokenizer) -> Any:
     if config.model == "tiny":
-        return loading.new_tiny_classifier(codec, config.seed, config.max_length, config.level)
-    if not same_tokenizer(Codec.load(config.model), codec):
+        return loading.new_tiny_classifier(tokenizer, config.seed, config.max_length, config.level)
+    if not same_tokenizer(Tokenizer.load(config.model), tokenizer):
         raise InputError(
             f"{config.model} and the labels have different tokenizers",
             where=config.labels,
@@ -242,36 +235,5 @@ def _new_model(config: TrainRmConfig, codec: Codec) -> Any:
     new = loading.new_token_model if config.level == "token" else loading.new_sequence_model
     # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
     model = new(config.model, config.dtype if config.lora else "float32")
-    loading.check_vocabulary(model, codec)
+    loading.check_vocabulary(model, tokenizer)
     return model
-
-
-def examples_of(rows: Sequence[TokenLabels], chosen: Sequence[Ids], config: TrainRmConfig) -> list[dict[str, Any]]:
-    """Training examples, each with its two responses as ``pairs``, the better first; ``chosen``: their ids."""
-    examples: list[dict[str, Any]] = []
-    for r, c in zip(rows, chosen, strict=True):
-        prompt, original, edited = (
-            np.array(ids, dtype=np.int32) for ids in (r.prompt_ids, r.original_ids, r.edited_ids)
-        )
-        worse, better = (prompt, original), (prompt, edited)
-        if config.level == "token":
-            labels = [np.array(z, dtype=np.int8) for z in (r.edited_labels, r.original_labels)]
-            examples.append({"id": r.id, "pairs": [better, worse], "labels": labels})
-            continue
-        if config.pairs in ("chosen", "both") and r.chosen:
-            examples.append({"id": r.id, "pairs": [(prompt, c), worse]})
-        if config.pairs in ("edited", "both") and r.edited != r.original:
-            examples.append({"id": r.id, "pairs": [better, worse]})
-    return examples
-
-
-def collate(batch: list[dict[str, Any]], codec: Codec, device: torch.device) -> dict[str, Any]:
-    """All better responses, then all worse ones."""
-    made = {
-        "id": [e["id"] for e in batch],
-        "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], codec.pad_id, device),
-    }
-    if "labels" in batch[0]:
-        rows = [torch.from_numpy(e["labels"][side]).long() for side in (0, 1) for e in batch]
-        made["labels"] = pad_rows(rows).to(device)
-    return made

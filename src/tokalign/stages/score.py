@@ -19,7 +19,7 @@ from tokalign.models.batch import over, room
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel
 from tokalign.models.token_rewards import token_rewards_row
-from tokalign.models.tokenizer import Codec, Encoded
+from tokalign.models.tokenizer import Encoded, Tokenizer
 from tokalign.runtime.progress import Progress
 
 CHUNK = 256
@@ -39,8 +39,8 @@ def run(config: ScoreConfig) -> Manifest:
         device = loading.pick_device(config.device)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise, config)
         model.model.to(device)
-        target = Codec.load(config.tokenizer, config) if config.tokenizer else None
-        data, notes = renderable(data, [model.codec], config.strict)
+        target = Tokenizer.load(config.tokenizer, config) if config.tokenizer else None
+        data, notes = renderable(data, [model.tokenizer], config.strict)
         rows, n_rows = _responses(data)
         most = loading.longest(model.model, config.max_length)
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
@@ -64,7 +64,7 @@ def run(config: ScoreConfig) -> Manifest:
 def _read(config: ScoreConfig) -> dataset.Rows[Any]:
     if dataset.holds_edits(config.responses, config):
         return dataset.read_edits(config.responses, config, config.limit)
-    return dataset.read_rows(config.responses, ResponseRow, "responses", "sft", how=config, limit=config.limit)
+    return dataset.read_rows(config.responses, ResponseRow, "responses", "sft", options=config, limit=config.limit)
 
 
 def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
@@ -82,14 +82,14 @@ def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
 def _rate(
     rows: list[ResponseRow],
     model: RewardModel,
-    target: Codec | None,
+    target: Tokenizer | None,
     config: ScoreConfig,
     most: int,
     skipped: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Rows of the artifact; with a ``target`` their rewards are on its tokens, the scores still the model's own."""
-    prompts = model.codec.prompts([r.prompt for r in rows])
-    responses = model.codec.responses([r.response for r in rows])
+    prompts = model.tokenizer.prompts([r.prompt for r in rows])
+    responses = model.tokenizer.responses([r.response for r in rows])
     kept = []
     for row, prompt, response in zip(rows, prompts, responses, strict=True):
         # A response that never ended has no EOS to be rewarded.
@@ -110,6 +110,6 @@ def _rate(
             rewards = project(rewards, np.array(own.offsets), np.array(shown.offsets), len(row.response))
         elif ratings.probs is not None:
             probs = ratings.probs[i].T.tolist()
-        pieces = (target or model.codec).pieces(shown.ids)
+        pieces = (target or model.tokenizer).pieces(shown.ids)
         key, scores = (row.id, row.sample), (means[i], sums[i])
         yield token_rewards_row(key, row.prompt, row.response, pieces, shown.offsets, rewards.tolist(), scores, probs)

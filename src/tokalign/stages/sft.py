@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokalign.artifacts.manifest import Manifest
 from tokalign.artifacts.schemas import Edit, Row, Sft
@@ -16,10 +15,10 @@ from tokalign.errors import InputError
 from tokalign.models import loading, lora
 from tokalign.models.batch import Batch, over
 from tokalign.models.distributed import is_main_process, main_process_writes
-from tokalign.models.policy import response_logprobs
 from tokalign.models.prompts import renderable
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
+from tokalign.training.losses import ResponseLoss
 from tokalign.training.saving import save_trained
 from tokalign.training.supervised import fit
 
@@ -39,14 +38,14 @@ def run(config: TrainSftConfig) -> Manifest | None:
         if config.model == "tiny":
             texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
             plain = (t for p, r in texts for t in (*contents(p), r))
-            codec = train_tiny(plain, config.vocab)
-            model = loading.new_tiny(codec, config.seed, config.max_length)
+            tokenizer = train_tiny(plain, config.vocab)
+            model = loading.new_tiny(tokenizer, config.seed, config.max_length)
         else:
-            codec = Codec.load(config.model, config)
+            tokenizer = Tokenizer.load(config.model, config)
             # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
             model = loading.load_policy(config.model, config.dtype if config.lora else "float32")
-            loading.check_vocabulary(model, codec)
-        data, notes = renderable(data, [codec], config.strict)
+            loading.check_vocabulary(model, tokenizer)
+        data, notes = renderable(data, [tokenizer], config.strict)
         texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
         most = loading.longest(model, config.max_length)
         model.to(device)
@@ -55,7 +54,7 @@ def run(config: TrainSftConfig) -> Manifest | None:
 
         skipped: Counter[str] = Counter()
         examples = []
-        prompts, responses = codec.prompts([p for p, _ in texts]), codec.responses([r for _, r in texts])
+        prompts, responses = tokenizer.prompts([p for p, _ in texts]), tokenizer.responses([r for _, r in texts])
         for row, prompt, response in zip(data, prompts, responses, strict=True):
             if len(prompt) + len(response.ids) > most:
                 skipped[over(config, most)] += 1
@@ -66,22 +65,22 @@ def run(config: TrainSftConfig) -> Manifest | None:
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             pairs = [r["pair"] for r in rows]
-            return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, codec.pad_id, device)}
+            return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, tokenizer.pad_id, device)}
 
         lengths = [len(p) + len(r) for p, r in (e["pair"] for e in examples)]
         counts = [len(response) for _, response in (e["pair"] for e in examples)]
-        fitted, model = fit("train-sft", model, examples, lengths, counts, collate, _loss, config, out.space)
+        fitted, model = fit("train-sft", ResponseLoss(model), examples, lengths, counts, collate, config, out.space)
         if not is_main_process():
             return None
-        model = save_trained(model, codec, out.space, config)
+        model = save_trained(model, tokenizer, out.space, config)
         stats = {**fitted, "weights": model.num_parameters(), **({"notes": notes} if notes else {})}
         return out.commit(data.account(skipped.items()), stats)
 
 
 def _read(config: TrainSftConfig) -> dataset.Rows[Any]:
     if dataset.holds_edits(config.data, config):
-        return dataset.read_rows(config.data, Edit, "edits", how=config, limit=config.limit, keep=_why_not)
-    return dataset.read_rows(config.data, Sft, "sft", how=config, limit=config.limit)
+        return dataset.read_rows(config.data, Edit, "edits", options=config, limit=config.limit, keep=_why_not)
+    return dataset.read_rows(config.data, Sft, "sft", options=config, limit=config.limit)
 
 
 def _why_not(edit: Edit) -> str:
@@ -96,8 +95,3 @@ def _as_sft(row: Row) -> Sft:
         return Sft(id=row.id, prompt=row.prompt, response=row.edited)
     assert isinstance(row, Sft)
     return row
-
-
-def _loss(model: Any, inputs: dict[str, Any], total: float) -> Tensor:
-    """Sum of -log p over the response tokens, over ``total``."""
-    return -response_logprobs(model, inputs["batch"]).logprobs.sum() / total

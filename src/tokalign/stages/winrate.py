@@ -19,9 +19,9 @@ from tokalign.core.evaluation import Control, Judged
 from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.judges import FAILED, ORDERS, Answer, Judge, Pairing
-from tokalign.judges import candidates as answers
-from tokalign.judges.candidates import REFERENCE, Side
 from tokalign.runtime.progress import Progress
+from tokalign.stages import candidates
+from tokalign.stages.candidates import REFERENCE, Side
 
 NAME = re.compile(r"[^/\\\0\ud800-\udfff]{1,100}")
 """Of a candidate: it names a folder too."""
@@ -44,7 +44,7 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
         from tokalign.models import reward_functions
 
         inputs[f"reward_model_{k + 1}" if k else "reward_model"] = reward_functions.lineage(model)
-    judge = judges.make(config)  # what is wrong with it is told before anything is sampled
+    judge = judges.make(config, config.out)  # what is wrong with it is told before anything is sampled
     inputs |= judge.inputs()
     if config.dry_run:
         if not judge.paid:
@@ -54,12 +54,12 @@ def run(config: EvalWinrateConfig) -> Manifest | Any:
     with writing("winrates", config, inputs) as out:
         if out.finished is not None:
             return out.finished
-        data, notes = answers.readable(data, sides, config)
+        data, notes = candidates.readable(data, sides, config)
         texts: dict[str, list[Answer]] = {}
         with Progress("eval-winrate", len(sides) * len(data), config.quiet) as bar:
             for n, side in enumerate(sides):
                 bar.skip_to(n * len(data))
-                texts[side.name] = answers.responses(side, data, config, out, bar.advance)
+                texts[side.name] = candidates.responses(side, data, config, out, bar.advance)
         pairs = _pairs(list(data), texts)
         with out.part("judgements", config, inputs, "judgements") as nested:
             if nested.finished is None:
@@ -79,7 +79,7 @@ def _read(config: EvalWinrateConfig) -> tuple[dataset.Rows[PromptRow], list[Side
         raise UsageError(
             "eval-winrate needs --prompts, --candidate and --reference", remedy="or --annotations alone; see --help"
         )
-    sides = [answers.side(REFERENCE, config.reference)]
+    sides = [candidates.side(REFERENCE, config.reference)]
     for spec in config.candidate:
         name, sep, path = spec.partition("=")
         if not (sep and path and NAME.fullmatch(name)) or name in (".", "..", *(s.name for s in sides)):
@@ -87,7 +87,7 @@ def _read(config: EvalWinrateConfig) -> tuple[dataset.Rows[PromptRow], list[Side
                 f"--candidate {spec!r}",
                 remedy=f"give NAME=PATH, each name once, none of them {REFERENCE!r} or a path",
             )
-        sides.append(answers.side(name, path))
+        sides.append(candidates.side(name, path))
     if any(s.n > 1 for s in sides) and not config.reward_model:
         raise UsageError("the best of several needs --reward-model", remedy="name the one that picks")
     return dataset.read_prompts(config.prompts, config.prompt, config, config.limit), sides
@@ -119,7 +119,7 @@ def _estimated(config: EvalWinrateConfig, judge: Judge, data: dataset.Rows[Promp
         raise UsageError(
             f"--dry-run samples nothing, and {absent[0]!r} has no responses yet", remedy="make them: tokalign generate"
         )
-    texts = {s.name: answers.responses(s, data, config, None, lambda _: None) for s in sides}
+    texts = {s.name: candidates.responses(s, data, config, None, lambda _: None) for s in sides}
     return judge.estimate(_pairs(list(data), texts))
 
 
@@ -167,16 +167,16 @@ def _commit(
 ) -> Manifest:
     """The numbers, as ``data.json`` and in the manifest; and what was compared, with the preferences, for the eye."""
     rows = sum(len(j.preferences) for j in judged.values())
-    candidates = evaluation.candidates(judged, config.seed, _control(config, judged))
+    win_rates = evaluation.candidates(judged, config.seed, _control(config, judged))
     given = {name: dict(zip(j.keys, j.preferences, strict=True)) for name, j in judged.items()}
     out.jsonl(
         "compared.jsonl",
         ({**row, "preferences": {n: of[row["id"]] for n, of in given.items() if row["id"] in of}} for row in shown),
     )
     with out.file("data.json") as path:
-        path.write_text(json.dumps({"candidates": candidates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"candidates": win_rates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     said = {name: of for name, of in told.items() if of}
-    stats = {"candidates": candidates, "paired": evaluation.paired(judged, config.seed), "judge": said}
+    stats = {"candidates": win_rates, "paired": evaluation.paired(judged, config.seed), "judge": said}
     made = out.folder / "judgements"
     below = Manifest.read(made) if manifest.is_artifact(made) else None
     failed, usage = (below.rows.get("failed", 0), dict(below.usage)) if below else (0, {})
@@ -192,5 +192,6 @@ def _control(config: EvalWinrateConfig, judged: dict[str, Judged]) -> Control | 
         return length_control.minimal
     from tokalign.judges.recorded import difficulty
 
-    hard, gamed = difficulty(config, max(len(j.preferences) for j in judged.values()))
+    assert config.difficulty is not None
+    hard, gamed = difficulty(config.difficulty, max(len(j.preferences) for j in judged.values()))
     return lambda p, a, b: length_control.alpaca_eval(p, a, b, hard[: len(p)], gamed)

@@ -6,17 +6,17 @@ from typing import Any
 
 from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.data.conversation import as_messages, contents
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 AT_ONCE = 1000
 """Rows tokenized at a time."""
 
 
-def as_labels(rows: Iterable[Preference], codec: Codec) -> Iterator[TokenLabels]:
+def as_labels(rows: Iterable[Preference], tokenizer: Tokenizer) -> Iterator[TokenLabels]:
     """Each pair as a row of labels whose rejected response nobody edited."""
     left = iter(rows)
     while part := list(islice(left, AT_ONCE)):
-        prompts, rejected = codec.prompts([r.prompt for r in part]), codec.responses([r.rejected for r in part])
+        prompts, rejected = tokenizer.prompts([r.prompt for r in part]), tokenizer.responses([r.rejected for r in part])
         for row, prompt, response in zip(part, prompts, rejected, strict=True):
             side: dict[str, Any] = {"ids": list(response.ids), "offsets": [list(o) for o in response.offsets]}
             side |= {"labels": [0] * len(response.ids), "spans": [0] * len(response.ids)}

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from tokalign.artifacts.workspace import Workspace
-from tokalign.config.options import SupervisedStage
+from tokalign.config.options import SupervisedOptions
 from tokalign.models import loading, lora
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 
 
-def save_trained(model: Any, codec: Codec, space: Workspace, config: SupervisedStage) -> Any:
+def save_trained(model: Any, tokenizer: Tokenizer, space: Workspace, config: SupervisedOptions) -> Any:
     """Write the model and its tokenizer; returns the model as it was written.
 
     Adapters are kept apart and merged in float32; weights trained whole are rounded to ``--dtype``.
@@ -21,5 +21,5 @@ def save_trained(model: Any, codec: Codec, space: Workspace, config: SupervisedS
         else:
             model.to(getattr(torch, config.dtype))
         model.save_pretrained(str(scratch))
-        codec.save(scratch)
+        tokenizer.save(scratch)
     return model

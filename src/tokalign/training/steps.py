@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from tokalign.models.distributed import my_share, world
+from tokalign.models.distributed import local_part, world
 
 Example = dict[str, Any]
 
@@ -67,7 +67,7 @@ def microbatches(
     size = min(size or share, share)
     # Divided by the processes, because their gradients are averaged; nothing that counts: a loss of 0, not 0 / 0.
     total = sum(counts[i] for i in rows) / world() or 1.0
-    mine = my_share(rows)
+    mine = local_part(rows)
     groups = [(mine[i : i + size], total) for i in range(0, len(mine), size)]
     groups += [(rows[:1], math.inf)] * (-(-share // size) - len(groups))
     return [{**collate([examples[i] for i in group]), TOTAL: divisor} for group, divisor in groups]

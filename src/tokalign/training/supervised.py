@@ -15,18 +15,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tokalign.artifacts import checkpoints
 from tokalign.artifacts.metrics import MetricsLog, last_logged
 from tokalign.artifacts.workspace import CHECKPOINTS, Workspace
-from tokalign.config.options import SupervisedStage
+from tokalign.config.options import SupervisedOptions
 from tokalign.errors import InputError, TokalignError, UsageError
 from tokalign.models.distributed import broadcast, is_main_process, wait, world
 from tokalign.models.loading import recompute_activations
 from tokalign.runtime import signals
 from tokalign.runtime.disk import read_regular, sealed, unseal
 from tokalign.runtime.progress import Progress
+from tokalign.training.losses import ModelLoss
 from tokalign.training.optim import make_optimizer, warmup_then_linear
 from tokalign.training.steps import TOTAL, Batches, Example, microbatches
-
-Loss = Callable[[Any, dict[str, Any], float], Tensor]
-"""Model, microbatch and a divisor to the sum of the microbatch's losses over the divisor."""
 
 _WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
 
@@ -42,34 +40,14 @@ class Early(NamedTuple):
     """Looks without a new best after which training stops."""
 
 
-class Inside:
-    """A model as it is seen from inside its own ``forward``, which :func:`fit` takes over.
-
-    Whatever a loss does with the model happens in there: so wrappers for several processes, mixed precision and
-    gradient checkpointing, which all act on ``forward``, need no loss of their own shape.
-    """
-
-    def __init__(self, model: Any) -> None:
-        # Adapters sit inside the layers of the model that they wrap.
-        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
-
-    def __call__(self, **inputs: Any) -> Any:
-        """What its ``forward`` was before."""
-        return type(self._model).forward(self._model, **inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
 class _Trainer(Trainer):  # type: ignore[misc]
-    """The loss is a function of ours; an item of the data is an optimiser step; a loss not finite stops the run.
+    """Trains a :class:`ModelLoss`; an item of the data is an optimiser step; a loss not finite stops the run.
 
     The Trainer's own accumulation averages over microbatches, of which each must be full. Its ``num_items_in_batch``
     would be right for tokens with ``labels`` of one shape, not for weights or pairs, nor where microbatches differ in
     number. So a step takes all its microbatches at once, and the Trainer does not know of them.
     """
 
-    loss: Loss
     batches: Batches
     parts: Callable[[list[int]], list[dict[str, Any]]]
 
@@ -85,7 +63,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return torch.stack(losses).sum()
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        loss = model(run=lambda inside: self.loss(inside, inputs, inputs[TOTAL]))
+        loss = model(inputs, inputs[TOTAL])
         if not torch.isfinite(loss):
             rows = ", ".join(map(str, inputs["id"][:8]))
             raise TokalignError(
@@ -93,6 +71,19 @@ class _Trainer(Trainer):  # type: ignore[misc]
                 remedy="lower --lr, or use --dtype float32",
             )
         return (loss, {}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the model as it would be without its loss."""
+        if self.args.should_save:
+            if state_dict is not None:
+                state_dict = {name.removeprefix("model."): weight for name, weight in state_dict.items()}
+            self.model.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            _load(self.model.model, Path(resume_from_checkpoint))
 
 
 class _Listen(TrainerCallback):  # type: ignore[misc]
@@ -125,8 +116,8 @@ class _Best(TrainerCallback):  # type: ignore[misc]
     cut goes on as it would have.
     """
 
-    def __init__(self, model: Any, early: Early, space: Workspace, log: MetricsLog | None) -> None:
-        self.model, self.early, self.space, self.log = model, early, space, log
+    def __init__(self, loss: ModelLoss, early: Early, space: Workspace, log: MetricsLog | None) -> None:
+        self.loss, self.early, self.space, self.log = loss, early, space, log
         self.best = self._read(space.folder / _BEST)
         """Step, accuracy and loss of the best so far."""
 
@@ -152,9 +143,9 @@ class _Best(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         if step % self.early.every and step < state.max_steps:
             return
-        self.model.eval()
-        found = self.early.judge(Inside(self.model))
-        self.model.train()
+        self.loss.eval()
+        found = self.early.judge(self.loss.plain)
+        self.loss.train()
         if self.log:
             self.log.write(step, {f"heldout_{name}": value for name, value in found.items()})
         best = self.best
@@ -162,14 +153,14 @@ class _Best(TrainerCallback):  # type: ignore[misc]
             self.best = {"step": step, **found}
             if is_main_process():
                 with self.space.saving(CHECKPOINTS) as scratch:
-                    save_file(_trained(self.model), scratch / _WEIGHTS)
+                    save_file(_trained(self.loss.model), scratch / _WEIGHTS)
                 self.space.write(_BEST, sealed(self.best))
         elif self.is_over(step):
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
         """Put the best weights back."""
-        self.model.load_state_dict(load_file(self.space.folder / CHECKPOINTS / _WEIGHTS), strict=False)
+        self.loss.model.load_state_dict(load_file(self.space.folder / CHECKPOINTS / _WEIGHTS), strict=False)
 
 
 def _trained(model: Any) -> dict[str, Tensor]:
@@ -178,17 +169,16 @@ def _trained(model: Any) -> dict[str, Tensor]:
 
 def fit(
     label: str,
-    model: Any,
+    loss: ModelLoss,
     examples: Sequence[Example],
     lengths: Sequence[int],
     counts: Sequence[float],
     collate: Callable[[list[Example]], dict[str, Any]],
-    loss: Loss,
-    knobs: SupervisedStage,
+    options: SupervisedOptions,
     space: Workspace,
     early: Early | None = None,
 ) -> tuple[dict[str, Any], Any]:
-    """Train ``model``, going on from the newest checkpoint of the run if there is one.
+    """Train the model of ``loss``, going on from the newest checkpoint of the run if there is one.
 
     A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
     ``torchrun``, the processes share each batch. The loss of an optimiser step is the mean over all that counts in its
@@ -197,85 +187,85 @@ def fit(
 
     Args:
         label: what the progress is called.
-        model: any Hugging Face model; weights that do not want a gradient stay as they are.
+        loss: any Hugging Face model with its loss; weights that do not want a gradient stay as they are.
         examples: what ``collate`` turns into a batch; each has an ``id``.
         lengths: tokens of each example, to batch by.
         counts: what each example adds to the divisor of a batch's mean: tokens, weights of tokens, or 1 for a pair.
         collate: makes a microbatch, with the ``id`` of each row.
-        loss: see :data:`Loss`.
-        knobs: steps, batch size, optimiser, seed and the like.
+        options: steps, batch size, optimiser, seed and the like.
         space: for checkpoints and ``metrics.jsonl``.
         early: with it the best weights are kept, and training stops when they stay the best.
 
     Returns:
         ``steps`` taken by the optimiser, and the ``final_loss`` logged, the ``best_step`` if ``early`` was given; and
-        the trained model, which is ``model`` itself unless its weights were sharded.
+        the trained model, which is that of ``loss`` itself unless its weights were sharded.
 
     Raises:
         TokalignError: the loss is not finite; the step and row ids are named.
         UsageError: adapters or early stopping are asked for, but the weights are sharded.
         StoppedError: the end was asked for; a checkpoint was made.
     """
-    batches = Batches(lengths, knobs.batch_size, knobs.seed)
+    model = loss.model
+    batches = Batches(lengths, options.batch_size, options.seed)
     per_epoch = len(batches)
-    steps = knobs.steps or max(1, round(knobs.epochs * per_epoch))
-    optimizer = make_optimizer(model, knobs.optimizer, knobs.lr, knobs.muon_lr, knobs.weight_decay)
+    steps = options.steps or max(1, round(options.epochs * per_epoch))
+    optimizer = make_optimizer(model, options.optimizer, options.lr, options.muon_lr, options.weight_decay)
     on_cpu = str(model.device) == "cpu"
-    if knobs.dtype == "float16" and on_cpu:
+    if options.dtype == "float16" and on_cpu:
         raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
-    if knobs.gradient_checkpointing:
+    if options.gradient_checkpointing:
         recompute_activations(model)
     scratch = space.folder / broadcast(lambda: space.scratch)
     args = TrainingArguments(
         output_dir=str(scratch),
-        per_device_train_batch_size=knobs.batch_size,
+        per_device_train_batch_size=options.batch_size,
         max_steps=steps,
-        max_grad_norm=knobs.max_grad_norm,
-        seed=knobs.seed,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world() > 1 else None,
-        bf16=knobs.dtype == "bfloat16",
-        fp16=knobs.dtype == "float16",
+        bf16=options.dtype == "bfloat16",
+        fp16=options.dtype == "float16",
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=knobs.save_every,
+        save_steps=options.save_every,
         report_to=[],  # metrics go to our own log
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
     trainer = _Trainer(
-        model=model,
+        model=loss,
         args=args,
         train_dataset=examples,
         data_collator=collate,
-        optimizers=(optimizer, warmup_then_linear(optimizer, steps, knobs.warmup)),
+        optimizers=(optimizer, warmup_then_linear(optimizer, steps, options.warmup)),
     )
-    if trainer.is_fsdp_enabled and (knobs.lora or early):
+    if trainer.is_fsdp_enabled and (options.lora or early):
         raise UsageError(
             "--lora and --patience need whole weights", remedy="use torchrun without FSDP, or leave them out"
         )
-    trainer.loss, trainer.batches = loss, batches
-    trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=knobs.microbatch)
+    trainer.batches = batches
+    trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=options.microbatch)
     trainer.model_accepts_loss_kwargs = False  # what a loss is divided by is ours to say
     trainer.remove_callback(PrinterCallback)
-    with Progress(label, steps, knobs.quiet or not is_main_process()) as bar:
+    with Progress(label, steps, options.quiet or not is_main_process()) as bar:
         checkpoint = broadcast(lambda: checkpoints.newest(space, bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
         bar.skip_to(done)
         batches.skip(done // per_epoch)
-        with MetricsLog(space, knobs.report_to, after=done) if is_main_process() else nullcontext() as log:
+        with MetricsLog(space, options.report_to, after=done) if is_main_process() else nullcontext() as log:
             trainer.add_callback(_Listen(bar, log, space))
             best = None
             if early is not None:
                 early = early._replace(every=early.every or per_epoch)
-                best = _Best(model, early, space, log)
+                best = _Best(loss, early, space, log)
                 trainer.add_callback(best)
             if checkpoint and (done >= steps or (best and best.is_over(done))):  # killed after its last step
                 _load(model, checkpoint)
             else:
-                _train(trainer, model, checkpoint)
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         space.sweep()
         signals.check()
     if trainer.is_fsdp_enabled:
@@ -288,7 +278,7 @@ def fit(
         best.restore()
         fitted["best_step"] = int(best.best["step"])
     checkpoints.keep_last(space)
-    if knobs.gradient_checkpointing:
+    if options.gradient_checkpointing:
         recompute_activations(model, on=False)
     model.eval()
     return fitted, model
@@ -298,16 +288,6 @@ def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:
     """The whole of a model of which every process holds a part; all of them must ask."""
     trainer.save_model(str(folder))
     return type(model).from_pretrained(str(folder), config=model.config) if is_main_process() else model
-
-
-def _train(trainer: _Trainer, model: Any, checkpoint: Path | None) -> None:
-    """Train, with what is to be done with the model done inside its ``forward``."""
-    inside = Inside(model)
-    model.forward = lambda run: run(inside)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        del model.forward
 
 
 def _load(model: Any, checkpoint: Path) -> None:

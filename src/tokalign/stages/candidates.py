@@ -75,13 +75,13 @@ def readable(
     from tokalign.models import loading
     from tokalign.models.prompts import renderable
     from tokalign.models.sampler import answerable
-    from tokalign.models.tokenizer import Codec
+    from tokalign.models.tokenizer import Tokenizer
 
-    own = {path: Codec.load(path, config) for path in dict.fromkeys(policies)}
-    codecs = [*own.values(), *(Codec.load(path) for path in models if path not in own)]
-    data, notes = renderable(data, codecs, config.strict)
-    for path, codec in own.items():
-        data = answerable(data, loading.places_of(path), codec, config, config.strict)
+    own = {path: Tokenizer.load(path, config) for path in dict.fromkeys(policies)}
+    tokenizers = [*own.values(), *(Tokenizer.load(path) for path in models if path not in own)]
+    data, notes = renderable(data, tokenizers, config.strict)
+    for path, tokenizer in own.items():
+        data = answerable(data, loading.places_of(path), tokenizer, config, config.strict)
     return data, notes
 
 
@@ -141,19 +141,19 @@ def _sample(
     from tokalign.models.reward import RewardModel, best_of
     from tokalign.models.sampler import CHUNK, respond_to
     from tokalign.models.samplers import choose
-    from tokalign.models.tokenizer import Codec
+    from tokalign.models.tokenizer import Tokenizer
 
-    codec, device = Codec.load(who.path, config), loading.pick_device(config.device)
+    tokenizer, device = Tokenizer.load(who.path, config), loading.pick_device(config.device)
     policy = loading.load_policy(who.path, config.dtype, to_use=True).to(device)
-    loading.check_vocabulary(policy, codec)
+    loading.check_vocabulary(policy, tokenizer)
     model = RewardModel.load(config.reward_model[0], config.dtype) if who.n > 1 else None
     if model is not None:
         model.model.to(device)
-    sampler = choose(policy, codec, config, config.dtype)
+    sampler = choose(policy, tokenizer, config, config.dtype)
     with nested.rows() as file:
         for part in file.left(data, CHUNK):
             seed = config.seed + file.taken + (who.name == REFERENCE)  # the reference has draws of its own
-            drawn = respond_to(part, policy, codec, config, seed, config.batch_size, who.name, who.n, sampler)
+            drawn = respond_to(part, policy, tokenizer, config, seed, config.batch_size, who.name, who.n, sampler)
             file.append_json(drawn if model is None else best_of(drawn, model, who.n))
             advance(len(part))
     nested.commit({"in": len(data), "out": file.written})

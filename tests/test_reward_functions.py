@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from tests.test_models import shuffled
 from tokalign.artifacts.schemas import Answer
-from tokalign.config.stages import TrainPpoConfig
+from tokalign.config.methods import PpoOptions
 from tokalign.errors import InputError, UsageError
 from tokalign.judges.reward import RewardJudge
 from tokalign.models import loading, reward_functions
 from tokalign.models.reward import RewardModel
 from tokalign.models.reward_functions import Emitted, ModelReward, UserReward
 from tokalign.models.tiny_tokenizer import train_tiny
-from tokalign.models.tokenizer import Codec
+from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo import rewards
 from tokalign.ppo.networks import Networks
 
@@ -26,46 +26,49 @@ TEXTS = ["It is in the hall, I think.", "Osmosis is water moving 🦊 through a 
 
 
 @pytest.fixture
-def other() -> Codec:
+def other() -> Tokenizer:
     """A tokenizer that cuts otherwise."""
     return train_tiny(["water moving through the hall is osmosis", "a membrane, I think"] * 5, 330)
 
 
 @pytest.fixture
-def emitted(codec: Codec) -> Emitted:
-    ids = [r.ids for r in codec.responses(TEXTS)]
+def emitted(tokenizer: Tokenizer) -> Emitted:
+    ids = [r.ids for r in tokenizer.responses(TEXTS)]
     ids[1] = ids[1][:-1]  # one that never ended
-    return Emitted(PROMPTS, list(zip(codec.prompts(PROMPTS), ids, strict=True)), [True, False], codec)
+    return Emitted(PROMPTS, list(zip(tokenizer.prompts(PROMPTS), ids, strict=True)), [True, False], tokenizer)
 
 
-def model_of(codec: Codec, level: str) -> RewardModel:
-    return RewardModel(shuffled(loading.new_tiny_classifier(codec, 0, 256, level)), codec, level)
+def model_of(tokenizer: Tokenizer, level: str) -> RewardModel:
+    return RewardModel(shuffled(loading.new_tiny_classifier(tokenizer, 0, 256, level)), tokenizer, level)
 
 
-def test_ids_are_found_in_their_text_however_it_is_spelt(codec: Codec) -> None:
-    usual = codec.responses(TEXTS)
-    texts, places = codec.located([r.ids for r in usual])
+def test_ids_are_found_in_their_text_however_it_is_spelt(tokenizer: Tokenizer) -> None:
+    usual = tokenizer.responses(TEXTS)
+    texts, places = tokenizer.located([r.ids for r in usual])
     assert texts == TEXTS
     assert places == [r.offsets for r in usual]
-    by_letter = [i for letter in "hall" for i in codec.responses([letter])[0].ids[:-1]]
+    by_letter = [i for letter in "hall" for i in tokenizer.responses([letter])[0].ids[:-1]]
     assert len(by_letter) == 4
-    texts, places = codec.located([[*by_letter, codec.eos_id], [codec.eos_id]])
+    texts, places = tokenizer.located([[*by_letter, tokenizer.eos_id], [tokenizer.eos_id]])
     assert texts == ["hall", ""]
     assert places == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)], [(0, 0)]]
 
 
-def test_a_character_of_several_tokens_is_found_where_it_ends(codec: Codec) -> None:
-    ids = codec.responses(["a🦊b"])[0].ids
-    letters = [codec.responses([c])[0].ids[:-1] for c in ("a", "🦊", "b")]
+def test_a_character_of_several_tokens_is_found_where_it_ends(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.responses(["a🦊b"])[0].ids
+    letters = [tokenizer.responses([c])[0].ids[:-1] for c in ("a", "🦊", "b")]
     spelt = [i for letter in letters for i in letter]
     assert len(letters[1]) > 1
-    (text,), (places,) = codec.located([[*spelt, codec.eos_id]])
+    (text,), (places,) = tokenizer.located([[*spelt, tokenizer.eos_id]])
     assert text == "a🦊b"
-    assert [end for _, end in places] == [1] + [1] * (len(letters[1]) - 1) + [2, 3, 3] or ids == [*spelt, codec.eos_id]
+    assert [end for _, end in places] == [1] + [1] * (len(letters[1]) - 1) + [2, 3, 3] or ids == [
+        *spelt,
+        tokenizer.eos_id,
+    ]
 
 
-def test_a_model_with_the_policys_tokenizer_pays_what_it_says(codec: Codec, emitted: Emitted) -> None:
-    model = model_of(codec, "token")
+def test_a_model_with_the_policys_tokenizer_pays_what_it_says(tokenizer: Tokenizer, emitted: Emitted) -> None:
+    model = model_of(tokenizer, "token")
     paid = ModelReward(model, "rm", foreign=False).score(emitted, 8)
     for got, expected in zip(paid, model.rate(emitted.pairs).rewards, strict=True):
         assert torch.equal(got, expected)
@@ -75,7 +78,7 @@ def test_a_model_with_the_policys_tokenizer_pays_what_it_says(codec: Codec, emit
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Codec, emitted: Emitted, level: str) -> None:
+def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Tokenizer, emitted: Emitted, level: str) -> None:
     model = model_of(other, level)
     paid = ModelReward(model, "rm", foreign=True).score(emitted, 8)
     own = [r.ids for r in other.responses(TEXTS)]
@@ -88,9 +91,9 @@ def test_a_model_with_another_tokenizer_pays_as_much_in_all(other: Codec, emitte
             assert not got[:-1].any()
 
 
-def test_an_empty_response_without_an_end_is_paid_nothing(codec: Codec, other: Codec) -> None:
-    special = codec.tokenizer.convert_tokens_to_ids("<|user|>")
-    odd = Emitted(PROMPTS[:1], [(codec.prompts(PROMPTS[:1])[0], [special])], [False], codec)
+def test_an_empty_response_without_an_end_is_paid_nothing(tokenizer: Tokenizer, other: Tokenizer) -> None:
+    special = tokenizer.hf_tokenizer.convert_tokens_to_ids("<|user|>")
+    odd = Emitted(PROMPTS[:1], [(tokenizer.prompts(PROMPTS[:1])[0], [special])], [False], tokenizer)
     assert ModelReward(model_of(other, "token"), "rm", foreign=True).score(odd, 8)[0].tolist() == [0.0]
 
 
@@ -115,12 +118,8 @@ def test_what_is_no_reward_is_refused(emitted: Emitted, given: list[Any], messag
         UserReward(lambda *_: given, "mine:f").score(emitted, 8)
 
 
-def config(folder: Path, **knobs: Any) -> TrainPpoConfig:
-    return TrainPpoConfig(out=folder, prompts="-", policy=str(folder / "policy"), **knobs)
-
-
-def test_payers_are_loaded_by_what_they_are(
-    policy: Any, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_reward_functions_are_loaded_by_what_they_are(
+    policy: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -128,16 +127,16 @@ def test_payers_are_loaded_by_what_they_are(
         "def brief(prompts, responses, offsets):\n    return [0] * len(responses)\n"
     )
     policy.save_pretrained("policy")
-    codec.save(tmp_path / "policy")
+    tokenizer.save(tmp_path / "policy")
     for level in ("token", "sequence"):
-        model_of(codec, level).model.save_pretrained(level)
-        codec.save(tmp_path / level)
+        model_of(tokenizer, level).model.save_pretrained(level)
+        tokenizer.save(tmp_path / level)
 
-    def load(*sources: str, **knobs: Any) -> list[reward_functions.RewardFunction]:
-        how = config(tmp_path, reward_model=list(sources), **knobs)
-        return rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
+    def load(*sources: str, **options: Any) -> list[reward_functions.RewardFunction]:
+        networks = Networks("policy", PpoOptions(**options), torch.device("cpu"), tokenizer)
+        return rewards.load(sources, tokenizer, networks)
 
-    found = load("token", "sequence", "my_rewards:brief", reward_weight=[1.0, 0.5, 2.0])
+    found = load("token", "sequence", "my_rewards:brief")
     assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", None)]
     assert reward_functions.lineage("my_rewards:brief")["kind"] == "function"
     before = reward_functions.lineage("my_rewards:brief")["sha256"]
@@ -157,26 +156,28 @@ def said(texts: list[str]) -> list[Answer]:
     return [Answer(text) for text in texts]
 
 
-def test_the_reward_judge_weighs_means_and_sums(codec: Codec) -> None:
-    model = model_of(codec, "token")
+def test_the_reward_judge_weighs_means_and_sums(tokenizer: Tokenizer) -> None:
+    model = model_of(tokenizer, "token")
     prices = UserReward(lambda p, r, o: [len(text) for text in r], "length")
-    judge = RewardJudge([ModelReward(model, "rm", foreign=False), prices], [2.0, 0.5], codec)
-    rated = model.rate([(p, r.ids) for p, r in zip(codec.prompts(PROMPTS), codec.responses(TEXTS), strict=True)])
+    judge = RewardJudge([ModelReward(model, "rm", foreign=False), prices], [2.0, 0.5], tokenizer)
+    rated = model.rate(
+        [(p, r.ids) for p, r in zip(tokenizer.prompts(PROMPTS), tokenizer.responses(TEXTS), strict=True)]
+    )
     means, lengths = judge._scores(PROMPTS, said(TEXTS))
     assert means == pytest.approx(rated.means)
     assert lengths == [float(len(text)) for text in TEXTS]
     same = judge.compare(PROMPTS, said(TEXTS), said(TEXTS))
     assert [c.preference for c in same] == [1.5, 1.5]
-    only = RewardJudge([prices], [-1.0], codec)
+    only = RewardJudge([prices], [-1.0], tokenizer)
     longer = [text + " Yes." for text in TEXTS]
     assert [c.preference for c in only.compare(PROMPTS, said(TEXTS), said(longer))] == [1.0, 1.0]
 
 
-def test_several_payers_are_weighed_on_the_scale_of_their_own_spread(codec: Codec) -> None:
+def test_several_reward_functions_are_weighed_on_the_scale_of_their_own_spread(tokenizer: Tokenizer) -> None:
     """A payer of dollars and one of cents say as much."""
     words = UserReward(lambda p, r, o: [len(text.split()) for text in r], "words")
     letters = UserReward(lambda p, r, o: [1000.0 * len(text.split()) for text in r], "thousands")
-    judge = RewardJudge([words, letters], [1.0, -1.0], codec)
+    judge = RewardJudge([words, letters], [1.0, -1.0], tokenizer)
     longer = [text + " Yes." for text in TEXTS]
     assert [c.preference for c in judge.compare(PROMPTS, said(TEXTS), said(longer))] == [1.5, 1.5]
 
@@ -197,41 +198,44 @@ def test_a_callable_object_is_known_by_the_file_it_stands_in(tmp_path: Path, mon
     assert reward_functions.lineage("my_partial:brief")["sha256"]
 
 
-def test_another_chat_template_is_another_reading(codec: Codec, policy: Any, tmp_path: Path) -> None:
+def test_another_chat_template_is_another_reading(tokenizer: Tokenizer, policy: Any, tmp_path: Path) -> None:
     """A reward model reads the prompt as it was trained to, though it cuts words as the policy does."""
-    for folder, template in (("same", codec.tokenizer.chat_template), ("other", "{{ messages[0]['content'] }}!")):
-        model_of(codec, "token").model.save_pretrained(tmp_path / folder)
-        codec.save(tmp_path / folder)
+    for folder, template in (
+        ("same", tokenizer.hf_tokenizer.chat_template),
+        ("other", "{{ messages[0]['content'] }}!"),
+    ):
+        model_of(tokenizer, "token").model.save_pretrained(tmp_path / folder)
+        tokenizer.save(tmp_path / folder)
         (tmp_path / folder / "chat_template.jinja").write_text(template)
     policy.save_pretrained(tmp_path / "policy")
     sources = [str(tmp_path / name) for name in ("same", "other")]
-    how = config(tmp_path, reward_model=sources)
-    found = rewards.load(how, codec, Networks(how, torch.device("cpu"), codec))
+    networks = Networks(str(tmp_path / "policy"), PpoOptions(), torch.device("cpu"), tokenizer)
+    found = rewards.load(sources, tokenizer, networks)
     assert [p.foreign for p in found if isinstance(p, ModelReward)] == [False, True]
 
 
-def test_a_prompt_that_does_not_fit_a_models_places_loses_its_beginning(codec: Codec) -> None:
+def test_a_prompt_that_does_not_fit_a_models_places_loses_its_beginning(tokenizer: Tokenizer) -> None:
     """As many as BERT and its like have learnt a vector for."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     bert = BertForSequenceClassification(
-        BertConfig(vocab_size=codec.size, max_position_embeddings=24, num_labels=1, **sizes)
+        BertConfig(vocab_size=tokenizer.size, max_position_embeddings=24, num_labels=1, **sizes)
     ).eval()
-    model = RewardModel(bert, codec, "sequence")
-    prompt, response = list(range(5, 35)), [7, 8, 9, codec.eos_id]
+    model = RewardModel(bert, tokenizer, "sequence")
+    prompt, response = list(range(5, 35)), [7, 8, 9, tokenizer.eos_id]
     assert model.rate([(prompt, response)]).sums == model.rate([(prompt[-20:], response)]).sums
     with pytest.raises(InputError, match="reads 24 tokens, and a response has 30"):
         model.rate([([5], prompt)])
 
 
-def test_a_classifier_without_its_head_is_refused(codec: Codec, tmp_path: Path) -> None:
+def test_a_classifier_without_its_head_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Its head would be made up, and pay noise."""
     from safetensors.torch import load_file, save_file
 
-    model_of(codec, "sequence").model.save_pretrained(tmp_path)
-    codec.save(tmp_path)
+    model_of(tokenizer, "sequence").model.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["v_head.weight"] = weights.pop("score.weight")
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
@@ -247,11 +251,11 @@ def test_a_damaged_model_is_an_error_of_the_input(policy: Any, tmp_path: Path) -
 
 
 @given(st.lists(st.integers(5, 499), min_size=1, max_size=60))
-def test_places_read_off_a_few_tokens_at_a_time_are_those_of_the_whole(codec: Codec, ids: list[int]) -> None:
-    heads = [codec.tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
-    whole = codec.decode(ids)
+def test_places_read_off_a_few_tokens_at_a_time_are_those_of_the_whole(tokenizer: Tokenizer, ids: list[int]) -> None:
+    heads = [tokenizer.hf_tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
+    whole = tokenizer.decode(ids)
     ends, so_far = [], 0
     for head in heads:
         so_far = max(so_far, min(len(head.rstrip("\ufffd")), len(whole)))
         ends.append(so_far)
-    assert [end for _, end in codec.decoder.places(ids, len(whole))] == ends
+    assert [end for _, end in tokenizer.decoder.places(ids, len(whole))] == ends

@@ -1,0 +1,56 @@
+"""Training examples of reward models: two responses to a prompt, the better one first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokalign.artifacts.schemas import TokenLabels
+from tokalign.config.methods import RewardModelOptions
+from tokalign.models.batch import Batch, pad_rows
+from tokalign.models.tokenizer import Tokenizer
+
+Ids = NDArray[np.int32]
+
+
+def examples_of(
+    rows: Sequence[TokenLabels], chosen: Sequence[Ids], options: RewardModelOptions
+) -> list[dict[str, Any]]:
+    """Training examples, each with its two responses as ``pairs``, the better first; ``chosen``: their ids."""
+    examples: list[dict[str, Any]] = []
+    for r, c in zip(rows, chosen, strict=True):
+        prompt, original, edited = (
+            np.array(ids, dtype=np.int32) for ids in (r.prompt_ids, r.original_ids, r.edited_ids)
+        )
+        worse, better = (prompt, original), (prompt, edited)
+        if options.level == "token":
+            labels = [np.array(z, dtype=np.int8) for z in (r.edited_labels, r.original_labels)]
+            examples.append({"id": r.id, "pairs": [better, worse], "labels": labels})
+            continue
+        if options.pairs in ("chosen", "both") and r.chosen:
+            examples.append({"id": r.id, "pairs": [(prompt, c), worse]})
+        if options.pairs in ("edited", "both") and r.edited != r.original:
+            examples.append({"id": r.id, "pairs": [better, worse]})
+    return examples
+
+
+def collate(batch: list[dict[str, Any]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Any]:
+    """All better responses, then all worse ones."""
+    made = {
+        "id": [e["id"] for e in batch],
+        "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], tokenizer.pad_id, device),
+    }
+    if "labels" in batch[0]:
+        rows = [torch.from_numpy(e["labels"][side]).long() for side in (0, 1) for e in batch]
+        made["labels"] = pad_rows(rows).to(device)
+    return made
+
+
+def counts(examples: Sequence[dict[str, Any]], options: RewardModelOptions) -> list[float]:
+    """What each example adds to the divisor of its batch's loss: the class weights of its tokens, or 1 as a pair."""
+    if options.level == "sequence":
+        return [1.0] * len(examples)
+    weights = np.array([options.weight_bad, options.weight_neutral, options.weight_good])
+    return [float(sum(weights[side + 1].sum() for side in e["labels"])) for e in examples]
