@@ -95,13 +95,13 @@ format: install
 data: install
 	$(BIN)/python -m tests.samples
 
-# The paper's three results on the playground: five seeds, all arms tuned over one grid (see bench/paper.py). Resumable.
+# The paper's three results on the playground: five seeds, all arms tuned over one grid (see bench/results/paper.py). Resumable.
 paper: install
-	$(BIN)/python bench/paper.py
+	$(BIN)/python bench/results/paper.py
 
-# What each choice in token-level PPO is worth (see bench/ablations.py). Resumable.
+# What each choice in token-level PPO is worth (see bench/results/ablations.py). Resumable.
 ablations: install
-	$(BIN)/python bench/ablations.py
+	$(BIN)/python bench/results/ablations.py
 
 # Kill 100 runs of each stage at random moments; what they write must be what an undisturbed run writes.
 soak: install

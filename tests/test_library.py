@@ -59,10 +59,10 @@ def test_a_function_has_the_options_of_its_command(name: str) -> None:
 
 
 def test_the_stub_is_that_of_the_code() -> None:
-    made = runpy.run_path(str(ROOT / "bench" / "stub.py"))["stub"]()
+    made = runpy.run_path(str(ROOT / "bench" / "docs" / "stub.py"))["stub"]()
     committed = (ROOT / "src" / "tokalign" / "__init__.pyi").read_text(encoding="utf-8")
     flat = [re.sub(r"[\s,()]+", "", text).replace("'", '"') for text in (made, committed)]
-    assert flat[0] == flat[1], "python bench/stub.py and ruff format write it anew"
+    assert flat[0] == flat[1], "python bench/docs/stub.py and ruff format write it anew"
 
 
 def test_a_command_and_its_function_make_the_same(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from tokalign.config import stages
 from tokalign.config.options import is_required
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-sys.path.append(str(ROOT / "bench"))
-MADE = runpy.run_path(str(ROOT / "bench" / "readme.py"))
+sys.path.append(str(ROOT / "bench" / "docs"))
+MADE = runpy.run_path(str(ROOT / "bench" / "docs" / "readme.py"))
 TABLES = sys.modules["tables"]
 DOCS = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.name != "cli.md")]
 FIGURE = re.compile(
@@ -51,7 +51,7 @@ NOT_MEASURED = {
 @pytest.mark.parametrize("path", MADE["TABLES"], ids=lambda path: path.name)
 def test_the_tables_are_those_of_the_result_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert MADE["render"](path, text) == text, "python bench/readme.py writes it anew"
+    assert MADE["render"](path, text) == text, "python bench/docs/readme.py writes it anew"
 
 
 def prose(path: Path) -> list[str]:
@@ -89,7 +89,7 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_the_reference_of_commands_is_that_of_the_code() -> None:
     committed = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert MADE["cli"]() == committed, "python bench/readme.py writes it anew"
+    assert MADE["cli"]() == committed, "python bench/docs/readme.py writes it anew"
 
 
 def test_a_table_without_a_place_is_not_lost_in_silence() -> None:
@@ -118,7 +118,7 @@ def test_the_edits_shown_are_the_examples_of_the_prompt() -> None:
 @pytest.mark.slow
 def test_the_picture_is_what_the_command_prints() -> None:
     committed = (ROOT / "docs" / "labels.svg").read_text(encoding="utf-8")
-    assert words(MADE["picture"]()) == words(committed), "python bench/readme.py draws it anew"
+    assert words(MADE["picture"]()) == words(committed), "python bench/docs/readme.py draws it anew"
     assert not re.search(r"url\(.?http", committed), "it fetches something"
 
 

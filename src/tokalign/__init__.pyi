@@ -1,4 +1,4 @@
-"""Made by bench/stub.py from the options of the commands."""
+"""Made by bench/docs/stub.py from the options of the commands."""
 
 from pathlib import Path
 from typing import Any, Literal

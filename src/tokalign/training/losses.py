@@ -25,6 +25,8 @@ class ModelLoss(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        if hasattr(self.plain, "config"):
+            self.plain.config.use_cache = False  # training needs no keys and values
         # FSDP wraps the layers that the model names.
         self._no_split_modules = getattr(self.plain, "_no_split_modules", None)
 

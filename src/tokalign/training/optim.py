@@ -13,7 +13,7 @@ class Muon(torch.optim.Muon):
     """PyTorch's Muon for matrices in the memory of a CPU.
 
     PyTorch orthogonalises in bfloat16, one matrix after the other; a processor without such arithmetic takes tens of
-    times as long for it (``bench/muon_speed.py``). Here it is float32, all matrices of one shape together. State
+    times as long for it (``bench/speed/muon_speed.py``). Here it is float32, all matrices of one shape together. State
     and settings are PyTorch's.
     """
 

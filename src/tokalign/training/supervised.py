@@ -216,28 +216,9 @@ def fit(
     if options.gradient_checkpointing:
         recompute_activations(model)
     scratch = space.folder / broadcast(lambda: space.scratch)
-    args = TrainingArguments(
-        output_dir=str(scratch),
-        per_device_train_batch_size=options.batch_size,
-        max_steps=steps,
-        max_grad_norm=options.max_grad_norm,
-        seed=options.seed,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and world() > 1 else None,
-        bf16=options.dtype == "bfloat16",
-        fp16=options.dtype == "float16",
-        logging_steps=max(1, steps // 50),
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=options.save_every,
-        report_to=[],  # metrics go to our own log
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
     trainer = _Trainer(
         model=loss,
-        args=args,
+        args=_arguments(options, steps, scratch, on_cpu=on_cpu),
         train_dataset=examples,
         data_collator=collate,
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, options.warmup)),
@@ -282,6 +263,28 @@ def fit(
         recompute_activations(model, on=False)
     model.eval()
     return fitted, model
+
+
+def _arguments(options: SupervisedOptions, steps: int, folder: Path, *, on_cpu: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=options.batch_size,
+        max_steps=steps,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and world() > 1 else None,
+        bf16=options.dtype == "bfloat16",
+        fp16=options.dtype == "float16",
+        logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=options.save_every,
+        report_to=[],  # metrics go to our own log
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
 
 
 def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:

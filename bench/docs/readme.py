@@ -3,7 +3,7 @@
 Tests fail where README or docs say anything else than the files in ``docs/results/``: the tables, and the figures in
 sentences (``TOLD``).
 
-    python bench/readme.py
+    python bench/docs/readme.py
 """
 
 import io
@@ -22,7 +22,7 @@ from rich.text import Text
 import tables
 from tables import Result, load, table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README, PICTURE, CLI_DOC = ROOT / "README.md", DOCS / "labels.svg", DOCS / "cli.md"
 

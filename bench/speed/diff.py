@@ -4,7 +4,7 @@ Pairs of about 200 tokens of running text, edited here and there. Prints ratios 
 row but for reading and writing it, and of aligning and labelling alone; then of two processes against one, of whole
 runs of the command.
 
-    python bench/diff.py [--pairs 2048] [--rows 40000] [--out docs/results/diff_speed.json]
+    python bench/speed/diff.py [--pairs 2048] [--rows 40000] [--out docs/results/diff_speed.json]
 """
 
 import argparse
@@ -169,7 +169,7 @@ def main() -> None:
             )
             print(f"{1e6 * compared:>20.0f} {slow / compared:>15.1f}×")
     result: dict[str, Any] = {
-        "command": "python bench/diff.py",
+        "command": "python bench/speed/diff.py",
         "tokalign": __version__,
         "tokens": round(tokens),
         "ways": ways,

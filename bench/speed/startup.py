@@ -1,6 +1,6 @@
 """Time of ``tokalign --help`` against an empty Typer app with as many commands, in turns; prints the ratio.
 
-python bench/startup.py [--runs 20]
+python bench/speed/startup.py [--runs 20]
 """
 
 import argparse

@@ -5,7 +5,7 @@ its own world and policy; everything after the edits is done once for each align
 model, token-level PPO, win rate against the policy it started from, on prompts that nothing has seen. Writes
 docs/results/alignments.json.
 
-    python bench/alignments.py [--seeds 4] [--loose 0.5] [--runs runs/alignments] [--jobs 2]
+    python bench/results/alignments.py [--seeds 4] [--loose 0.5] [--runs runs/alignments] [--jobs 2]
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
     for found in seeds:
         print(json.dumps(found))
     gap = mean_interval([found["blocks"]["win_rate"] - found["levenshtein"]["win_rate"] for found in seeds])
-    whole = {"command": "python bench/alignments.py", "tokalign": __version__, "loose": args.loose}
+    whole = {"command": "python bench/results/alignments.py", "tokalign": __version__, "loose": args.loose}
     result = {**whole, "gap_mean": gap["mean"], "gap_standard_error": gap["standard_error"], "seeds": seeds}
     (RESULTS / "alignments.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"blocks less levenshtein: {gap['mean']:+.1f} ± {gap['standard_error']} points of win rate")

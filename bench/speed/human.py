@@ -3,7 +3,7 @@
 Requests come from this process over one connection, in turns with the diff called directly. Writes
 docs/results/human.json.
 
-    python bench/human.py [--words 2000] [--times 200]
+    python bench/speed/human.py [--words 2000] [--times 200]
 """
 
 import argparse
@@ -20,10 +20,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from lab import RESULTS
 from tokalign import __version__
 from tokalign.core import diff
 from tokalign.core.words import split
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 PROGRAM = str(Path(sys.executable).parent / "tokalign")
 
@@ -95,7 +96,7 @@ def main() -> None:
             page.process.kill()
     typical = {name: statistics.median(found) for name, found in (("live", live), ("pure", pure), *steps.items())}
     result = {
-        "command": "python bench/human.py",
+        "command": "python bench/speed/human.py",
         "tokalign": __version__,
         "words": args.words,
         "diff_ms": round(1000 * typical["pure"], 2),

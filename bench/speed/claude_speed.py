@@ -3,7 +3,7 @@
 In turns; and the memory of editing. The bare loop sends the very same requests, as many at a time, and keeps nothing:
 no journal, no retries, no gates. Writes docs/results/claude_speed.json.
 
-    python bench/claude_speed.py [--rows 2000] [--delay 0.2] [--concurrency 50] [--runs 3]
+    python bench/speed/claude_speed.py [--rows 2000] [--delay 0.2] [--concurrency 50] [--runs 3]
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 from tokalign import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for the server that the tests have
 
 from tests.fake_editor import serving  # noqa: E402
@@ -153,7 +153,7 @@ def main() -> None:
             sizes = (args.rows, many)
             peaks = [measure([*edit, "--limit", str(n), "--out", f"m-{n}"], folder)[1] for n in sizes]
     result = {
-        "command": "python bench/claude_speed.py",
+        "command": "python bench/speed/claude_speed.py",
         "tokalign": __version__,
         "cores": os.cpu_count(),
         "delay": args.delay,

@@ -1,6 +1,6 @@
 """Writes src/tokalign/__init__.pyi: what ``import tokalign`` offers, for type checkers and editors.
 
-python bench/stub.py
+python bench/docs/stub.py
 """
 
 import inspect
@@ -12,13 +12,13 @@ import tokalign
 from tokalign.api.commands import FUNCTIONS, signature
 from tokalign.config.commands import COMMANDS
 
-STUB = Path(__file__).resolve().parent.parent / "src" / "tokalign" / "__init__.pyi"
+STUB = Path(__file__).resolve().parents[2] / "src" / "tokalign" / "__init__.pyi"
 
 
 def stub() -> str:
     """The whole file."""
     lines = [
-        '"""Made by bench/stub.py from the options of the commands."""', "",
+        '"""Made by bench/docs/stub.py from the options of the commands."""', "",
         "from pathlib import Path", "from typing import Any, Literal", "",
     ]  # fmt: skip
     lines += [

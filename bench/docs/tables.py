@@ -10,7 +10,7 @@ from tokalign.artifacts.schemas import KINDS, TokenLabels
 from tokalign.core import diff
 from tokalign.core.words import split
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
 """Reward models of the headline, and what the README calls them."""
 
@@ -181,7 +181,7 @@ def qa_recipe(result: Result) -> str:
         f"With half of the development file, the model scores {100 * found['mean']:.0f} % of {found['pairs']} held-out "
         f"corrections above the original answer (95 %: {100 * low:.0f} to {100 * high:.0f}). Its AUROC for bad tokens "
         f"is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and 0.5. "
-        "(`python bench/human_rewards.py`)"
+        "(`python bench/results/human_rewards.py`)"
     )
     return filled(said)
 
@@ -336,7 +336,7 @@ def chosen_with(result: Result, option: str) -> str:
 
 
 def corrections_seen(result: Result) -> int:
-    """Corrected answers that the reward models of ``bench/human_rewards.py`` learnt from."""
+    """Corrected answers that the reward models of ``bench/results/human_rewards.py`` learnt from."""
     return int(load("human_spans")["rows"] - result["answers"])
 
 

@@ -3,7 +3,7 @@
 Pairs of QA-Feedback (correction over answer, the question as prompt), whose lengths vary as they do. Tokens a second,
 padding not counted. TRL is wanted here alone: ``pip install trl==1.16.0``.
 
-    python bench/reward_speed.py qa_feedback.json MODEL [--epochs 2] [--batch 16] [--out docs/results/reward_speed.json]
+    python bench/speed/reward_speed.py qa_feedback.json MODEL [--epochs 2] [--batch 16] [--out FILE.json]
 """
 
 import argparse
@@ -136,7 +136,7 @@ def main() -> None:
     )
     if args.out:
         found = {name: round(value, 2) for name, value in ratios.items()}
-        whole = {"command": "python bench/reward_speed.py qa_feedback.json MODEL", "tokalign": __version__}
+        whole = {"command": "python bench/speed/reward_speed.py qa_feedback.json MODEL", "tokalign": __version__}
         args.out.write_text(
             json.dumps({**whole, "pairs": len(sequence), "batch": args.batch, **found}, indent=1) + "\n"
         )

@@ -5,7 +5,7 @@ pretrained backbone learns the token labels, or the pairs: what docs/recipes/qa-
 every token of an answer is bad if it touches a span that people marked; tokens are ranked by p(bad), by the sequence
 model's score of the whole answer, and by nothing (the majority).
 
-    python bench/human_rewards.py qa_feedback.json MODEL [--runs DIR] [--out docs/results/human_rewards.json]
+    python bench/results/human_rewards.py qa_feedback.json MODEL [--runs DIR] [--out docs/results/human_rewards.json]
 """
 
 import argparse
@@ -105,7 +105,7 @@ def main() -> None:
         f"{result['answers']} held-out answers, {result['tokens']} tokens, {result['share_bad']:.1%} marked by people"
     )
     if args.out:
-        whole = {"command": "python bench/human_rewards.py qa_feedback.json MODEL", "tokalign": __version__}
+        whole = {"command": "python bench/results/human_rewards.py qa_feedback.json MODEL", "tokalign": __version__}
         args.out.write_text(json.dumps({**whole, "heldout": HELDOUT, "options": OPTIONS, **result}, indent=1) + "\n")
 
 

@@ -5,7 +5,7 @@ sample at temperature 1. TRL 1.10.0 still has PPO (1.13 does not): it is needed 
 beside transformers.
 
     pip install --no-deps --target trl trl==1.10.0
-    PYTHONPATH=trl OMP_NUM_THREADS=2 python bench/ppo_speed.py PROMPTS POLICY REWARD_MODEL [--out FILE]
+    PYTHONPATH=trl OMP_NUM_THREADS=2 python bench/speed/ppo_speed.py PROMPTS POLICY REWARD_MODEL [--out FILE]
 """
 
 import argparse
@@ -186,7 +186,7 @@ def main() -> None:
     print(f"TRL 1.10.0 takes {ratios['separate']} times as long as separate, {ratios['shared']} times as shared;")
     print(f"generate of transformers {ratios['sampler']} times as long as the built-in sampler")
     if args.out:
-        result = {"command": "python bench/ppo_speed.py PROMPTS POLICY REWARD_MODEL", "tokalign": __version__}
+        result = {"command": "python bench/speed/ppo_speed.py PROMPTS POLICY REWARD_MODEL", "tokalign": __version__}
         threads = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "batch": BATCH, "trl_microbatch": micro}
         rounded = {n: {k: round(v, 3) for k, v in m.items()} for n, m in median.items()}
         args.out.write_text(json.dumps({**result, **threads, "seconds": rounded, "ratios": ratios}, indent=1) + "\n")

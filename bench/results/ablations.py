@@ -1,11 +1,11 @@
 """What each choice in token-level PPO is worth on the playground: one change at a time, several seeds. Resumable.
 
-Worlds, policies and reward models are those of ``bench/paper.py`` and are made here if they are not there. What is
-compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
+Worlds, policies and reward models are those of ``bench/results/paper.py`` and are made here if they are not there.
+What is compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
 nothing. A run that is one of that bench's is not run twice. Writes docs/results/ablations.json after each seed, and
 runs what is not in there; what is there of other settings of the playground is dropped. --again runs it all.
 
-    python bench/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
+    python bench/results/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
 
 import argparse
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from lab import RESULTS, ROOT, SETTINGS, Command, Plan, course, labels, ppo, reward_model, run, stats, world
 from paper import GRID, Trial
-from tables import ablations
 from tokalign import __version__
 from tokalign.config.stages import PlaygroundConfig
 from tokalign.runtime.disk import hash_json
@@ -28,7 +27,7 @@ BASE = GRID[0]
 
 
 class Change(NamedTuple):
-    """One difference from the base; ``trial`` where it is a run of ``bench/paper.py`` too."""
+    """One difference from the base; ``trial`` where it is a run of ``bench/results/paper.py`` too."""
 
     about: str
     options: tuple[str, ...] = ()
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    result: dict[str, Any] = {"command": "python bench/ablations.py", "tokalign": __version__}
+    result: dict[str, Any] = {"command": "python bench/results/ablations.py", "tokalign": __version__}
     result |= {"playground": playground(), "changes": {}}
     before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     if before.get("playground") == result["playground"] and not args.again:
@@ -150,7 +149,7 @@ def main() -> None:
         if todo:
             plans.append(experiment(args.runs / f"seed-{seed}", seed, todo, result))
     run(plans, args.jobs)
-    print(ablations(json.loads(RESULT.read_text(encoding="utf-8"))))
+    print(f"{RESULT}: python bench/docs/readme.py puts it into the docs")
 
 
 def last(folder: Path) -> float:

@@ -4,7 +4,7 @@ Each seed has its own world and starting policy. A setting is chosen by held-out
 original, chosen over rejected, and one edit undone); what is reported is measured on preferences of another world,
 with intervals from a bootstrap. Writes docs/results/reward_models.json.
 
-    python bench/reward_models.py [--seeds 3] [--runs runs/reward-models] [--jobs 2]
+    python bench/results/reward_models.py [--seeds 3] [--runs runs/reward-models] [--jobs 2]
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
             for k in of[0]["flips"]["by_category"]
         }
         print(f"{model:<18} edited > original {pairs[0]:.3f}  chosen > rejected {pairs[1]:.3f}  one edit {kinds}")
-    whole = {"command": "python bench/reward_models.py", "tokalign": __version__, "grid": GRID, "seeds": seeds}
+    whole = {"command": "python bench/results/reward_models.py", "tokalign": __version__, "grid": GRID, "seeds": seeds}
     (RESULTS / "reward_models.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 

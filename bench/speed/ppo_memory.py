@@ -5,7 +5,7 @@ of 256 tokens (192 of prompt, 64 sampled) on a Llama of some 60 million weights.
 ``--lora``: where the policy is too, it is one more adapter on the same base. Freed memory is given back at once
 (glibc's ``MALLOC_MMAP_THRESHOLD_``), so that what is measured is what is held, not how the heap is cut up.
 
-    python bench/ppo_memory.py [--out docs/results/ppo_memory.json]
+    python bench/speed/ppo_memory.py [--out docs/results/ppo_memory.json]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tokalign import __version__
 from tokalign.models.tiny_tokenizer import train_tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = {
     "four models": "",
     "shared value": "--value-model shared",
@@ -92,7 +92,7 @@ def main() -> None:
     for layout, size in found.items():
         print(f"{layout:<36} {size / 1e6:6.0f} MB  {shares[layout]:.2f}")
     if args.out:
-        result = {"command": "python bench/ppo_memory.py", "tokalign": __version__, "weights": weights}
+        result = {"command": "python bench/speed/ppo_memory.py", "tokalign": __version__, "weights": weights}
         megabytes = {layout: round(size / 1e6) for layout, size in found.items()}
         args.out.write_text(json.dumps({**result, "megabytes": megabytes, "shares": shares}, indent=1) + "\n")
 

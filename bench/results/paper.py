@@ -7,7 +7,7 @@ evaluation, and at 1, the temperature of training. The token arm then goes on to
 stand the best of 8 responses of the starting policy, picked by either reward model, and SFT on the edited responses,
 its steps chosen on ``heldout`` too. Writes docs/results/paper.json.
 
-    python bench/paper.py [--seeds 5] [--runs runs/paper] [--jobs 2]
+    python bench/results/paper.py [--seeds 5] [--runs runs/paper] [--jobs 2]
 """
 
 import argparse
@@ -218,7 +218,7 @@ def report(folders: dict[int, Path]) -> None:
         for name in ("token-long", "token-long-last")
     }
     result = {
-        "command": "python bench/paper.py",
+        "command": "python bench/results/paper.py",
         "tokalign": __version__,
         "grid": GRID,
         "gap": mean_interval(gaps),

@@ -4,7 +4,7 @@ QA-Feedback (Wu et al., 2023) holds a model's answer, a person's correction, and
 errors. A word (``\\w+|[^\\w\\s]``) is bad if any token on it is; precision, recall and F1 are over all words, with 95 %
 intervals from a bootstrap over rows, paired with plain Levenshtein over words.
 
-    python bench/human_spans.py qa_feedback.json [--tokenizer MODEL] [--out docs/results/human_spans.json]
+    python bench/results/human_spans.py qa_feedback.json [--tokenizer MODEL] [--out docs/results/human_spans.json]
 
 Without a tokenizer, a byte-level BPE of 8000 is learnt on the texts.
 """
@@ -71,6 +71,9 @@ def f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
 
 
+COMMAND = "python bench/results/human_spans.py qa_feedback.json"
+
+
 def main() -> None:
     """Measure every way, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,7 +114,11 @@ def main() -> None:
         print(f"{name:<38} P {r['precision']:.3f}  R {r['recall']:.3f}  F1 {r['f1']:.3f} {r['ci95']}", end="  ")
         print(f"above levenshtein {r['above_levenshtein']:+.3f} {r['above_levenshtein_ci95']}")
     if args.out:
-        whole = {"command": "python bench/human_spans.py qa_feedback.json", "tokalign": __version__, "rows": len(rows)}
+        whole = {
+            "command": COMMAND,
+            "tokalign": __version__,
+            "rows": len(rows),
+        }
         args.out.write_text(json.dumps({**whole, "default": DEFAULT, "ways": result}, indent=2) + "\n")
 
 

@@ -2,19 +2,21 @@
 
 The two take turns; medians are compared. Writes docs/results/muon_speed.json.
 
-    python bench/muon_speed.py [--steps 20]
+    python bench/speed/muon_speed.py [--steps 20]
 """
 
 import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
-from lab import RESULTS
 from tokalign import __version__
 from tokalign.training.optim import Muon
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - began)
     median = {name: statistics.median(found) for name, found in seconds.items()}
     result = {
-        "command": "python bench/muon_speed.py",
+        "command": "python bench/speed/muon_speed.py",
         "tokalign": __version__,
         "milliseconds": {name: round(1000 * value, 2) for name, value in median.items()},
         "of_torch": round(median["torch"] / median["ours"], 2),

@@ -1,6 +1,6 @@
 """Peak memory of the stages that stream, on few rows and on ten times as many. Prints the ratios.
 
-python bench/memory.py [--rows 3000]
+python bench/speed/memory.py [--rows 3000]
 """
 
 import argparse
