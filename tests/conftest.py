@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny world, its tokenizer, and small random models."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,41 @@ settings.register_profile("tokalign", deadline=None, derandomize=True)
 settings.load_profile("tokalign")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several workers, one server of forked commands serves all of them (see tests/forked.py)."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        from tests import forked
+
+        os.environ[forked.SHARED] = forked.start()
+
+
+TOGETHER = ("tests/test_pipeline.py", "tests/test_resume.py", "tests/test_distributed.py", "tests/test_ppo_stage.py")
+"""Files whose tests run in one worker, since a fixture that they share takes long to make."""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests one by one, but those of :data:`TOGETHER` by file, and these first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the Trainer collects garbage in every run, and need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: short ones fill the gaps at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

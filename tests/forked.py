@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -71,17 +72,26 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-@cache
-def server() -> str:
-    """The socket of this process's server, which ends with it."""
+def start() -> str:
+    """Start a server that ends with this process, and do not wait for it; returns its socket."""
     path = tempfile.mkdtemp(prefix="tokalign-") + "/socket"
-    line = [sys.executable, __file__, "--serve", path]
-    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-    _STARTED.append(process)
+    _STARTED.append(subprocess.Popen([sys.executable, __file__, "--serve", path], stdin=subprocess.PIPE))
     return path
 
 
+@cache
+def server() -> str:
+    """The socket of the server that the test run shares, or of one of this process alone; ready to be asked."""
+    path = os.environ.get(SHARED) or start()
+    until = time.monotonic() + LIMIT
+    while not Path(path).exists():
+        assert time.monotonic() < until, "the server of forked commands did not start"
+        time.sleep(0.02)
+    return path
+
+
+SHARED = "FORKED_SERVER"
+"""Environment variable: the socket of a server that several processes share."""
 _STARTED: list["subprocess.Popen[bytes]"] = []
 """Kept, for their standard input to stay open as long as this process lives."""
 
@@ -105,9 +115,9 @@ def serve(path: str) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        listener.bind(f"{path}.new")
         listener.listen()
-        print("ready", flush=True)
+        Path(f"{path}.new").rename(path)  # from here on it answers
         while listener in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork():

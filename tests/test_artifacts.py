@@ -287,13 +287,13 @@ def test_a_folder_in_use_is_refused_by_pid_and_free_after_a_kill(tmp_path: Path)
     make(tmp_path)
     with held(tmp_path / "out") as process:
         before = contents(tmp_path / "out")
-        with pytest.raises(LockedError, match=rf"written by process {process.pid}\b") as caught:
+        with pytest.raises(LockedError, match=rf"process {process.pid} is writing") as caught:
             make(tmp_path, fresh=True)
         assert caught.value.exit_code == 6
         assert contents(tmp_path / "out") == before
         process.kill()
         process.wait()
-        with pytest.raises(ConflictError, match="unfinished other run"):  # the holder was given no options
+        with pytest.raises(ConflictError, match="another unfinished run"):  # the holder was given no options
             make(tmp_path)
         open_artifact(tmp_path / "out", make(tmp_path, fresh=True).kind)
     assert sorted(contents(tmp_path / "out")) == ["data.jsonl", "manifest.json"]

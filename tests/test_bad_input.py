@@ -34,17 +34,17 @@ FILES: dict[str, Case] = {
     # what is in the file: content, exit code, place, part of the message, part of the remedy
     "missing column": (lines(GOOD, {"id": "b", "prompt": "Q?"}), 5, ":2", "'chosen': missing", "a row needs"),
     "wrong type": (lines(GOOD, {**SECOND, "rejected": 7}), 5, ":2", "'rejected'", "a row needs"),
-    "truncated line": (lines(GOOD) + '{"id": "b", "pro', 5, ":2", "not valid JSON", "cut short"),
+    "truncated line": (lines(GOOD) + '{"id": "b", "pro', 5, ":2", "not valid JSON", "truncated"),
     "empty file": ("", 5, "", "there are no rows", ""),
     "lone surrogate": (lines(GOOD, {**SECOND, "prompt": "\ud800"}), 5, ":2", "surrogate", "a row needs"),
     "BOM at the start": ("\ufeff" + lines(GOOD), NOTHING_EDITED, "", "", ""),
-    "BOM further on": (lines(GOOD, "\ufeff" + json.dumps(SECOND)), 5, ":2", "not valid JSON", "cut short"),
+    "BOM further on": (lines(GOOD, "\ufeff" + json.dumps(SECOND)), 5, ":2", "not valid JSON", "truncated"),
     "not UTF-8": (lines(GOOD).encode() + b'{"id": "\xff"}', 5, ":2", "0xff", "iconv"),
     "NUL, spelt out": (lines(GOOD, {**SECOND, "chosen": "a\0b"}), NOTHING_EDITED, "", "", ""),  # models do write it
     "NUL byte": (lines(GOOD) + '{"id": "b\0"}', 5, ":2", "not valid JSON", ""),
-    "duplicate id": (lines(GOOD, SECOND, GOOD), 5, ":3", "'a' stands twice, first at", "an id of its own"),
-    "duplicate key": (lines(GOOD, '{"id": "b", "id": "c"}'), 5, ":2", "'id' stands twice", "anew"),
-    "NaN": (lines(GOOD, '{"id": "b", "prompt": NaN}'), 5, ":2", "NaN", "anew"),
+    "duplicate id": (lines(GOOD, SECOND, GOOD), 5, ":3", "duplicate key 'a', first at", "a unique id"),
+    "duplicate key": (lines(GOOD, '{"id": "b", "id": "c"}'), 5, ":2", "duplicate key 'id'", "fix the row"),
+    "NaN": (lines(GOOD, '{"id": "b", "prompt": NaN}'), 5, ":2", "NaN", "fix the row"),
     "empty response": (lines(GOOD, {**SECOND, "rejected": " "}), 5, ":2", "the response is empty", "a row needs"),
     "not an object": (lines(GOOD, [1]), 5, ":2", "expected an object", ""),
 }  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_line_of_a_hundred_megabytes_is_refused_before_it_fills_memory(tmp_pat
     command = [PROGRAM, "edit", "rows.jsonl", "--out", "edits"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=limit)
     assert done.returncode == 5, done.stderr
-    assert_refused(done, "rows.jsonl:2: ", "longer than 64 MB", "a row is one line")
+    assert_refused(done, "rows.jsonl:2: ", "longer than 64 MB", "write one row per line")
     assert not (tmp_path / "edits").exists()
 
 
@@ -151,7 +151,7 @@ ARTIFACTS: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "changed": ("preferences", flip, "sha256 differs", "make the artifact again"),
     "without its data": ("preferences", lambda f: (f / "data.jsonl").unlink(), "the file is missing", "again"),
     "pointing up": ("preferences", point("../secret"), "points outside", ""),
-    "pointing by a link": ("preferences", point("link"), "points outside", ""),
+    "pointing by a link": ("preferences", point("link"), "not a regular file", ""),
     "unfinished": ("preferences", unfinished, "an unfinished run", "finish it first"),
     "no artifact": ("preferences", lambda f: (f / "manifest.json").unlink(), "not an artifact", "make one"),
 }
@@ -178,7 +178,7 @@ def test_arrow_that_is_cut_short_is_noticed_even_when_its_hash_fits(tmp_path: Pa
     change(tmp_path / "in", lambda m: m["files"][0].update(sha256=sha256(data), bytes=data.stat().st_size))
     done = run(tmp_path, *command.split())
     assert done.returncode == 5, done.stderr
-    assert_refused(done, "data.arrow", "not a whole Arrow stream", "make it again")
+    assert_refused(done, "data.arrow", "not a complete Arrow stream", "make the labels again")
     assert not (tmp_path / "rm").exists()
 
 

@@ -32,7 +32,7 @@ def answer(edited: Any = EDITED, categories: Any = ("safety",), rationale: Any =
 def fate(found: dict[str, Any], original: str = ORIGINAL, chosen: str | None = CHOSEN) -> tuple[str, str, bool]:
     """Status, reason, and whether it is worth asking again."""
     reading = read(found, original, chosen, 0.3)
-    return reading.verdict.status, reading.verdict.reason, bool(reading.complaint or reading.more_room)
+    return reading.verdict.status, reading.verdict.reason, bool(reading.complaint or reading.truncated)
 
 
 def test_a_good_edit_is_taken_with_what_it_says_of_itself() -> None:
@@ -211,11 +211,14 @@ def test_a_second_try_says_what_was_wrong_or_gives_more_room() -> None:
     e = editor(max_tokens=100)
     request = e.request(row(ORIGINAL))
     for found in (answer("Nothing is left."), message("{")):
-        again = e.again(request, Answer(found, 0.0), read(found, ORIGINAL, CHOSEN, 0.3))
+        again = e.second_request(request, Answer(found, 0.0), read(found, ORIGINAL, CHOSEN, 0.3))
         assert [t["role"] for t in again["messages"]] == ["user", "assistant", "user"]
         assert all(t["content"].strip() for t in again["messages"])
     cut = message("", "max_tokens")
-    assert e.again(request, Answer(cut, 0.0), read(cut, ORIGINAL, CHOSEN, 0.3)) == {**request, "max_tokens": 200}
+    assert e.second_request(request, Answer(cut, 0.0), read(cut, ORIGINAL, CHOSEN, 0.3)) == {
+        **request,
+        "max_tokens": 200,
+    }
 
 
 def test_the_prompt_is_told_by_its_version(tmp_path: Path) -> None:

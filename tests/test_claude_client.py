@@ -95,7 +95,7 @@ def test_retries_are_counted_and_end(fake: FakeClaude, tmp_path: Path) -> None:
     text = "[[faults: 529, 529, 529, 529]] hello"
     assert ask(tmp_path / "j", text, max_retries=2) == [Failed("529")]
     assert fake.seen[text] == 3
-    assert ask(tmp_path / "j", "[[faults: 400]] hello") == [Failed("400 invalid_request_error: no", passing=False)]
+    assert ask(tmp_path / "j", "[[faults: 400]] hello") == [Failed("400 invalid_request_error: no", transient=False)]
     assert fake.seen["[[faults: 400]] hello"] == 1
 
 
@@ -162,7 +162,7 @@ def test_a_low_rate_limit_makes_a_run_slow_and_nothing_else(fake: FakeClaude, tm
 def test_where_all_requests_are_refused_for_what_they_are_the_rest_is_not_tried(
     fake: FakeClaude, tmp_path: Path
 ) -> None:
-    with pytest.raises(ServiceError, match="the first 10 requests were all refused: 400 invalid_request_error: no"):
+    with pytest.raises(ServiceError, match="the first 10 requests were all rejected: 400 invalid_request_error: no"):
         ask(tmp_path / "j", *(f"[[faults: 400]] {k}" for k in range(60)), concurrency=1)
     assert sum(fake.seen.values()) <= 12
 

@@ -167,7 +167,7 @@ def test_a_dry_run_asks_nothing_and_bounds_what_the_run_costs(fake: FakeClaude, 
     found = json.loads(said.stdout)
     assert (found["rows"], found["answered"], sum(fake.seen.values())) == (50, 0, 0)
     assert not (tmp_path / "edits").exists()
-    assert "nothing was asked" in said.stderr
+    assert "nothing was billed" in said.stderr
     assert fake.paths["/v1/messages/count_tokens"] == 2 + 2 * 32
     assert claude(fake, tmp_path, "--limit", "20").returncode == 0
     paid = manifest(tmp_path)["usage"]["usd"] * 50 / 20

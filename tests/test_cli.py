@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.conftest import ROOT
 from tests.forked import PROGRAM
 from tokalign.config.commands import COMMANDS
@@ -144,10 +145,10 @@ def test_rules_on_texts_they_do_not_know_say_so(tmp_path: Path) -> None:
     assert "--editor claude or --editor human" in asked.stderr
     named = run(tmp_path, "edit", "pairs.jsonl", "--editor", "rules", "--out", "edits")
     assert named.returncode == 3
-    assert "the rules know the playground's texts only" in named.stderr
+    assert "the rules only work on the playground's texts" in named.stderr
     known = run(ROOT, "edit", "data/preferences", "--limit", "20", "--out", str(tmp_path / "known"))
     assert known.returncode == 0
-    assert "beware" not in known.stderr
+    assert "warning" not in known.stderr
 
 
 LISTEN = (
@@ -170,13 +171,13 @@ def test_the_first_signal_finishes_the_step_and_the_run_goes_on_from_it(tmp_path
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    assert "finishing what is at hand" in said
-    assert said.strip().endswith("→ run the same command again to go on")
+    assert "finishing this step" in said
+    assert said.strip().endswith("→ run the same command again to resume")
     (checkpoint,) = (tmp_path / "p" / "checkpoints").iterdir()
     done = int(checkpoint.name.removeprefix("checkpoint-"))
     assert not (tmp_path / "p" / "manifest.json").exists()
-    again = run(tmp_path, *train)
-    assert f"going on after step {done}" in again.stderr
+    again = forked.run(tmp_path, *train)
+    assert f"resuming after step {done}" in again.stderr
     assert steps(tmp_path / "p" / "metrics.jsonl") == sorted(set(steps(tmp_path / "p" / "metrics.jsonl")))
 
 

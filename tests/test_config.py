@@ -186,11 +186,13 @@ def test_the_playground_settings_are_made_of_options() -> None:
 def test_one_value_serves_where_several_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
+    from tokalign.artifacts.result import StageResult
     from tokalign.cli import app
     from tokalign.config import stages
 
     seen: list[Any] = []
-    module = type("Stage", (), {"run": staticmethod(seen.append)})
+    run = staticmethod(lambda config: seen.append(config) or StageResult())
+    module = type("Module", (), {"run": run, "written": staticmethod(lambda *_: None)})
     monkeypatch.setattr(importlib, "import_module", lambda name: stages if name == "tokalign.config.stages" else module)
     for value, expected in (('"rm"', ["rm"]), ('["rm", "m:f"]', ["rm", "m:f"])):
         (tmp_path / "c.toml").write_text(f"[train-ppo]\nreward-model = {value}\nreward-weight = 0.5\n")

@@ -23,8 +23,8 @@ def test_the_panel_shows_every_metric_its_course_and_what_is_left() -> None:
     for step in range(60):
         board.done += 1
         for key, value in {**METRICS, "reward": float(step)}.items():
-            board._course[key].append(value)
-    board._course["win_rate"].append(71.25)
+            board._history[key].append(value)
+    board._history["win_rate"].append(71.25)
     console = Console(file=io.StringIO(), width=120)
     console.print(board._panel())
     shown = console.file.getvalue()  # type: ignore[attr-defined]

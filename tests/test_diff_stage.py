@@ -197,7 +197,7 @@ def test_two_processes_write_what_one_writes(many: str, tmp_path: Path) -> None:
     one, two = (diff.run(config(tmp_path / str(n), many, workers=n)) for n in (1, 2))
     assert (tmp_path / "1" / "data.arrow").read_bytes() == (tmp_path / "2" / "data.arrow").read_bytes()
     assert (one.rows, one.stats) == (two.rows, two.stats)
-    assert "workers" not in one.config or one.config["workers"] != two.config["workers"]
+    assert "workers" not in one.manifest.config or one.manifest.config["workers"] != two.manifest.config["workers"]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -206,7 +206,9 @@ def test_files_of_so_many_rows_are_read_as_one(many: str, tmp_path: Path, monkey
     monkeypatch.setattr(diff, "SHARD", 20)
     made = diff.run(config(tmp_path / "shards", many))
     names = [f"data-0000{k}-of-00003.arrow" for k in range(3)]
-    assert {f["name"]: f["rows"] for f in made.files if "rows" in f} == dict(zip(names, (21, 21, 18), strict=True))
+    assert {f["name"]: f["rows"] for f in made.manifest.files if "rows" in f} == dict(
+        zip(names, (21, 21, 18), strict=True)
+    )
     assert read(tmp_path / "shards") == read(tmp_path / "whole")
     assert [row["id"] for row in read(tmp_path / "shards")] == [f"row-{k}" for k in range(60)]
     assert made.stats == whole.stats

@@ -36,9 +36,10 @@ def one_process(*command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def two_processes(*command: str) -> str:
+def two_processes(*command: str, **more: str) -> str:
     """What both said, of a run that must succeed."""
-    both = forked.together(ROOT, 2, *command, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    env = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    both = forked.together(ROOT, 2, *command, **env)
     said = "".join(done.stderr for done in both)
     assert [done.returncode for done in both] == [0, 0], said
     return said
@@ -101,8 +102,7 @@ def test_two_processes_make_the_ppo_steps_of_one(models: Path, tmp_path: Path, v
     one_process(*work, "--steps", "3", "--out", str(one))
     if sharded:
         for steps in ("2", "3"):  # the third step goes on from what the processes saved
-            done = torchrun(PROGRAM, *work, "--steps", steps, "--out", str(two), ACCELERATE_USE_FSDP="true")
-            assert done.returncode == 0, done.stderr
+            two_processes(*work, "--steps", steps, "--out", str(two), ACCELERATE_USE_FSDP="true")
     else:
         two_processes(*work, "--steps", "3", "--out", str(two))
     assert len(ppo_logged(two)) == 3

@@ -41,7 +41,7 @@ def recorded(original: str, edited: str, **columns: Any) -> dict[str, Any]:
 
 def edits_of(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[Manifest, list[dict[str, Any]]]:
     source, out = write_jsonl(folder / "rows.jsonl", *rows), folder / "edits"
-    return edit.run(EditConfig(source=source, out=out, quiet=True, **options)), read_jsonl(out)
+    return edit.run(EditConfig(source=source, out=out, quiet=True, **options)).manifest, read_jsonl(out)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def labels_of(edits: str, out: Path, **options: Any) -> Labelled:
     made = diff.run(DiffConfig(edits=edits, out=out, tokenizer="tiny", vocab=310, quiet=True, **options))
     with pa.ipc.open_stream((out / "data.arrow").read_bytes()) as stream:
         rows = {row["id"]: row for row in stream.read_all().to_pylist()}
-    return made, rows, Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
+    return made.manifest, rows, Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")

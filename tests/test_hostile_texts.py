@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CTRLConfig, OpenAI
 import tokalign as ta
 from tests import models as shipped
 from tests.models import ALTERNATING, CHATML, chatml, gemma_like
-from tokalign.claude.service import in_turn
+from tokalign.claude.service import iterate
 from tokalign.config.options import SamplingOptions, TemplateOptions
 from tokalign.errors import InputError, UsageError
 from tokalign.models import loading
@@ -154,7 +154,7 @@ def test_values_of_arguments_arrive_as_they_are(value: str) -> None:
 
 def test_half_a_character_in_an_argument() -> None:
     chatml(Path("m"), "{{ note }}" + CHATML)
-    with pytest.raises(UsageError, match="half a character"):
+    with pytest.raises(UsageError, match="lone surrogate"):
         Tokenizer.load("m", TemplateOptions(template_arg=["note=\ud83d"]))
 
 
@@ -214,12 +214,12 @@ def test_within_a_running_loop_one_is_told_what_to_do() -> None:
     async def notebook() -> None:
         found = numbers()
         with pytest.raises(UsageError, match="running event loop") as e:
-            list(in_turn(found))
+            list(iterate(found))
         assert "to_thread" in e.value.remedy
         await found.aclose()
 
     asyncio.run(notebook())
-    assert list(in_turn(numbers())) == [1]
+    assert list(iterate(numbers())) == [1]
 
 
 def test_what_is_handed_in_from_python_is_checked() -> None:

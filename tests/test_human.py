@@ -427,7 +427,7 @@ def test_ten_rows_by_keyboard_with_a_reload_a_kill_and_two_tabs(
     edit_bad(browser)
     command.kill()  # in the middle: what was handed in is safe, and the page says that nobody answers
     press(browser, "Ctrl+Enter")
-    until(lambda: "does not answer" in shown(browser, "trouble"))
+    until(lambda: "does not respond" in shown(browser, "trouble"))
     command = start(port=port)
     browser.get(command.address)
     for k in (5, 6, 7, 8):
@@ -628,4 +628,4 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run(tmp_path, "edit", "rows.jsonl", "--editor", "human", "--no-open", "--port", port, "--out", "edits")
     assert done.returncode == 2
-    assert "cannot be had" in done.stderr
+    assert "is not available" in done.stderr

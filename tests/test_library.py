@@ -69,7 +69,7 @@ def test_a_command_and_its_function_make_the_same(tmp_path: Path) -> None:
     from tests.forked import run
 
     source = DATA / "preferences"
-    made = ta.edit(source, out="by-function", limit=20)
+    made = ta.edit(source, out="by-function", limit=20).manifest
     done = run(tmp_path, "edit", str(source), "--limit", "20", "--out", "by-command")
     assert done.returncode == 0
     other = Manifest.read(tmp_path / "by-command")
@@ -77,7 +77,7 @@ def test_a_command_and_its_function_make_the_same(tmp_path: Path) -> None:
     assert made.config_hash == other.config_hash
     assert made.command == ["python", "tokalign.edit"]
     assert other.command[:2] == ["tokalign", "edit"]
-    assert ta.edit(source, out="by-command", limit=20).command == other.command, "it is there"
+    assert ta.edit(source, out="by-command", limit=20).manifest.command == other.command, "it is there"
     with pytest.raises(ConflictError):
         ta.edit(source, out="by-command", limit=21)
 
@@ -104,7 +104,7 @@ def test_the_path_of_imports_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(Path.cwd()))])
     before = list(sys.path)
     Path("mine.py").write_text("def pays(p, r, o):\n    return [1] * len(r)\n")
-    with pytest.raises(InputError, match="no reward function 'mine:pays'"):
+    with pytest.raises(InputError, match="cannot import the reward function 'mine:pays'"):
         ta.train_ppo(DATA / "prompts", policy=shipped.chatml(Path("m")), reward_model="mine:pays", out="o")
     assert sys.path == before
 

@@ -215,7 +215,7 @@ def test_reward_stands_on_the_last_token_of_a_sequence_model(policy: Any, tokeni
 def test_models_of_other_shapes_are_refused(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="but a reward model needs"):
         RewardModel.load(tmp_path)
     with pytest.raises(InputError, match="no reward model"):
         RewardModel.load(tmp_path / "nowhere")
@@ -274,5 +274,5 @@ def test_a_policy_with_learnt_places_refuses_what_is_longer(tokenizer: Tokenizer
     assert loading.positions(gpt2) == 32
     prompts = [[5] * 10]
     assert len(respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=22), [0], 1)) == 1
-    with pytest.raises(InputError, match="reads 32 tokens: too few for a prompt of 10 and 23 new ones"):
+    with pytest.raises(InputError, match="at most 32 tokens, but a prompt has 10 and --max-new-tokens is 23"):
         respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=23), [0], 1)

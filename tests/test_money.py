@@ -17,8 +17,8 @@ RATES = Rates(1.0, 5.0, 1.25, 2.0, 0.1)
 @pytest.mark.parametrize("number", [float("inf"), -1, float("nan"), True, "12", 0.5, 1e300])
 @pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "cache_read_input_tokens"])
 def test_usage_that_is_no_number_of_tokens_costs_the_most_that_a_call_can(name: str, number: Any) -> None:
-    assert cost_of({"usage": {"input_tokens": 5, name: number}}, RATES, most=0.75) == 0.75
-    assert cost_of({"usage": {"input_tokens": 1_000_000, name: None}}, RATES, most=9.0) in (0.0, 1.0)
+    assert cost_of({"usage": {"input_tokens": 5, name: number}}, RATES, max_cost=0.75) == 0.75
+    assert cost_of({"usage": {"input_tokens": 1_000_000, name: None}}, RATES, max_cost=9.0) in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("cost", ["NaN", "-5.0", "Infinity", "1e400", "true", '"1"', "null"])
@@ -61,6 +61,6 @@ def test_a_whole_last_line_without_its_end_counts_and_gets_one(tmp_path: Path) -
 
 
 def test_usage_that_says_nothing_costs_the_most_that_a_call_can() -> None:
-    assert cost_of({"usage": {}}, RATES, most=0.75) == 0.75
-    assert cost_of({"usage": {"cache_read_input_tokens": 0}}, RATES, most=0.75) == 0.75
-    assert cost_of({"usage": {"input_tokens": 0, "output_tokens": 0}}, RATES, most=0.75) == 0.0
+    assert cost_of({"usage": {}}, RATES, max_cost=0.75) == 0.75
+    assert cost_of({"usage": {"cache_read_input_tokens": 0}}, RATES, max_cost=0.75) == 0.75
+    assert cost_of({"usage": {"input_tokens": 0, "output_tokens": 0}}, RATES, max_cost=0.75) == 0.0

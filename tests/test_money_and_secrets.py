@@ -62,7 +62,7 @@ def test_rates_of_a_plan_that_are_no_numbers_make_no_cost_that_is_none() -> None
 
 def test_a_price_that_nothing_can_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("[m]\ninput=1e308\noutput=2\ncache_write_5m=3\ncache_write_1h=4\ncache_read=5\n")
-    with pytest.raises(InputError, match="no price"):
+    with pytest.raises(InputError, match="not a price"):
         load("m", tmp_path / "p.toml")
 
 
@@ -124,10 +124,10 @@ def test_a_sum_that_is_none_is_not_written_and_changes_nothing(tmp_path: Path, s
         for write in (
             lambda: journal.send("b", sum_),
             lambda: journal.answer("a", {}, sum_),
-            lambda: journal.lose("a", "why", most=sum_),
+            lambda: journal.lose("a", "why", max_cost=sum_),
             lambda: journal.plan(["c"], sum_, asdict(RATES)),
         ):
-            with pytest.raises(ValueError, match="no sum of money"):
+            with pytest.raises(ValueError, match="not an amount of money"):
                 write()
         assert (tmp_path / "j.jsonl").read_bytes() == before
         assert journal.committed == 0.5
@@ -147,7 +147,7 @@ def test_a_line_that_is_none_of_ours_is_refused_and_the_file_stays_as_it_is(
 ) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text(line + end)
-    with pytest.raises(InputError, match=r"j\.jsonl:1|line that belongs"):
+    with pytest.raises(InputError, match=r"j\.jsonl:1|valid entry"):
         Journal(path)
     assert path.read_text() == line + end
 
@@ -179,7 +179,7 @@ def test_a_decision_that_is_none_is_refused_with_its_line(tmp_path: Path, wrong:
     path.write_text(json.dumps(DECIDED) + "\n")
     AnnotationStore([], path, "").__exit__(None, None, None)
     path.write_text(json.dumps(DECIDED) + "\n" + json.dumps({**DECIDED, **wrong}) + "\n")
-    with pytest.raises(InputError, match=r"a\.jsonl:2|line that belongs"):
+    with pytest.raises(InputError, match=r"a\.jsonl:2|valid entry"):
         AnnotationStore([], path, "")
 
 

@@ -31,12 +31,12 @@ def tokalign(cwd: Path, line: str) -> Any:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world → edits → sft → labels → both reward models → both PPO runs → win rates."""
     cwd = tmp_path_factory.mktemp("chain")
-    tokalign(cwd, "playground --out w --preferences 500 --sft 1500 --prompts 64 --heldout 64 --test 64")
+    tokalign(cwd, "playground --out w --preferences 320 --sft 1500 --prompts 64 --heldout 64 --test 64")
     tokalign(cwd, "edit w/preferences --out edits")
     tokalign(cwd, f"train-sft w/sft --model tiny --out sft {CONFIG} --steps 120 --batch-size 16")
     tokalign(cwd, f"diff edits --tokenizer sft --out labels {CONFIG}")
     for level in ("token", "sequence"):
-        tokalign(cwd, f"train-rm labels --model sft --level {level} --out rm-{level} {CONFIG} --epochs 3")
+        tokalign(cwd, f"train-rm labels --model sft --level {level} --out rm-{level} {CONFIG} --epochs 2")
         tokalign(
             cwd,
             f"train-ppo w/prompts --policy sft --reward-model rm-{level} --granularity {level} --out ppo-{level} "
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_weights(chain: Path) -> None:
 def test_sft_on_edits_learns_the_edited_side(chain: Path) -> None:
     made = tokalign(chain, f"train-sft edits --model sft --out sft-edits {CONFIG} --steps 2")
     assert made["inputs"][0]["kind"] == "edits"
-    assert made["rows"]["out"] == 500
+    assert made["rows"]["out"] == 320
 
 
 def test_wrong_pairings_are_refused_with_a_remedy(chain: Path) -> None:

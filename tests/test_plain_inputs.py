@@ -70,7 +70,7 @@ def test_what_preferences_cannot_teach_is_refused_with_what_to_do(tmp_path: Path
     for source in ("p.jsonl", str(ROOT / "data" / "preferences")):
         done = run(tmp_path, "train-rm", source, "--level", "token", "--model", "tiny", "--out", "rm")
         assert done.returncode == 5, done.stderr
-        assert "tokalign edit, then tokalign diff" in done.stderr
+        assert "then label the edits with tokalign diff" in done.stderr
     done = run(tmp_path, "train-rm", "p.jsonl", "--level", "sequence", "--pairs", "both", *TINY, "--out", "rm")
     assert done.returncode == UsageError.exit_code
     assert "holds preferences, not edits" in done.stderr

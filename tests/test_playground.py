@@ -110,7 +110,7 @@ def test_prompts_of_one_world_never_repeat() -> None:
 def test_sets_that_the_command_writes_never_share_a_prompt(tmp_path: Path) -> None:
     sizes = {"preferences": 40, "sft": 80, "prompts": 60, "heldout": 20, "test": 30}
     written = playground.run(PlaygroundConfig(out=tmp_path, quiet=True, **sizes))  # type: ignore[arg-type]
-    assert {name: m.rows["out"] for name, m in written.items()} == sizes
+    assert {name: m.rows["out"] for name, m in written.manifests.items()} == sizes
     lines = {name: (tmp_path / name / "data.jsonl").read_text().splitlines() for name in sizes}
     prompts = {name: [json.loads(line)["prompt"] for line in found] for name, found in lines.items()}
     assert {name: len(set(found)) for name, found in prompts.items()} == sizes

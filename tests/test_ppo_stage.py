@@ -158,7 +158,7 @@ def test_what_goes_wrong_in_the_middle_leaves_what_was_done(there: Path) -> None
     (there / "n").write_text("nan")
     failed = run(there, f"{work} --steps 4 --out mended")
     assert failed.returncode == 5
-    assert "gave nan for response 0" in failed.stderr
+    assert "returned nan for response 0" in failed.stderr
     assert list((there / "mended" / "checkpoints").glob("checkpoint-*"))
     fresh = run(there, f"{work} --steps 4 --out new")
     assert fresh.returncode == 5

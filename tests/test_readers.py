@@ -66,7 +66,7 @@ def test_a_file_that_is_cut_short_is_refused_by_its_name(tmp_path: Path, name: s
     path = save(tmp_path / name)
     for keep in (0, 20, path.stat().st_size - 30):
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(InputError, match=rf"{name}: (not a whole|there are no rows)"):
+        with pytest.raises(InputError, match=rf"{name}: (not a complete|there are no rows)"):
             dataset.read_rows(path, Preference, "preferences")
 
 
@@ -150,8 +150,8 @@ def test_a_table_of_structs_has_nulls_that_count_for_nothing(tmp_path: Path) -> 
 
 BAD_CSV = [
     ("id,prompt\n1,a\n\n2,b,c\n", ":4: 3 cells, but 2 columns"),
-    ('id,prompt\n1,"a\nb"\n1,c\n', ":4: field 'id': '1' stands twice, first at .*:2"),
-    ("id,id,prompt\n1,2,a\n", ":1: a column stands twice"),
+    ('id,prompt\n1,"a\nb"\n1,c\n', ":4: field 'id': duplicate key '1', first at .*:2"),
+    ("id,id,prompt\n1,2,a\n", ":1: duplicate column names"),
     ("id,prompt\n1,caf\xe9\n".encode("latin-1"), ": not UTF-8"),
     ('id,prompt\n1,"a', "not valid CSV"),
     ("id,question\n1,a\n", r":2: field 'prompt': missing"),
@@ -189,7 +189,7 @@ def test_an_id_that_stands_twice_is_found_among_many(tmp_path: Path) -> None:
     lines = [json.dumps({"id": f"r{i}", "prompt": "x"}) for i in range(5000)]
     lines[4321] = lines[17]
     path.write_text("\n".join(lines))
-    with pytest.raises(InputError, match=r"a\.jsonl:4322: field 'id': 'r17' stands twice, first at .*a\.jsonl:18"):
+    with pytest.raises(InputError, match=r"a\.jsonl:4322: field 'id': duplicate key 'r17', first at .*a\.jsonl:18"):
         dataset.read_rows(path, PromptRow, "prompts")
 
 
@@ -246,7 +246,7 @@ def hub(status: int, code: str) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -254,7 +254,7 @@ def hub(status: int, code: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "code", "says", "remedy"),
     [
-        (403, "GatedRepo", "the dataset is gated", "ask for access at"),
+        (403, "GatedRepo", "the dataset is gated", "request access at"),
         (404, "RepoNotFound", "no such file, artifact or dataset", "check the name"),
         (404, "RevisionNotFound", "no such revision", "--revision"),
         (0, "", "the hub cannot be reached", "give a file"),

@@ -65,7 +65,7 @@ def prose(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
 def test_a_figure_in_a_sentence_is_that_of_a_result_file_or_was_never_measured(path: Path) -> None:
-    told = [make(TABLES.load(source)) for source, make in MADE["TOLD"].get(path, [])]
+    told = [make(TABLES.load(source)) for source, make in MADE["SENTENCES"].get(path, [])]
     exempt = NOT_MEASURED.get(path.name, [])
     whole = " ".join(path.read_text(encoding="utf-8").split())
     assert [words for words in told + exempt if words.removesuffix("…") not in whole] == []
@@ -93,7 +93,7 @@ def test_the_reference_of_commands_is_that_of_the_code() -> None:
 
 
 def test_a_table_without_a_place_is_not_lost_in_silence() -> None:
-    with pytest.raises(SystemExit, match="no place for 'headline'"):
+    with pytest.raises(SystemExit, match="no markers <!-- headline -->"):
         MADE["render"](MADE["README"], README.replace("<!-- /headline -->", ""))
 
 

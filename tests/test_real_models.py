@@ -227,7 +227,6 @@ def test_preferences_that_a_template_refuses_are_skipped_by_the_baseline() -> No
     rows = [{"prompt": p, "chosen": "A robin.", "rejected": "A trout."} for p in ("Hi", [*QUESTION, *QUESTION], "Oh")]
     options: dict[str, Any] = {"level": "sequence", "steps": 1, "heldout": 0.0, **TINY}
     made = reward.run(TrainRmConfig(labels=write("p.jsonl", *rows), model="m", out=Path("rm"), **options))
-    assert made is not None
     assert (made.rows["in"], made.rows["out"], made.rows["skipped"]) == (3, 2, 1)
 
 
@@ -269,7 +268,7 @@ def test_arguments_of_a_template_are_written_into_it() -> None:
     data = edits("Hi", "Oh")
     first = sft.run(TrainSftConfig(data=data, model="m", steps=1, out=Path("sft"), **TINY, **given))
     assert first is not None
-    assert first.config["template_arg"] == ["enable_thinking=false"]
+    assert first.manifest.config["template_arg"] == ["enable_thinking=false"]
     assert "notes" not in first.stats
     assert Tokenizer.load("sft").render("Hi") == closed.render("Hi")
     diff.run(DiffConfig(edits=data, tokenizer="sft", out=Path("labels"), quiet=True))
@@ -280,7 +279,7 @@ def test_arguments_of_a_template_are_written_into_it() -> None:
         with pytest.raises(UsageError, match="sft was made with enable_thinking=false"):
             Tokenizer.load("sft", TemplateOptions(template_arg=other))
     assert Tokenizer.load("sft", TemplateOptions(**given)).render("Hi") == closed.render("Hi")
-    with pytest.raises(UsageError, match="has no 'enable_dreaming'"):
+    with pytest.raises(UsageError, match="has no variable 'enable_dreaming'"):
         Tokenizer.load("m", TemplateOptions(template_arg=["enable_dreaming=true"]))
 
 
@@ -349,8 +348,7 @@ def test_padding_without_an_embedding_is_done_without() -> None:
     shipped.add_token(Path("m"), "[PAD]", 340)
     settings = json.loads(Path("m/tokenizer_config.json").read_text())
     Path("m/tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "[PAD]"}))
-    made = sft.run(TrainSftConfig(data=edits("Hi", "Name a long bird."), model="m", steps=1, out=Path("s"), **TINY))
-    assert made is not None
+    sft.run(TrainSftConfig(data=edits("Hi", "Name a long bird."), model="m", steps=1, out=Path("s"), **TINY))
     answered = generate.run(GenerateConfig(prompts="edits.jsonl", policy="m", max_new_tokens=2, out=Path("g"), **TINY))
     assert answered.rows["out"] == 2
 
@@ -457,7 +455,7 @@ def test_a_model_without_keys_and_values_gets_another_sampler() -> None:
                 logits = policy(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1, : tokenizer.size]
                 assert token == int(logits.argmax())
                 ids.append(token)
-    with pytest.raises(InputError, match=r"no sampler for this model: builtin: .*nats|fails"):
+    with pytest.raises(InputError, match=r"no sampler matches this model: builtin: (.*nats|it fails)"):
         choose(policy, tokenizer, replace(options, sampler="builtin"), "float32")
 
 
@@ -486,7 +484,6 @@ def test_ppo_samples_from_a_model_without_keys_and_values() -> None:
     made = ppo.run(
         TrainPpoConfig(prompts=edits("Hi", "Oh"), policy="m", reward_model=["x:y"], out=Path("p"), **options)
     )
-    assert made is not None
     assert made.stats["steps"] == 1
 
 
@@ -618,7 +615,6 @@ def test_held_out_prompts_that_a_template_refuses_are_told() -> None:
             prompts=edits("Hi", "Oh"), policy="m", reward_model=["rm"], eval_prompts=heldout, out=Path("p"), **options
         )
     )
-    assert made is not None
     assert (made.stats["eval_prompts"], made.stats["eval_prompts_left_out"]) == (2, 1)
     [folded, left_out] = made.stats["notes"]
     assert "a system turn is folded" in folded

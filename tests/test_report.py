@@ -251,7 +251,7 @@ def test_numbers_that_are_none_are_not_drawn() -> None:
 
 def test_rewards_of_every_token_are_shown_where_they_were_paid(made: Path) -> None:
     text = page(made)
-    assert "-0.250 a token" in text
+    assert "-0.250 per token" in text
     assert re.search(r'<mark class="b4">', text[text.index("last samples") :])
     row = {"response": "a b", "offsets": [[0, 1], [1, 3], [3, 3]], "reward": [0.0, 0.0, 40.0], "p_bad": None}
     assert [s.mark for s in rewarded(row)] == [""], "one score, at the end, is that of the whole"

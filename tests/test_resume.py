@@ -169,7 +169,7 @@ def test_the_newest_whole_checkpoint_is_taken_by_step_and_two_are_kept(tmp_path:
     found = checkpoints.newest(space, said.append)
     assert found == tmp_path / "checkpoints" / "checkpoint-10"
     assert checkpoints.step_of(found) == 10
-    assert said == ["going on after step 10"]
+    assert said == ["resuming after step 10"]
     checkpoints.keep_last(space)
     assert names(space) == ["checkpoint-10", "checkpoint-11", "checkpoint-old"]
 
@@ -195,7 +195,7 @@ def test_a_newest_checkpoint_that_is_not_whole_is_passed_over_aloud(tmp_path: Pa
     (newest / "deep" / "notes.txt").write_text("mine")
     said: list[str] = []
     assert checkpoints.newest(space, said.append) == tmp_path / "checkpoints" / "checkpoint-9"
-    assert said[0].startswith("checkpoint-10 is not whole")
+    assert said[0].startswith("deleting checkpoint-10: incomplete or damaged")
     left = [p.relative_to(newest).as_posix() for p in newest.rglob("*") if p.is_file()]
     assert left == ["deep/notes.txt"], "what the run was going to write over is gone, and nothing else"
 
@@ -208,8 +208,7 @@ def train_sft(out: Path, steps: int = 6, **options: Any) -> Manifest:
             data=data, limit=20, model="tiny", steps=steps, out=out, quiet=True, **{**shape, **options}
         )
     )
-    assert made is not None
-    return made
+    return made.manifest
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -278,8 +277,7 @@ def train_ppo(prepared: Path, out: Path, steps: int) -> Manifest:
     where: dict[str, Any] = {name: str(prepared / path) for name, path in paths.items()}
     where["reward_model"] = [str(prepared / "rm")]
     done = ppo.run(stages.TrainPpoConfig(**where, out=out, steps=steps, eval_every=2, **options))
-    assert done is not None
-    return done
+    return done.manifest
 
 
 @pytest.mark.slow
@@ -295,10 +293,10 @@ def test_a_finished_run_is_carried_on_to_more_steps_but_not_to_fewer(prepared: P
         train_ppo(prepared, tmp_path / "more", 4)
 
 
-def test_a_option_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+def test_an_option_that_an_older_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
     def make(**options: Any) -> Manifest:
         source = str(tmp_path / "rows.jsonl")
-        return edit.run(stages.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **options))
+        return edit.run(stages.EditConfig(source=source, editor="rules", out=tmp_path / "edits", **options)).manifest
 
     row = {"id": "a", "prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")

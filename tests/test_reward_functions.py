@@ -111,7 +111,7 @@ def test_a_function_pays_for_tokens_or_for_the_whole(emitted: Emitted) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [([1.0], "1 rewards for 2"), ([[1.0, 2.0], 1.0], "2 numbers for the"),
-     ([float("nan"), 1.0], "gave nan for response 0"), (["good", 1.0], "no number for response 0: 'good'")],
+     ([float("nan"), 1.0], "returned nan for response 0"), (["good", 1.0], "returned 'good' for response 0")],
 )  # fmt: skip
 def test_what_is_no_reward_is_refused(emitted: Emitted, given: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -140,10 +140,10 @@ def test_reward_functions_are_loaded_by_what_they_are(
     assert [(p.name, p.dense) for p in found] == [("token", True), ("sequence", False), ("my_rewards:brief", None)]
     assert reward_functions.lineage("my_rewards:brief")["kind"] == "function"
     before = reward_functions.lineage("my_rewards:brief")["sha256"]
-    with pytest.raises(UsageError, match="one score a response"):
+    with pytest.raises(UsageError, match="one score per response"):
         load("sequence")
     assert load("sequence", granularity="sequence")
-    for wrong, message in (("my_rewards:none", "no reward function"), ("nowhere.at:all", "no reward function")):
+    for wrong, message in (("my_rewards:none", "cannot import"), ("nowhere.at:all", "cannot import")):
         with pytest.raises(InputError, match=message):
             reward_functions.lineage(wrong)
     (tmp_path / "my_rewards.py").write_text(
@@ -226,7 +226,7 @@ def test_a_prompt_that_does_not_fit_a_models_places_loses_its_beginning(tokenize
     model = RewardModel(bert, tokenizer, "sequence")
     prompt, response = list(range(5, 35)), [7, 8, 9, tokenizer.eos_id]
     assert model.rate([(prompt, response)]).sums == model.rate([(prompt[-20:], response)]).sums
-    with pytest.raises(InputError, match="reads 24 tokens, and a response has 30"):
+    with pytest.raises(InputError, match="a response has 30 tokens, but the reward model reads at most 24"):
         model.rate([([5], prompt)])
 
 
@@ -239,7 +239,7 @@ def test_a_classifier_without_its_head_is_refused(tokenizer: Tokenizer, tmp_path
     weights = load_file(tmp_path / "model.safetensors")
     weights["v_head.weight"] = weights.pop("score.weight")
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"has no score\.weight"):
+    with pytest.raises(InputError, match=r"has no weights 'score\.weight'"):
         RewardModel.load(tmp_path)
 
 

@@ -280,9 +280,9 @@ def test_rows_are_chosen_by_a_text_in_them(shown: Any) -> None:
 
 
 def test_a_text_that_is_nowhere_and_a_pattern_that_is_none_are_errors(shown: Any) -> None:
-    with pytest.raises(InputError, match="no row has this grep: 'zebra'"):
+    with pytest.raises(InputError, match="no row matches 'zebra'"):
         shown(DATA / "labels", grep="zebra")
-    with pytest.raises(UsageError, match="no regular expression"):
+    with pytest.raises(UsageError, match="not a regular expression"):
         shown(DATA / "labels", grep="(")
 
 
@@ -297,9 +297,9 @@ def test_rows_come_in_the_order_of_a_column(shown: Any, folder: str) -> None:
 
 
 def test_a_column_that_is_no_number_is_an_error_that_names_those_that_are(shown: Any) -> None:
-    with pytest.raises(InputError, match="not a column of numbers: 'editor'") as caught:
+    with pytest.raises(InputError, match="not a numeric column: 'editor'") as caught:
         shown(DATA / "edits", sort="editor")
-    assert caught.value.remedy == "columns of numbers: similarity, attempts"
+    assert caught.value.remedy == "numeric columns: similarity, attempts"
     with pytest.raises(InputError) as caught:
         shown(DATA / "prompts", sort="similarity")
     assert caught.value.remedy == "rows of this kind cannot be sorted"
@@ -308,7 +308,7 @@ def test_a_column_that_is_no_number_is_an_error_that_names_those_that_are(shown:
 def test_what_follows_is_said(shown: Any) -> None:
     text = shown(DATA / "prompts", skip=190, limit=5)
     assert len(ids(text)) == 5
-    assert text.endswith("more rows follow: --skip 195\n")
+    assert text.endswith("more rows: --skip 195\n")
     assert "more rows" not in shown(DATA / "prompts", skip=195, limit=5)
 
 

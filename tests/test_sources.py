@@ -32,7 +32,7 @@ def prompts(path: Path, limit: int | None = None) -> list[tuple[str, Any]]:
 
 
 NEEDS = "a row needs prompt, response"
-CUT = "may be cut short"
+CUT = "may be truncated"
 ICONV = "iconv"
 BAD: list[Any] = [
     # file, content, place after the file's name (None: any), parts of the message, part of the remedy
@@ -40,8 +40,8 @@ BAD: list[Any] = [
     ("a.json", '[{"prompt": "x"}]', ": row 0", ["'response'", "missing"], NEEDS),
     ("a.jsonl", GOOD + '{"prompt": "x", "response": 5}', ":2", ["'response'", "string", "'5'"], NEEDS),
     ("a.jsonl", '{"prompt": "x", "response": null}', ":1", ["'response'", "string", "'None'"], NEEDS),
-    ("a.jsonl", '{"prompt": "x", "response": NaN}', ":1", ["NaN is not a number"], "anew"),
-    ("a.jsonl", '{"prompt": NaN, "response": "y"}', ":1", ["NaN is not a number"], "anew"),
+    ("a.jsonl", '{"prompt": "x", "response": NaN}', ":1", ["NaN is not valid JSON"], "fix the row"),
+    ("a.jsonl", '{"prompt": NaN, "response": "y"}', ":1", ["NaN is not valid JSON"], "fix the row"),
     ("a.jsonl", '{"id": 7, "prompt": "x", "response": "y"}', ":1", ["'id'", "'7'"], NEEDS),
     ("a.jsonl", '{"id": "", "prompt": "x", "response": "y"}', ":1", ["'id'", "at least 1"], NEEDS),
     ("a.jsonl", GOOD + "\n" + '{"id": "b", "prompt": "x', ":3", ["not valid JSON", "Unterminated"], CUT),
@@ -57,10 +57,10 @@ BAD: list[Any] = [
     ("a.jsonl", '{"prompt": "\\udc00", "response": "y"}', ":1", ["'prompt'", "surrogate", "\\udc00"], NEEDS),
     ("a.jsonl", '{"id": "\\ud800", "prompt": "x", "response": "y"}', ":1", ["'id'", "\\ud800"], NEEDS),
     ("a.jsonl", GOOD.encode() + b'{"prompt": "\xff"}', None, ["not UTF-8", "0xff", f"offset {len(GOOD) + 12}"], ICONV),
-    ("a.jsonl", GOOD + "\n\n" + GOOD, ":4", ["'id'", "'a'", "twice", "a.jsonl:1"], ""),
-    ("a.json", f"[{GOOD},{GOOD}]", ": row 1", ["'id'", "'a'", "twice", "a.json: row 0"], ""),
-    ("a.jsonl", GOOD + '{"prompt": "x", "response": "y", "prompt": "z"}', ":2", ["'prompt'", "twice"], ""),
-    ("a.json", '[{"prompt": "x", "response": "y", "prompt": "z"}]', "", ["'prompt'", "twice"], "anew"),
+    ("a.jsonl", GOOD + "\n\n" + GOOD, ":4", ["'id'", "'a'", "duplicate", "a.jsonl:1"], ""),
+    ("a.json", f"[{GOOD},{GOOD}]", ": row 1", ["'id'", "'a'", "duplicate", "a.json: row 0"], ""),
+    ("a.jsonl", GOOD + '{"prompt": "x", "response": "y", "prompt": "z"}', ":2", ["'prompt'", "duplicate"], ""),
+    ("a.json", '[{"prompt": "x", "response": "y", "prompt": "z"}]', "", ["'prompt'", "duplicate"], "fix the row"),
     ("a.jsonl", '{"prompt": "x", "response": "a\0b"}', ":1", ["not valid JSON", "control character"], CUT),
     ("a.jsonl", GOOD + "\ufeff" + GOOD, ":2", ["not valid JSON", "BOM"], CUT),
     ("a.jsonl", '{"prompt": "x", "response": " \\n"}', ":1", ["'response'", "empty", "' \\n'"], NEEDS),
@@ -100,7 +100,7 @@ def test_bad_input_is_refused_by_place_field_and_value(
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"%PDF-1.7", b"Name a bird.\n"])
 def test_what_holds_no_rows_is_refused_with_the_kinds_that_are_read(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"rows\.xlsx: holds neither JSON nor a table; it begins") as caught:
+    with pytest.raises(InputError, match=r"rows\.xlsx: neither JSON nor a table; the file starts with") as caught:
         dataset.read_rows(write(tmp_path / "rows.xlsx", content), Sft, "sft")
     assert ".jsonl" in caught.value.remedy
     assert caught.value.exit_code == 5
@@ -155,7 +155,7 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
 
 def test_a_name_given_to_a_row_may_not_be_that_of_another(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"id": "row-1", "prompt": "a"}, {"prompt": "b"}])
-    with pytest.raises(InputError, match=r"a\.jsonl:2: field 'id': 'row-1' stands twice"):
+    with pytest.raises(InputError, match=r"a\.jsonl:2: field 'id': duplicate key 'row-1'"):
         prompts(path)
 
 
@@ -163,7 +163,7 @@ def test_samples_of_one_prompt_share_its_id(tmp_path: Path) -> None:
     rows = [{"id": "a", "sample": i, "prompt": "x", "response": "y"} for i in (0, 1, 1)]
     path = write(tmp_path / "a.jsonl", rows)
     assert len(dataset.read_rows(path, ResponseRow, "responses", limit=2)) == 2
-    with pytest.raises(InputError, match=r"a\.jsonl:3: .*'a 1' stands twice, first at .*a\.jsonl:2"):
+    with pytest.raises(InputError, match=r"a\.jsonl:3: .*duplicate key 'a 1', first at .*a\.jsonl:2"):
         dataset.read_rows(path, ResponseRow, "responses")
 
 

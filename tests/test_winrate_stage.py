@@ -80,7 +80,7 @@ def test_claude_judges_in_both_orders(fake: FakeClaude, there: Path) -> None:
     }  # fmt: skip
     assert rows[0]["judge"] == "claude m judge-1 rubric-1"
     assert rows[0]["reason"] == "It is good."
-    assert "agrees with itself on 100 %" in done.stderr
+    assert "same verdict for 100 % of pairs" in done.stderr
     asked = sum(fake.seen.values())
     assert claude(fake, there, *BOTH).returncode == 0
     assert sum(fake.seen.values()) == asked
@@ -96,7 +96,7 @@ def test_a_judge_that_always_prefers_the_first_is_found_out(fake: FakeClaude, th
     (better,) = stats(there)["candidates"].values()
     assert (better["win_rate"], better["n_ties"], better["n_disagreements"]) == (50.0, N, N)
     assert (better["prefers_first"], better["same_position"], better["agreement"]) == (100.0, 100.0, 0.0)
-    assert "prefers the first in 100 %" in done.stderr
+    assert "first response preferred in 100 %" in done.stderr
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_what_has_no_verdict_is_counted_and_what_failed_is_tried_again(fake: Fak
     assert done.returncode == 3, done.stderr
     (better,) = stats(there)["candidates"].values()
     assert (better["n_total"], better["n_unjudged"]) == (N - 3, 3)
-    assert "of 17; 3 more have no verdict" in done.stderr
+    assert "17 comparisons; 3 more without a verdict" in done.stderr
     reasons = {(r["id"], r["reason"]) for r in judgements(there) if r["preference"] is None}
     assert reasons == {("p2", "unparsed"), ("p5", "refusal (bio)"), ("p9", "failed: 400 invalid_request_error: no")}
     charged = sum(fake.charged.values())
@@ -253,7 +253,7 @@ def test_length_control_with_difficulty_takes_the_users_file(tmp_path: Path) -> 
     (tmp_path / "hard.csv").write_text("\n".join(lines[:20]))
     short = annotated(tmp_path, rows, *control, "--difficulty", "hard.csv", "--fresh")
     assert short.returncode == 5
-    assert "no difficulty of instruction 19" in short.stderr
+    assert "no difficulty for instruction 19" in short.stderr
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_length_control_with_difficulty_takes_the_users_file(tmp_path: Path) -> 
         ([{"preference": 1}], "not an annotation"),
         ([], "not a list"),
         ({}, "not a list"),
-        ([annotation(0, None)], "nothing was judged"),
+        ([annotation(0, None)], "has no judgement"),
         ([annotation(0, 1), {**annotation(1, 1), "generator_1": "other"}], "several references"),
     ],
 )

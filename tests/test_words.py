@@ -41,11 +41,11 @@ def test_hand_cut_words(text: str, expected: list[str]) -> None:
 
 @given(st.lists(TEXT, max_size=6), st.sampled_from([1, 10, 20_000]))
 def test_a_text_is_cut_the_same_in_any_company(texts: list[str], at_once: int) -> None:
-    before, words._AT_ONCE = words._AT_ONCE, at_once
+    before, words._CHUNK = words._CHUNK, at_once
     try:
         together = split(texts)
     finally:
-        words._AT_ONCE = before
+        words._CHUNK = before
     assert "".join(map(chr, together.characters)) == "".join(texts)
     assert together.solid.tolist() == [not c.isspace() for c in "".join(texts)]
     assert (len(together.rows), len(together.places)) == (len(texts) + 1, len(texts) + 1)

@@ -37,7 +37,7 @@ def edits(n: int, edited: str = "A robin.") -> list[dict[str, Any]]:
 
 def test_the_playgrounds_texts_have_an_editor_wherever_they_lie(tmp_path: Path) -> None:
     made = edit.run(EditConfig(source=str(PREFERENCES), limit=30, out=tmp_path / "e", quiet=True))
-    assert made.config["editor"] == "rules"
+    assert made.manifest.config["editor"] == "rules"
     assert made.stats["status"]["edited"] > 0
     named = edit.run(EditConfig(source=str(PREFERENCES), limit=30, editor="rules", out=tmp_path / "e", quiet=True))
     assert named == made, "the same run"
@@ -45,10 +45,10 @@ def test_the_playgrounds_texts_have_an_editor_wherever_they_lie(tmp_path: Path) 
 
 def test_other_texts_want_one_named(tmp_path: Path) -> None:
     source = write(tmp_path / "pairs.jsonl", foreign())
-    with pytest.raises(UsageError, match="who is to edit") as e:
+    with pytest.raises(UsageError, match="no default --editor") as e:
         edit.run(EditConfig(source=source, out=tmp_path / "e", quiet=True))
     assert "--editor claude or --editor human" in e.value.remedy
-    with pytest.raises(UsageError, match="holds edits") as e:
+    with pytest.raises(UsageError, match="contains edits") as e:
         source = write(tmp_path / "edits.jsonl", edits(3))
         edit.run(EditConfig(source=source, out=tmp_path / "e", quiet=True))
     assert "--editor recorded" in e.value.remedy
@@ -58,14 +58,14 @@ def test_other_texts_want_one_named(tmp_path: Path) -> None:
 def test_a_few_texts_of_others_among_the_playgrounds_change_nothing(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in PREFERENCES.read_text().splitlines()[:9]]
     source = write(tmp_path / "pairs.jsonl", [*foreign(1), *rows])
-    assert edit.run(EditConfig(source=source, out=tmp_path / "e", quiet=True)).config["editor"] == "rules"
+    assert edit.run(EditConfig(source=source, out=tmp_path / "e", quiet=True)).manifest.config["editor"] == "rules"
 
 
 def test_a_run_that_edited_nothing_ends_with_3_and_leads_nowhere(tmp_path: Path) -> None:
     source = write(tmp_path / "pairs.jsonl", foreign())
     done = run(tmp_path, "edit", source, "--editor", "rules", "--out", "e")
     assert done.returncode == 3
-    assert "beware, nothing was edited: the rules know the playground's texts only" in done.stderr
+    assert "warning: no row was edited; the rules only work on the playground's texts" in done.stderr
     assert "tokalign diff" not in done.stderr
     again = run(tmp_path, "edit", source, "--editor", "rules", "--out", "e")
     assert again.returncode == 3
@@ -82,7 +82,7 @@ def test_a_run_that_edited_nothing_ends_with_3_and_leads_nowhere(tmp_path: Path)
 
 def test_labels_without_a_bad_or_good_token_are_not_made(tmp_path: Path) -> None:
     source = write(tmp_path / "edits.jsonl", edits(4, "A trout."))
-    with pytest.raises(InputError, match="not one token is bad or good"):
+    with pytest.raises(InputError, match="no token is bad or good"):
         diff.run(DiffConfig(edits=source, tokenizer="tiny", vocab=300, out=tmp_path / "l", quiet=True))
     assert not (tmp_path / "l" / "manifest.json").exists()
     fine = write(tmp_path / "some.jsonl", [*edits(3, "A trout."), {**edits(1)[0], "id": "x"}])
@@ -113,7 +113,7 @@ def test_labels_whose_changed_rows_are_all_held_out_teach_nothing(tmp_path: Path
     changed = next(k for k in range(40) if held_out(rows[k]["prompt"], 0.5))
     rows[changed]["edited"] = "A robin."
     source = labels(tmp_path, rows)
-    with pytest.raises(InputError, match=r"not one token of \d+ rows is bad or good"):
+    with pytest.raises(InputError, match=r"no token of the \d+ training rows is bad or good"):
         train(tmp_path, source, heldout=0.5)
     assert not (tmp_path / "rm" / "manifest.json").exists()
 
@@ -176,8 +176,8 @@ def test_a_model_that_knows_nothing_does_not_lead_to_ppo(tmp_path: Path, capsys:
     made = reward.run(config)
     written(config, made)
     said = capsys.readouterr().err
-    assert "beware, edited over original 0.500" in said
-    assert "not above chance (.5) by its interval" in said
+    assert "warning: edited over original is 0.500" in said
+    assert "not above chance (0.5)" in said
     assert "train-ppo" not in said
 
 
@@ -188,7 +188,7 @@ def test_too_few_rows_to_hold_any_out_are_told(tmp_path: Path, capsys: pytest.Ca
     )  # fmt: skip
     written(config, reward.run(config))
     said = capsys.readouterr().err
-    assert "beware, 0 held-out pairs (edited over original) are too few to tell it from chance" in said
+    assert "warning: 0 held-out pairs are too few to compare edited over original with chance" in said
     assert "train-ppo" not in said
 
 
@@ -199,5 +199,5 @@ def test_a_model_that_knows_leads_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     )  # fmt: skip
     written(config, reward.run(config))
     said = capsys.readouterr().err
-    assert "beware" not in said
+    assert "warning" not in said
     assert "tokalign train-ppo" in said

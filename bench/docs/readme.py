@@ -1,7 +1,7 @@
-"""Writes the tables of README and docs from what was measured, and its picture from what the command prints.
+"""Writes the tables of README and docs from the result files, the command reference, and the picture of the README.
 
-Tests fail where README or docs say anything else than the files in ``docs/results/``: the tables, and the figures in
-sentences (``TOLD``).
+Tests fail if README or docs differ from the files in ``docs/results/``: in the tables, or in the sentences with
+numbers (``SENTENCES``).
 
     python bench/docs/readme.py
 """
@@ -55,9 +55,9 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
     DOCS / "human.md": {"human": ("human", tables.human)},
     DOCS / "benchmarks.md": {"benchmarks": ("paper", tables.benchmarks)},
 }
-"""File → name of a table → the result it is of, and what makes it."""
+"""For each file and table name: name of the result file, and the function that makes the table."""
 
-TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
+SENTENCES: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
     README: [("paper", lambda r: f"**SFT on the same edits has {tables.sft_over_ppo(r)}**")],
     DOCS / "concepts.md": [
         ("paper", tables.sequence_accuracy),
@@ -98,7 +98,8 @@ TOLD: dict[Path, list[tuple[str, Callable[[Result], str]]]] = {
         ("human_rewards", lambda r: f"corrections of {tables.corrections_seen(r)} answers tell"),
     ],
 }
-"""File → figures that stand in sentences: the result they are of, and the words that must be there."""
+"""For each file, texts with numbers that it must contain: name of the result file, and the function that makes the
+text."""
 
 
 ABOUT_COMMANDS = """\
@@ -120,7 +121,7 @@ Generated from `tokalign COMMAND --help`. Every command also takes `--config FIL
 
 
 def cli() -> str:
-    """Every command with its options, from what ``--help`` is made of."""
+    """The command reference: every command with its options, from the data behind ``--help``."""
     from dataclasses import MISSING, fields
 
     from tokalign.config.commands import COMMANDS
@@ -143,32 +144,32 @@ def cli() -> str:
             about = f.metadata["about"].replace("|", "\\|")
             rows.append([panel(options, f), f"`{option_name(f)}`{choices(f.type)}", shown, about])
         for k in range(len(rows) - 1, 0, -1):
-            rows[k][0] *= rows[k][0] != rows[k - 1][0]  # a heading stands once
+            rows[k][0] *= rows[k][0] != rows[k - 1][0]  # show each heading once
         text += table(["", "option", "default", ""], rows) + "\n"
     return text
 
 
 def choices(kind: Any) -> str:
-    """What an option may be, where that is a list."""
+    """The values of an option with a fixed set of values, as Markdown; otherwise ""."""
     parts = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     return " " + " ".join(f"`{value}`" for value in get_args(parts[0])) if parts else ""
 
 
 def render(path: Path, text: str) -> str:
-    """The text of a file with its tables made anew between their ``<!-- name -->`` marks."""
+    """The text of a file with regenerated tables between their ``<!-- name -->`` markers."""
     for name, (source, make) in TABLES[path].items():
         made = make(load(source))
         start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         before, opened, rest = text.partition(start)
         _, closed, after = rest.partition(end)
         if not (opened and closed):
-            raise SystemExit(f"{path.name} has no place for {name!r}")
+            raise SystemExit(f"{path.name} has no markers <!-- {name} --> and <!-- /{name} -->")
         text = before + start + made + end + after
     return text
 
 
 def picture() -> str:
-    """What ``tokalign show`` prints of a labelled row, as SVG; no font is fetched from anywhere."""
+    """The output of ``tokalign show`` for a labelled row, as an SVG without external fonts."""
     program = str(Path(sys.executable).parent / "tokalign")
     env = {**os.environ, "FORCE_COLOR": "1", "COLORTERM": "truecolor", "COLUMNS": "100"}
     command = [program, "show", "data/labels", "--id", "pref-3"]
@@ -182,7 +183,7 @@ def picture() -> str:
 
 
 def main() -> None:
-    """Rewrite what is generated."""
+    """Rewrite all generated files and tables."""
     PICTURE.write_text(picture(), encoding="utf-8")
     CLI_DOC.write_text(cli(), encoding="utf-8")
     for path in TABLES:

@@ -1,4 +1,4 @@
-"""Writes src/tokalign/__init__.pyi: what ``import tokalign`` offers, for type checkers and editors.
+"""Writes src/tokalign/__init__.pyi: the public names of ``tokalign``, for type checkers and editors.
 
 python bench/docs/stub.py
 """
@@ -16,10 +16,11 @@ STUB = Path(__file__).resolve().parents[2] / "src" / "tokalign" / "__init__.pyi"
 
 
 def stub() -> str:
-    """The whole file."""
+    """The content of the stub file."""
     lines = [
         '"""Made by bench/docs/stub.py from the options of the commands."""', "",
         "from pathlib import Path", "from typing import Any, Literal", "",
+        "from tokalign.artifacts.result import StageResult",
     ]  # fmt: skip
     lines += [
         f"from tokalign.api.{room} import {name} as {name}"
@@ -27,11 +28,11 @@ def stub() -> str:
     ]
     lines += ["", "__version__: str", "__all__: list[str]", ""]
     for name in vars(tokalign)["_COMMANDS"]:
-        given = signature(name)
-        parameters = [_shown(p) for p in given.parameters.values()]
-        positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in given.parameters.values())
+        parameters_of = signature(name).parameters.values()
+        parameters = [_shown(p) for p in parameters_of]
+        positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters_of)
         parameters.insert(positional, "*")
-        lines.append(f"def {name}(\n    " + ",\n    ".join(parameters) + ",\n) -> Any:")
+        lines.append(f"def {name}(\n    " + ",\n    ".join(parameters) + ",\n) -> StageResult:")
         lines.append(f'    """{COMMANDS[FUNCTIONS[name]].about}"""')
     return "\n".join(lines) + "\n"
 
@@ -48,7 +49,7 @@ def _named(annotation: Any) -> str:
 
 
 def main() -> None:
-    """Write it."""
+    """Write the stub file."""
     STUB.write_text(stub(), encoding="utf-8")
 
 

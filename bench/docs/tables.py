@@ -1,4 +1,4 @@
-"""The tables of README and docs: each a function from what a benchmark wrote to Markdown."""
+"""The tables of README and docs: each function turns the result file of a benchmark into Markdown."""
 
 import json
 import statistics
@@ -12,13 +12,13 @@ from tokalign.core.words import split
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
-"""Reward models of the headline, and what the README calls them."""
+"""Display names of the reward models of the headline result."""
 
 Result = dict[str, Any]
 
 
 def load(name: str) -> Result:
-    """What a benchmark wrote."""
+    """Result file of a benchmark."""
     found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
@@ -30,13 +30,13 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def spell(found: Result) -> str:
-    """A mean over seeds with its interval."""
+    """A mean over seeds with its 95 % interval, as text."""
     low, high = found["ci95"]
     return f"{found['mean']:+.1f} (95 %: {low:+.1f} to {high:+.1f})"
 
 
 def headline(result: Result) -> str:
-    """Win rates of both arms, by seed."""
+    """Table of the win rates of both arms by seed, with its explanation."""
     rows = []
     for s in result["seeds"]:
         won, error = s["win_rate"], s["standard_error"]
@@ -48,36 +48,36 @@ def headline(result: Result) -> str:
         ]
         rows.append([str(s["seed"]), *arms, *more])
     means = [statistics.mean(s["win_rate"][arm] for s in result["seeds"]) for arm in ("sequence", "token")]
-    most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
-    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", f"{most:.1f}", ""])
+    ceiling = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
+    rows.append(["mean", *(f"{mean:.1f}" for mean in means), f"**{result['gap']['mean']:+.1f}**", f"{ceiling:.1f}", ""])
     columns = ["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "ceiling, %", "beats baseline at"]
     longer = result["long"]
-    looks = sorted({int(step) for s in result["seeds"] for step in s["heldout"]["token"]})
-    last = looks[-1]
+    evaluations = sorted({int(step) for s in result["seeds"] for step in s["heldout"]["token"]})
+    last = evaluations[-1]
     best, end = spell(longer["token-long"]), spell(longer["token-long-last"])
     names = {"reference": "the starting policy", "sequence": "sequence-level PPO", "token": "token-level PPO"}
     flawed = [f"{100 * mean_of(result, 'flawed', arm):.1f} % by {name}" for arm, name in names.items()]
-    said = [
+    explanation = [
         f"Mean difference: {spell(result['gap'])} points; at sampling temperature 1 instead of 0.7,",
         f"{spell(result['gap_at_1'])}. *Ceiling*: the win rate of a policy that makes no mistakes. Prompts that the",
         f"starting policy also answers without a mistake are ties. Requests answered with a flaw: {', '.join(flawed)}.",
     ]
-    passed = [
+    baseline = [
         "*Beats baseline at*: the first evaluation at which token-level PPO has a higher held-out win rate than",
-        f"sequence-level PPO at its last step, {last} (the first evaluation is at step {looks[0]}). With",
+        f"sequence-level PPO at its last step, {last} (the first evaluation is at step {evaluations[0]}). With",
         f"{longer['steps']} steps instead of {last}, the win rate of the selected token-level checkpoint changes by",
         f"{best} points; that of the last checkpoint differs by {end}.",
     ]
-    return "\n\n".join([table(columns, rows), filled(" ".join(said)), filled(" ".join(passed))])
+    return "\n\n".join([table(columns, rows), filled(" ".join(explanation)), filled(" ".join(baseline))])
 
 
 def mean_of(result: Result, key: str, arm: str) -> float:
-    """Mean over the seeds."""
+    """Mean of ``result["seeds"][…][key][arm]`` over the seeds."""
     return float(statistics.mean(s[key][arm] for s in result["seeds"]))
 
 
 def arms(result: Result) -> str:
-    """All that was compared: mean win rate over the seeds, what is still flawed, and what the token arm wins more."""
+    """Table of all policies: mean win rate, share of flawed requests, difference from token-level PPO."""
     names = {
         "sft-on-edits": "SFT on the edited responses",
         "best-of-8-sequence": "best-of-8 with the sequence-level reward model",
@@ -98,7 +98,7 @@ def arms(result: Result) -> str:
 
 
 def reward_models(result: Result) -> str:
-    """Held-out accuracy of the reward models, over all seeds: pairs, and flips by flaw category."""
+    """Table of the held-out accuracy of the reward models, mean over seeds: pairs, and flips by flaw category."""
     seeds = result["seeds"]
     kinds = sorted(seeds[0]["flips"]["token"])
     rows = []
@@ -111,12 +111,12 @@ def reward_models(result: Result) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, least and largest."""
+    """Mean, minimum and maximum, as text."""
     return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
 def reward_models_test(result: Result) -> str:
-    """Accuracy on another world's preferences."""
+    """Table of the accuracy of reward models on preferences of another world."""
     seeds = [s["models"] for s in result["seeds"]]
     kinds = sorted(seeds[0]["token"]["flips"]["by_category"])
     rows = []
@@ -132,12 +132,12 @@ def reward_models_test(result: Result) -> str:
         best = [max(m[key]["mean"] for name, m in s.items() if name != "token") for s in seeds]
         gap = [s["token"][key]["mean"] - b for s, b in zip(seeds, best, strict=True)]
         gaps.append(f"{key.replace('_', ' ')} {statistics.mean(gap):+.3f} ({min(gap):+.3f} to {max(gap):+.3f})")
-    said = filled(f"Token-level model minus the best sequence-level model of each seed: {'; '.join(gaps)}.")
-    return f"{made}\n\n{said}"
+    text = filled(f"Token-level model minus the best sequence-level model of each seed: {'; '.join(gaps)}.")
+    return f"{made}\n\n{text}"
 
 
 def recall(result: Result) -> str:
-    """What the token model finds, by kind of flaw."""
+    """Table of the token model's recall by flaw category, with precision and AUROC."""
     of = [s["models"]["token"] for s in result["seeds"]]
     kinds = sorted(of[0]["recall"])
     rows = []
@@ -150,12 +150,12 @@ def recall(result: Result) -> str:
 
 
 def filled(text: str) -> str:
-    """A paragraph in lines that can be reviewed."""
+    """Wrap a paragraph to lines of at most 120 characters."""
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def human_rewards(result: Result) -> str:
-    """Areas under the ROC curve, against the spans that people marked."""
+    """Table of the AUROC of reward models for tokens that people marked."""
     rows = []
     for name, by in (("token", "token model"), ("sequence", "sequence model"), ("majority", "constant score")):
         low, high = result[name]["ci95"]
@@ -174,20 +174,20 @@ def human_rewards(result: Result) -> str:
 
 
 def qa_recipe(result: Result) -> str:
-    """What the reward model of the recipe is worth, in a sentence."""
+    """Sentences with the accuracy of the recipe's reward model."""
     found, area = result["edited_over_original"], result["token_on_labels"]
     (low, high), (least, most) = found["ci95"], area["ci95"]
-    said = (
+    text = (
         f"With half of the development file, the model scores {100 * found['mean']:.0f} % of {found['pairs']} held-out "
         f"corrections above the original answer (95 %: {100 * low:.0f} to {100 * high:.0f}). Its AUROC for bad tokens "
         f"is {area['auroc']:.2f} ({least:.2f} to {most:.2f}). Chance is 50 % and 0.5. "
         "(`python bench/results/human_rewards.py`)"
     )
-    return filled(said)
+    return filled(text)
 
 
 def reward_speed(result: Result) -> str:
-    """Ratios of one run."""
+    """Table of training speed relative to TRL."""
     ratios = [
         ("sequence-level `train-rm` over TRL", "sequence_over_trl"),
         ("token-level over sequence-level `train-rm`", "token_over_sequence"),
@@ -197,7 +197,7 @@ def reward_speed(result: Result) -> str:
 
 
 def human_spans(result: Result) -> str:
-    """Ways to align against the spans that people marked."""
+    """Table of the agreement of alignments with the spans that people marked."""
     rows = []
     for name, way in result["ways"].items():
         low, high = way["above_levenshtein_ci95"]
@@ -209,7 +209,7 @@ def human_spans(result: Result) -> str:
 
 
 def diff_speed(result: Result) -> str:
-    """Ratios of one run."""
+    """Table of the speed of ``diff``."""
     rows = [
         [way, *(f"{w[key]:.2f}×" for key in ("of_tokenizer", "of_tokenizer_called")), f"{w['of_plain_python']:.0f}×"]
         for way, w in result["ways"].items()
@@ -225,7 +225,7 @@ def diff_speed(result: Result) -> str:
 
 
 def alignments(result: Result) -> str:
-    """Two ways to align, all the way to the win rate."""
+    """Table of two alignments: labels, reward models and win rates."""
     rows = []
     for found in result["seeds"]:
         for way in ("levenshtein", "blocks"):
@@ -249,13 +249,13 @@ def alignments(result: Result) -> str:
 
 
 def ppo_memory(result: Result) -> str:
-    """Peaks of one run."""
+    """Table of the peak memory of PPO."""
     rows = [[name, f"{size} MB", f"{result['shares'][name]:.2f}"] for name, size in result["megabytes"].items()]
     return table(["networks", "peak", "relative to four models"], rows)
 
 
 def ppo_speed(result: Result) -> str:
-    """Medians and ratios of one run."""
+    """Table of the time of a PPO step."""
     names = {"trl": "TRL 1.10.0", "separate": "`--value-model separate`", "shared": "`--value-model shared`"}
     rows = []
     for key, name in names.items():
@@ -271,20 +271,20 @@ def ppo_speed(result: Result) -> str:
 
 
 def long_runs(result: Result) -> str:
-    """The token arm run on, seed by seed."""
+    """Table of the long run of the token arm, by seed."""
     rows = []
     for s in result["seeds"]:
         steps, warnings = s["long"]["steps"], s["long"]["warnings"]
         first, last = steps["40"], steps[max(steps, key=int)]
         courses = [f"{first[key]:.1f} → {last[key]:.1f}" for key in ("win_rate", "kl", "length", "reward")]
-        said = min(warnings.values(), key=lambda w: int(w.split()[1].rstrip(":")), default="–")
-        rows.append([str(s["seed"]), f"{s['long']['kl_coef']:g}", *courses, said])
+        warning = min(warnings.values(), key=lambda w: int(w.split()[1].rstrip(":")), default="–")
+        rows.append([str(s["seed"]), f"{s['long']['kl_coef']:g}", *courses, warning])
     columns = ["seed", "kl_coef", "held-out win rate, %", "KL", "length", "reward", "first warning"]
     return table(columns, rows)
 
 
 def ablations(result: Result) -> str:
-    """What each change is worth: beside the base of the same seed, means over the seeds with standard errors."""
+    """Table of the ablations: means over seeds, and differences from the base of the same seed."""
     rows = []
     for name, found in result["changes"].items():
         seeds = [of for key, of in found.items() if key != "about"]
@@ -295,26 +295,26 @@ def ablations(result: Result) -> str:
 
 
 def effect(result: Result, name: str) -> str:
-    """Points of win rate that a change is worth, with its standard error over the seeds."""
+    """Effect of a change on the win rate in percentage points, with its standard error over the seeds, as text."""
     less = [of["win_rate"] - of["base"] for key, of in result["changes"][name].items() if key != "about"]
     error = f" ± {statistics.stdev(less) / len(less) ** 0.5:.1f}" if len(less) > 1 else ""
     return f"{statistics.mean(less):+.1f}{error}"
 
 
 def effects(result: Result, **changes: str) -> str:
-    """What changes are worth, each by the words that stand for it."""
-    return ", ".join(f"{said} {effect(result, name.replace('_', '-'))}" for name, said in changes.items())
+    """Effects of several changes, each after the words for it; ``changes``: words by name of the change."""
+    return ", ".join(f"{words} {effect(result, name.replace('_', '-'))}" for name, words in changes.items())
 
 
 def sequence_accuracy(result: Result) -> str:
-    """Held-out accuracy (edited over original) of the sequence-level reward models of the headline."""
+    """Clause with the held-out accuracy (edited over original) of the headline's sequence-level reward models."""
     of = [statistics.mean(s["edited_over_original"][model] for s in result["seeds"]) for model in ("chosen", "edited")]
     shares = f"{100 * min(of):.1f} to {100 * max(of):.1f} %"
     return f"scores the edited response above the original in {shares} of held-out pairs"
 
 
 def sft_over_ppo(result: Result) -> str:
-    """How SFT on the edits stands to both PPO arms."""
+    """Clause that compares the win rate of SFT on the edits with that of both PPO arms."""
     rates = {arm: mean_of(result, "win_rate", arm) for arm in ("sft-on-edits", "token", "sequence")}
     first = rates["sft-on-edits"]
     if first == max(rates.values()):
@@ -323,20 +323,20 @@ def sft_over_ppo(result: Result) -> str:
 
 
 def still_flawed(result: Result) -> str:
-    """What is left to gain after token-level PPO."""
-    most = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
+    """Clause with the flawed requests and the win rate after token-level PPO, and its ceiling."""
+    ceiling = statistics.mean(s["ceiling"]["0.7"] for s in result["seeds"])
     flawed, won = 100 * mean_of(result, "flawed", "token"), mean_of(result, "win_rate", "token")
-    return f"{flawed:.1f} % of requests are flawed, and the win rate is {won:.1f} of at most {most:.1f} %"
+    return f"{flawed:.1f} % of requests are flawed, and the win rate is {won:.1f} of at most {ceiling:.1f} %"
 
 
 def chosen_with(result: Result, option: str) -> str:
-    """In how many seeds the token arm's chosen setting has an option."""
+    """Number of seeds whose selected token-level setting has an option, as text."""
     n = sum(option in s["setting"]["token"] for s in result["seeds"])
     return f"all {n}" if n == len(result["seeds"]) else f"{n} of {len(result['seeds'])}"
 
 
 def corrections_seen(result: Result) -> int:
-    """Corrected answers that the reward models of ``bench/results/human_rewards.py`` learnt from."""
+    """Number of corrected answers that the reward models of ``bench/results/human_rewards.py`` are trained on."""
     return int(load("human_spans")["rows"] - result["answers"])
 
 
@@ -360,16 +360,16 @@ SHOWN = [
         "The sea is like a sleeping giant that turns over at night.",
     ),
 ]
-"""What was asked, a response, and its edit: the examples of the prompt that Claude gets."""
+"""Prompt, response and edited response: the examples in the editor's prompt for Claude."""
 
 
 def edits_shown(_: Result) -> str:
-    """The diff of each example, as it is labelled."""
-    return table(["prompt", "edit"], [[asked, marked(before, after)] for asked, before, after in SHOWN])
+    """Table of the examples, with their diffs as they are labelled."""
+    return table(["prompt", "edit"], [[prompt, marked(before, after)] for prompt, before, after in SHOWN])
 
 
 def marked(before: str, after: str) -> str:
-    """Words removed struck out, words added in bold."""
+    """Markdown of an edit: removed words struck out, inserted words in bold."""
     text = ""
     for op in diff.opcodes(diff.compare_words(split([before]), split([after]), diff.AlignOptions())):
         if op.tag == "equal":
@@ -382,7 +382,7 @@ def marked(before: str, after: str) -> str:
 
 
 def claude_speed(result: Result) -> str:
-    """The commands beside bare loops."""
+    """Table of the commands that call Claude, relative to bare loops over the SDK."""
     (few, small), (many, large) = result["peak_mb"].items()
     setup = f"{1000 * result['delay']:.0f} ms per request, {result['concurrency']} concurrent, {result['cores']} cores"
     columns = ["", "requests", "command", "bare loop over the SDK", "ratio"]
@@ -395,7 +395,7 @@ def claude_speed(result: Result) -> str:
 
 
 def human(result: Result) -> str:
-    """How fast the page's server answers."""
+    """Sentences about the speed of the annotation page's server."""
     live = (
         f"a live diff of {result['words']} words takes {result['live_over_diff']:.2f} times as long as the diff alone"
     )
@@ -405,20 +405,20 @@ def human(result: Result) -> str:
 
 
 def kinds(_: Result) -> str:
-    """Every kind of artifact, its columns, and who makes it."""
+    """Table of all artifact kinds, with their columns and the commands that make them."""
     rows = []
     for name, kind in KINDS.items():
         columns = kind.row.model_fields if kind.row else TokenLabels._fields if name == "token-labels" else ()
-        made = ", ".join(f"`{c}`" for c in columns) or "–"
-        rows.append([f"`{name}/{kind.version}`", made, kind.made_by.split(" (")[0]])
+        columns_shown = ", ".join(f"`{c}`" for c in columns) or "–"
+        rows.append([f"`{name}/{kind.version}`", columns_shown, kind.made_by.split(" (")[0]])
     return table(["kind", "columns", "made by"], rows)
 
 
 def benchmarks(_: Result) -> str:
-    """What each benchmark found, in one line."""
+    """Table of all benchmarks, one line per ratio."""
     names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human", "muon_speed")
     ppo, memory, reward, diffs, paid, person, muon = map(load, names)
-    told = [
+    ratios_by_benchmark = [
         (
             ppo,
             "speed of a PPO step relative to TRL 1.10.0 (separate / shared value model)",
@@ -437,11 +437,12 @@ def benchmarks(_: Result) -> str:
         (paid, "time of `edit` relative to a bare loop over the SDK", [paid["edit"]["ratio"]]),
         (paid, "time of `eval-winrate` relative to a bare loop over the SDK", [paid["judge"]["ratio"]]),
     ]
-    told += [
+    ratios_by_benchmark += [
         (person, "time of the annotation page's live diff relative to the diff alone", [person["live_over_diff"]]),
         (person, "time of the annotation page with 10,000 rows relative to 10", [person["many_over_few"]]),
     ]
     rows = [
-        [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"] for of_one, about, ratios in told
+        [about, " / ".join(f"{r:.2f}×" for r in ratios), f"`{of_one['command']}`"]
+        for of_one, about, ratios in ratios_by_benchmark
     ]
     return table(["what", "ratio", "command"], rows)

@@ -1,9 +1,9 @@
-"""What each choice in token-level PPO is worth on the playground: one change at a time, several seeds. Resumable.
+"""Ablations of token-level PPO on the playground: one change at a time, several seeds. Resumable.
 
-Worlds, policies and reward models are those of ``bench/results/paper.py`` and are made here if they are not there.
-What is compared is the win rate on held-out prompts at the last step (temperature 1), seed by seed with the run that changes
-nothing. A run that is one of that bench's is not run twice. Writes docs/results/ablations.json after each seed, and
-runs what is not in there; what is there of other settings of the playground is dropped. --again runs it all.
+Compares the win rate on held-out prompts at the last step (temperature 1) with that of the unchanged run of the same
+seed. Worlds, policies, reward models and runs that ``bench/results/paper.py`` also needs are shared with it, and made
+here if they are missing. Writes docs/results/ablations.json after each seed. Changes that are already in this file are
+not run again, unless the playground's settings have changed or --again is given.
 
     python bench/results/ablations.py [--seeds 0 1 2] [--runs runs/paper] [--jobs 2] [--changes base …] [--again]
 """
@@ -27,7 +27,7 @@ BASE = GRID[0]
 
 
 class Change(NamedTuple):
-    """One difference from the base; ``trial`` where it is a run of ``bench/results/paper.py`` too."""
+    """One difference from the base; ``trial``: the same run in ``bench/results/paper.py``, if there is one."""
 
     about: str
     options: tuple[str, ...] = ()
@@ -67,55 +67,55 @@ CHANGES = {
     "shared": Change("value head on the policy's states", ("--value-model", "shared")),
     "no-guard": Change("no length guard", ("--length-guard", "0")),
 }
-"""Name → what is changed."""
+"""Changes by name."""
 LABELS = {"unit-token": ("--unit", "token"), "omissions": ("--omissions",)}
-"""Labels of their own, and a reward model for each."""
+"""Options of ``diff`` for changes that need other labels, and a reward model trained on them."""
 MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "weights-1": ("token", "chosen", ("--weight-neutral", "1")),
     "both": ("sequence", "both", ()),
 }
-"""Reward models of their own: level, pairs, options."""
+"""Level, pairs and options of reward models that only the ablations need."""
 
 
 def experiment(f: Path, seed: int, changes: list[str], result: dict[str, Any]) -> Plan:
-    """All of one seed that is to be run, and the base beside it."""
-    wanted = dict.fromkeys(["base", *changes])
-    models = {CHANGES[name].reward_model for name in wanted}
+    """All runs of one seed for ``changes``, and the base. Adds the outcome to ``result``."""
+    names = dict.fromkeys(["base", *changes])
+    models = {CHANGES[name].reward_model for name in names}
     yield from world(f, seed, models)
-    made = [name for name in LABELS if name in models]
-    yield [labels(f, seed, f"labels-{name}", *LABELS[name]) for name in made]
+    label_names = [name for name in LABELS if name in models]
+    yield [labels(f, seed, f"labels-{name}", *LABELS[name]) for name in label_names]
     own = [reward_model(f, seed, n, lv, pairs, *options) for n, (lv, pairs, options) in MODELS.items() if n in models]
-    yield own + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in made]
-    yield [command(f, seed, name) for name in wanted]
+    yield own + [reward_model(f, seed, name, "token", "chosen", on=f"labels-{name}") for name in label_names]
+    yield [command(f, seed, name) for name in names]
     for name in changes:
         out = folder(f, name)
-        found = {
+        outcome = {
             "win_rate": last(out),
             "base": last(folder(f, "base")),
             "kl": round(stats(out)["last"]["kl"], 2),
         }
-        result["changes"].setdefault(name, {})[str(seed)] = found
+        result["changes"].setdefault(name, {})[str(seed)] = outcome
     keep(result)
 
 
 def folder(f: Path, name: str) -> Path:
-    """Where the run of a change is."""
+    """Folder of the run of a change."""
     trial = CHANGES[name].trial
     return f / "ppo" / trial.name if trial else f / "ablations" / name
 
 
 def command(f: Path, seed: int, name: str) -> Command:
-    """What runs it."""
+    """Command that runs a change."""
     out, change = folder(f, name), CHANGES[name]
     if change.trial:
         return change.trial.command(f, seed, out)
     base = [part for key, value in BASE.items() for part in (f"--{key}", value)]
-    once = ["--eval-every", 40]  # what is compared is the end
+    once = ["--eval-every", 40]  # only the last step is compared
     return ppo(f, seed, out, change.model, change.granularity, *base, *once, *change.options)
 
 
 def keep(result: dict[str, Any]) -> None:
-    """Write the result file, changes in the order in which they are declared here."""
+    """Write the result file, with the changes in the order of :data:`CHANGES`."""
     found = {
         name: {"about": CHANGES[name].about, **seeds} for name in CHANGES if (seeds := result["changes"].get(name))
     }
@@ -124,19 +124,19 @@ def keep(result: dict[str, Any]) -> None:
 
 
 def playground() -> str:
-    """What worlds and models are made by: a hash of the playground's settings and sizes."""
+    """Hash of the playground's settings and sizes, which determine worlds and models."""
     sizes = {f.name: f.default for f in fields(PlaygroundConfig) if isinstance(f.default, int | float)}
     return hash_json([tomllib.loads((ROOT / SETTINGS).read_text(encoding="utf-8")), sizes])
 
 
 def main() -> None:
-    """Run what is not done yet, print and write the differences."""
+    """Run the missing changes and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="run all changes again")
     args = parser.parse_args()
     result: dict[str, Any] = {"command": "python bench/results/ablations.py", "tokalign": __version__}
     result |= {"playground": playground(), "changes": {}}
@@ -149,7 +149,7 @@ def main() -> None:
         if todo:
             plans.append(experiment(args.runs / f"seed-{seed}", seed, todo, result))
     run(plans, args.jobs)
-    print(f"{RESULT}: python bench/docs/readme.py puts it into the docs")
+    print(f"wrote {RESULT}; update the docs with: python bench/docs/readme.py")
 
 
 def last(folder: Path) -> float:

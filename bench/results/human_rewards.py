@@ -1,9 +1,9 @@
-"""Does a reward model find what people marked? Token AUROC on held-out questions of QA-Feedback. Resumable.
+"""AUROC of reward models for the tokens that people marked as errors, on held-out questions of QA-Feedback. Resumable.
 
-The model answers (its passages left out: a small backbone reads 512 tokens), people correct it (recorded edits), a
-pretrained backbone learns the token labels, or the pairs: what docs/recipes/qa-feedback.md does. On held-out questions
-every token of an answer is bad if it touches a span that people marked; tokens are ranked by p(bad), by the sequence
-model's score of the whole answer, and by nothing (the majority).
+Follows docs/recipes/qa-feedback.md: a pretrained backbone is trained on the token labels, or on the pairs, of people's
+corrections of a model's answers (recorded edits). Passages are left out of the prompts because a small backbone reads
+512 tokens. A token of a held-out answer counts as bad if it overlaps a span that people marked. Tokens are ranked by
+p(bad), by the sequence model's score of the whole answer, and by a constant (``majority``).
 
     python bench/results/human_rewards.py qa_feedback.json MODEL [--runs DIR] [--out docs/results/human_rewards.json]
 """
@@ -33,7 +33,7 @@ MODELS = {"token": ["--level", "token"], "sequence": ["--level", "sequence", "--
 
 
 def run(out: Path, command: str, *args: object) -> None:
-    """One command, if it is not done yet."""
+    """Run one command; a finished one does nothing."""
     program = str(Path(sys.executable).parent / "tokalign")
     subprocess.run(
         [str(part) for part in (program, command, *args, "--out", out, "--quiet")], check=True, env=os.environ
@@ -41,13 +41,13 @@ def run(out: Path, command: str, *args: object) -> None:
 
 
 def scored(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rewards of the answers as they were, by id."""
+    """Rewards of the original answers, by id."""
     rows = map(json.loads, (folder / "data.jsonl").read_text(encoding="utf-8").splitlines())
     return {row["id"]: row for row in rows if row["sample"] == 0}
 
 
 def main() -> None:
-    """Run what is not done yet, print and write the areas."""
+    """Run the missing commands, print the areas under the ROC curve and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("model")
@@ -84,7 +84,7 @@ def main() -> None:
     truths = marked(heldout)
     by_token = [np.array(token[r.id]["p_bad"]) for r in heldout]
     scores = np.array([sequence[r.id]["score_sum"] for r in heldout])
-    ranks = 1 - (np.argsort(np.argsort(scores)) + 0.5) / len(scores)  # the worst answer first, between 0 and 1
+    ranks = 1 - (np.argsort(np.argsort(scores)) + 0.5) / len(scores)  # between 0 and 1, highest for the worst answer
     by_answer = [np.full(len(t), rank) for t, rank in zip(truths, ranks, strict=True)]
     result: dict[str, Any] = {"answers": len(heldout), "tokens": sum(map(len, truths))}
     result["share_bad"] = round(float(np.concatenate(truths).mean()), 4)
@@ -100,7 +100,7 @@ def main() -> None:
     pairs = manifest["stats"]["edited_over_original"]
     result["edited_over_original"] = {key: pairs[key] for key in ("mean", "ci95", "pairs")}
     result["token_on_labels"] = {"auroc": round(area["value"], 4), "ci95": [round(q, 4) for q in area["ci95"]]}
-    print(f"token level on the answers it was trained on: {result['token_on_seen_answers']:.3f}")
+    print(f"token model on the answers it was trained on: AUROC {result['token_on_seen_answers']:.3f}")
     print(
         f"{result['answers']} held-out answers, {result['tokens']} tokens, {result['share_bad']:.1%} marked by people"
     )

@@ -1,12 +1,13 @@
-"""Do labels follow people? Words called bad against the spans that people marked, for every unit and option.
+"""Agreement of token labels with the spans that people marked as errors, for every alignment unit and option.
 
-QA-Feedback (Wu et al., 2023) holds a model's answer, a person's correction, and the spans that people marked as
-errors. A word (``\\w+|[^\\w\\s]``) is bad if any token on it is; precision, recall and F1 are over all words, with 95 %
-intervals from a bootstrap over rows, paired with plain Levenshtein over words.
+QA-Feedback (Wu et al., 2023) contains a model's answer, a person's correction, and the spans that people marked as
+errors. A word (``\\w+|[^\\w\\s]``) is labelled bad if any token that overlaps it is bad. Precision, recall and F1 are
+over all words. The 95 % intervals are from a bootstrap over rows; the differences from Levenshtein over words are
+paired.
 
     python bench/results/human_spans.py qa_feedback.json [--tokenizer MODEL] [--out docs/results/human_spans.json]
 
-Without a tokenizer, a byte-level BPE of 8000 is learnt on the texts.
+Without --tokenizer, a byte-level BPE with a vocabulary of 8000 is trained on the texts.
 """
 
 import argparse
@@ -35,7 +36,7 @@ BLOCKS = {
     f"blocks, merge {merge}" + ("" if whole == NEVER else f", whole {whole}"): {"merge": merge, "whole_sentence": whole}
     for merge, whole in [*((m, NEVER) for m in range(4)), (1, 0.8), (2, 0.7), (2, 0.8), (2, 0.9), (3, 0.8)]
 }
-WAYS: dict[str, dict[str, Any]] = {
+ALIGNMENTS: dict[str, dict[str, Any]] = {
     "levenshtein": {"align": "levenshtein"},
     "lcs": {"align": "lcs"},
     **BLOCKS,
@@ -48,15 +49,15 @@ BASE, DEFAULT = "levenshtein", "blocks, merge 2, whole 0.8"
 
 
 def marked(spans: list[tuple[int, int]], text: str) -> NDArray[np.bool_]:
-    """For each word, whether any of its characters lies in a span."""
+    """(words,) bool: whether any character of the word is in a span."""
     characters = np.zeros(len(text) + 1, dtype=bool)
     for start, end in spans:
         characters[start:end] = True
     return np.array([characters[m.start() : m.end()].any() for m in WORD.finditer(text)], dtype=bool)
 
 
-def called_bad(edits: list[Edit], tokenizer: Tokenizer, options: dict[str, Any]) -> list[NDArray[np.bool_]]:
-    """Words of every original that carry a bad token."""
+def labelled_bad(edits: list[Edit], tokenizer: Tokenizer, options: dict[str, Any]) -> list[NDArray[np.bool_]]:
+    """For each original, (words,) bool: whether the word has a bad token."""
     config = DiffConfig(edits="-", tokenizer="-", out=Path("-"), max_length=100_000, **options)
     with tempfile.TemporaryDirectory() as folder:
         data = diff.label(edits, tokenizer, config).data
@@ -67,7 +68,7 @@ def called_bad(edits: list[Edit], tokenizer: Tokenizer, options: dict[str, Any])
 
 
 def f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From (…, 3): both, said, marked."""
+    """F1 from counts (…, 3): words that are labelled bad and marked, labelled bad, marked."""
     return 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
 
 
@@ -75,7 +76,7 @@ COMMAND = "python bench/results/human_spans.py qa_feedback.json"
 
 
 def main() -> None:
-    """Measure every way, print a table, write the result."""
+    """Measure every alignment, print a table and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--tokenizer")
@@ -92,10 +93,10 @@ def main() -> None:
         for r, (text, _) in zip(rows, texts, strict=True)
     ]
     counts = {}
-    for name, options in WAYS.items():
-        said = called_bad(edits, tokenizer, options)
+    for name, options in ALIGNMENTS.items():
+        bad = labelled_bad(edits, tokenizer, options)
         counts[name] = np.array(
-            [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(said, truth, strict=True)], dtype=float
+            [[(s & t).sum(), s.sum(), t.sum()] for s, t in zip(bad, truth, strict=True)], dtype=float
         )
     draws = np.random.default_rng(0).integers(0, len(rows), (10_000, len(rows)))
     base = f1(counts[BASE][draws].sum(1))

@@ -1,4 +1,4 @@
-"""What experiments on the playground share: commands with its settings, run in parallel, resumable."""
+"""Shared code of the experiments on the playground: commands with its settings, and a parallel, resumable runner."""
 
 import json
 import math
@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = "configs/playground.toml"
 RESULTS = ROOT / "docs" / "results"
 REWARD_MODELS = {"token": ("token", "chosen"), "chosen": ("sequence", "chosen"), "edited": ("sequence", "edited")}
-"""Name → level, pairs."""
+"""Level and pairs of each reward model, by name."""
 
 Command = list[str]
 Plan = Iterator[list[Command]]
-"""The experiment of one seed, wave by wave: commands of a wave in any order, the next wave when all are done."""
+"""The experiment of one seed in waves. Commands of a wave run in any order; the next wave starts when all are done."""
 
 
 def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
@@ -32,36 +32,36 @@ def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
 
 
 def run(plans: Iterable[Plan], jobs: int) -> None:
-    """Carry out all plans, ``jobs`` commands at a time, one thread each; stop at the first that fails.
+    """Run all plans, ``jobs`` commands at a time with one thread each. Exits at the first command that fails.
 
-    What is done stays, and is not done again.
+    Results of finished commands are kept; running a plan again skips them.
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     running: dict[Future[int], tuple[Plan, Command]] = {}
-    left: dict[Plan, int] = {}
+    remaining: dict[Plan, int] = {}
     with ThreadPoolExecutor(jobs) as pool:
 
-        def go_on(plan: Plan) -> None:
+        def start_next_wave(plan: Plan) -> None:
             wave = next((wave for wave in plan if wave), [])
-            left[plan] = len(wave)
+            remaining[plan] = len(wave)
             for command in wave:
                 running[pool.submit(subprocess.call, command, cwd=ROOT, env=env)] = plan, command
 
         for plan in plans:
-            go_on(plan)
+            start_next_wave(plan)
         while running:
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 plan, command = running.pop(done)
                 if done.result():
                     pool.shutdown(cancel_futures=True)
                     raise SystemExit(f"failed ({done.result()}): {' '.join(command)}")
-                left[plan] -= 1
-                if not left[plan]:
-                    go_on(plan)
+                remaining[plan] -= 1
+                if not remaining[plan]:
+                    start_next_wave(plan)
 
 
 def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
-    """A world with its starting policy, edits, labels and those of ``REWARD_MODELS`` that are among ``models``."""
+    """Commands for a world with its starting policy, edits, labels, and the ``REWARD_MODELS`` named in ``models``."""
     yield [tokalign(f, seed, "playground")]
     sft = tokalign(f / "sft-policy", seed, "train-sft", f / "sft", "--model", "tiny")
     yield [sft, tokalign(f / "edits", seed, "edit", f / "preferences")]
@@ -70,27 +70,27 @@ def world(f: Path, seed: int, models: Iterable[str] = REWARD_MODELS) -> Plan:
 
 
 def labels(f: Path, seed: int, name: str, *options: object, of: str = "edits") -> Command:
-    """Labels of a world."""
+    """Command that labels the edits of a world."""
     return tokalign(f / name, seed, "diff", f / of, "--tokenizer", f / "sft-policy", *options)
 
 
 def reward_model(
     f: Path, seed: int, name: str, level: str, pairs: str, *options: object, on: str = "labels"
 ) -> Command:
-    """A reward model of a world, ``rm-NAME``."""
-    given = ["--model", f / "sft-policy", "--level", level, "--pairs", pairs]
-    return tokalign(f / f"rm-{name}", seed, "train-rm", f / on, *given, *options)
+    """Command that trains the reward model ``rm-NAME`` of a world."""
+    required = ["--model", f / "sft-policy", "--level", level, "--pairs", pairs]
+    return tokalign(f / f"rm-{name}", seed, "train-rm", f / on, *required, *options)
 
 
 def ppo(f: Path, seed: int, out: Path, model: str, granularity: str, *options: object) -> Command:
-    """PPO in a world, evaluated on its held-out prompts."""
+    """Command that runs PPO in a world and evaluates it on the held-out prompts."""
     sources = ["--policy", f / "sft-policy", "--reward-model", f / f"rm-{model}", "--granularity", granularity]
-    plain = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # unless the options say otherwise
-    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *plain, *options)
+    defaults = ["--eval-prompts", f / "heldout", "--normalise", "none"]  # ``options`` override them
+    return tokalign(out, seed, "train-ppo", f / "prompts", *sources, *defaults, *options)
 
 
 def stats(folder: Path) -> dict[str, Any]:
-    """What an artifact's manifest says of its content."""
+    """``stats`` of an artifact's manifest."""
     found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stats"]
     return found
 
@@ -102,7 +102,7 @@ def course(folder: Path) -> dict[int, float]:
 
 
 def mean_interval(numbers: Sequence[float]) -> dict[str, Any]:
-    """Mean over seeds with its standard error and 95 % interval by Student's t; None where one seed says nothing."""
+    """Mean over seeds, with its standard error and 95 % interval by Student's t; both None for a single seed."""
     mean, n = statistics.mean(numbers), len(numbers)
     if n < 2:
         return {"mean": round(mean, 2), "standard_error": None, "ci95": None}

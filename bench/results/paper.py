@@ -1,11 +1,11 @@
-"""Token-level against sequence-level PPO over several seeds, both tuned over one grid. Resumable.
+"""Token-level against sequence-level PPO over several seeds, both tuned over the same grid. Resumable.
 
-Each seed has its own world, policy and reward models. Both arms run the same steps on the same prompts and are
-tuned by four runs; the setting of each arm (and, for the sequence arm, the pairs its reward model learns from) is
-the one that wins most on ``heldout``, and only that one is reported on ``test``: at the playground's temperature for
-evaluation, and at 1, the temperature of training. The token arm then goes on to three times the steps. Beside them
-stand the best of 8 responses of the starting policy, picked by either reward model, and SFT on the edited responses,
-its steps chosen on ``heldout`` too. Writes docs/results/paper.json.
+Each seed has its own world, policy and reward models. Both arms are trained for the same number of steps on the same
+prompts and tuned with four runs. The setting of each arm (for the sequence arm, also the training pairs of its reward
+model) is the one with the highest win rate on ``heldout``. Only this setting is reported on ``test``, at the
+playground's evaluation temperature and at 1, the temperature of training. The token arm is then trained for three times
+the steps. For comparison: best-of-8 of the starting policy with either reward model, and SFT on the edited responses
+with the number of steps selected on ``heldout``. Writes docs/results/paper.json.
 
     python bench/results/paper.py [--seeds 5] [--runs runs/paper] [--jobs 2]
 """
@@ -41,19 +41,19 @@ GRID: list[dict[str, float | str]] = [
     {"lr": 3e-4, "kl-coef": 0.2, "value-lr": 3e-3},
     {"lr": 3e-4, "kl-coef": 0.2, "normalise": "span"},
 ]
-"""Tried by both arms, four runs each: the last says nothing to a sequence-level reward model, and is left out there; in
-its place stands the first with the other pairs."""
+"""Settings of the four runs of the token arm. The last one does not affect a sequence-level reward model; the fourth
+run of the sequence arm is the first setting with the other training pairs."""
 ARMS = {"sequence": ("chosen", "edited"), "token": ("token",)}
-"""Name → the reward models it may choose from, by the first setting."""
+"""Reward models of each arm; one is selected with the first setting."""
 LONG = 120
 """Steps of the long run."""
 SFT_STEPS = (100, 300)
-"""Tried by SFT on the edited responses."""
+"""Numbers of steps tried for SFT on the edited responses."""
 BEST_OF = 8
 
 
 class Trial(NamedTuple):
-    """One PPO run: the reward model it is paid by, and its setting."""
+    """One PPO run: its reward model and its setting."""
 
     model: str
     setting: dict[str, float | str]
@@ -68,55 +68,55 @@ class Trial(NamedTuple):
 
 
 def openers(arm: str) -> list[Trial]:
-    """The first setting with each reward model of an arm."""
+    """Trials of the first setting, one with each reward model of an arm."""
     return [Trial(model, GRID[0]) for model in ARMS[arm]]
 
 
 def others(f: Path, arm: str) -> list[Trial]:
-    """The other settings, with the reward model that won more."""
+    """Trials of the other settings, with the best reward model of the arm."""
     model = best(f, openers(arm)).model
     return [Trial(model, setting) for setting in GRID[1:] if arm == "token" or "normalise" not in setting]
 
 
 def best(f: Path, trials: list[Trial]) -> Trial:
-    """The one that won most on held-out prompts."""
+    """The trial with the highest win rate on held-out prompts."""
     return max(trials, key=lambda trial: float(stats(f / "ppo" / trial.name)["best_win_rate"]))
 
 
 def chosen(f: Path) -> dict[str, Trial]:
-    """The best of each arm."""
+    """The best trial of each arm."""
     return {arm: best(f, openers(arm) + others(f, arm)) for arm in ARMS}
 
 
 def carry_on(f: Path, seed: int, trial: Trial) -> Command:
-    """The command that carries a copy of a finished run on to ``LONG`` steps."""
+    """Copy a finished run, and return the command that trains the copy up to ``LONG`` steps."""
     if not (f / "long").exists():
         shutil.rmtree(f / "copy", ignore_errors=True)
-        shutil.copytree(f / "ppo" / trial.name, f / "copy").rename(f / "long")  # whole, or not there
+        shutil.copytree(f / "ppo" / trial.name, f / "copy").rename(f / "long")  # complete, or not there at all
     return trial.command(f, seed, f / "long", "--steps", LONG)
 
 
 def sft_on_edits(f: Path, seed: int, steps: int) -> Command:
-    """The baseline that takes the edits as demonstrations."""
+    """Command of the SFT baseline, which trains on the edits as demonstrations."""
     options = ["--steps", steps, "--muon-lr", 5e-3, "--lr", 1e-3]
     return tokalign(f / f"sft-edits-{steps}", seed, "train-sft", f / "edits", "--model", f / "sft-policy", *options)
 
 
 def heldout(f: Path, seed: int) -> Command:
-    """Win rates of that baseline on held-out prompts, to choose its steps by."""
+    """Command for the SFT baseline's win rates on held-out prompts, which select its number of steps."""
     named = [part for n in SFT_STEPS for part in ("--candidate", f"{n}={f / f'sft-edits-{n}'}")]
     where = ["--prompts", f / "heldout", "--reference", f / "sft-policy"]
     return tokalign(f / "sft-heldout", seed, "eval-winrate", *where, *named)
 
 
 def best_sft(f: Path) -> str:
-    """The steps that won most there."""
+    """Number of steps of the SFT baseline with the highest win rate on held-out prompts."""
     rates: dict[str, dict[str, float]] = stats(f / "sft-heldout")["candidates"]
     return max(rates, key=lambda name: rates[name]["win_rate"])
 
 
 def best_of(f: Path, seed: int, arm: str, model: str) -> Command:
-    """The best of several responses of the starting policy, by the reward model of an arm."""
+    """Command for best-of-n of the starting policy with the reward model of an arm."""
     options = ["--n", BEST_OF, "--reward-model", f / f"rm-{model}", "--temperature", 0.7]
     return tokalign(
         f / f"best-of-{BEST_OF}-{arm}", seed, "generate", f / "test", "--policy", f / "sft-policy", *options
@@ -124,7 +124,7 @@ def best_of(f: Path, seed: int, arm: str, model: str) -> Command:
 
 
 def experiment(f: Path, seed: int) -> Plan:
-    """All of one seed."""
+    """All commands of one seed."""
     yield from world(f, seed)
     opened = [trial for arm in ARMS for trial in openers(arm)]
     yield [trial.command(f, seed, f / "ppo" / trial.name) for trial in opened]
@@ -152,7 +152,7 @@ def experiment(f: Path, seed: int) -> Plan:
 
 
 def main() -> None:
-    """Run everything that is not done yet, and write the result."""
+    """Run all missing commands and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
@@ -166,20 +166,20 @@ def main() -> None:
 
 
 def long_run(folder: Path) -> dict[str, Any]:
-    """How the long run went, every tenth step, and what it warned of."""
+    """Metrics of the long run at every tenth step, and its warnings."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = {str(r["step"]): {k: round(r[k], 2) for k in ("win_rate", "reward", "kl", "length")} for r in rows[9::10]}
     return {"kl_coef": rows[-1]["kl_coef"], "steps": kept, "warnings": stats(folder)["warnings"]}
 
 
 def ceiling(folder: Path) -> float:
-    """Win rate in percent of a policy that makes no mistake: where the reference makes none either there is a tie."""
+    """Win rate in percent of a policy without mistakes; it ties where the reference makes no mistake either."""
     rows = map(json.loads, (folder / "compared.jsonl").read_text(encoding="utf-8").splitlines())
     return round(100 - 50 * statistics.mean(oracle.judge(row["prompt"], row["reference"]).clean for row in rows), 2)
 
 
 def report(folders: dict[int, Path]) -> None:
-    """Collect the seeds, print them, and write the result file."""
+    """Collect the results of all seeds, print them and write the result file."""
     seeds: list[dict[str, Any]] = []
     for seed, folder in folders.items():
         arms = chosen(folder)
@@ -211,7 +211,7 @@ def report(folders: dict[int, Path]) -> None:
     against = {
         name: mean_interval([s["win_rate"]["token"] - s["win_rate"][name] for s in seeds])
         for name in seeds[0]["win_rate"]
-        if not name.startswith("token")  # nor the token arm's own
+        if not name.startswith("token")  # without the token arm itself
     }
     longer = {
         name: mean_interval([s["win_rate"][name] - s["win_rate"]["token"] for s in seeds])
@@ -229,10 +229,10 @@ def report(folders: dict[int, Path]) -> None:
     }
     (RESULTS / "paper.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for s, gap in zip(seeds, gaps, strict=True):
-        print(f"seed {s['seed']}: {s['win_rate']}  gap {gap:+.1f}  passed at step {s['token_passes_at']}")
+        print(f"seed {s['seed']}: {s['win_rate']}  difference {gap:+.1f}  beats baseline at {s['token_passes_at']}")
     for name, found in (
-        ("gap", result["gap"]),
-        ("gap at temperature 1", result["gap_at_1"]),
+        ("difference", result["gap"]),
+        ("difference at temperature 1", result["gap_at_1"]),
         *against.items(),
         *longer.items(),
     ):

@@ -1,8 +1,8 @@
-"""Token-level against sequence-level reward models on the playground, all tuned over one grid. Resumable.
+"""Token-level against sequence-level reward models on the playground, all tuned over the same grid. Resumable.
 
-Each seed has its own world and starting policy. A setting is chosen by held-out accuracy (the mean over edited over
-original, chosen over rejected, and one edit undone); what is reported is measured on preferences of another world,
-with intervals from a bootstrap. Writes docs/results/reward_models.json.
+Each seed has its own world and starting policy. The setting of a model is selected by held-out accuracy (the mean of
+edited over original, chosen over rejected, and flips). The reported metrics are measured on preferences of another
+world, with intervals from a bootstrap. Writes docs/results/reward_models.json.
 
     python bench/results/reward_models.py [--seeds 3] [--runs runs/reward-models] [--jobs 2]
 """
@@ -23,11 +23,11 @@ from tokalign.models.reward import RewardModel
 from tokalign.models.reward_metrics import evaluate
 
 GRID = [{"lr": lr, "epochs": 8, "patience": 2} for lr in (1e-3, 2e-3)]
-"""Tried by every model."""
+"""Settings tried for every model."""
 MODELS = {"token": ("token", "chosen"), **{f"sequence, {on}": ("sequence", on) for on in ("chosen", "edited", "both")}}
-"""Name → level, pairs."""
+"""Level and pairs of each model, by name."""
 OTHER_WORLD = 1000
-"""Added to a seed: the world of the test."""
+"""Added to the seed to get the seed of the test world."""
 
 
 def name_of(model: str, setting: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ def name_of(model: str, setting: dict[str, Any]) -> str:
 
 
 def experiment(f: Path, seed: int) -> Plan:
-    """All of one seed: two worlds, one to train in and one to test in, and every model at every setting."""
+    """All commands of one seed: a world for training, one for testing, and every model with every setting."""
     other = tokalign(f / "other", seed + OTHER_WORLD, "playground", "--preferences", 1000, "--sft", 1)
     yield [tokalign(f, seed, "playground", "--preferences", 2500), other]
     yield [
@@ -53,14 +53,14 @@ def experiment(f: Path, seed: int) -> Plan:
 
 
 def heldout(folder: Path) -> float:
-    """What a setting is chosen by."""
+    """Mean held-out accuracy, which selects the setting."""
     s = stats(folder)
     shares = (s["edited_over_original"]["mean"], s["chosen_over_rejected"]["mean"], s["flips"]["accuracy"])
     return float(statistics.mean(shares))
 
 
 def measure(f: Path) -> dict[str, Any]:
-    """Of each model, the setting that was chosen and its metrics on the other world's preferences."""
+    """The selected setting of each model, and its metrics on the preferences of the test world."""
     rows = token_labels.read_labels(open_artifact(f / "test-labels"))
     found = {}
     for model in MODELS:
@@ -71,7 +71,7 @@ def measure(f: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run everything that is not done yet, print the numbers, write the result."""
+    """Run all missing commands, print the results and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "reward-models")
@@ -94,7 +94,7 @@ def main() -> None:
             k: round(statistics.mean(m["flips"]["by_category"][k]["accuracy"] for m in of), 3)
             for k in of[0]["flips"]["by_category"]
         }
-        print(f"{model:<18} edited > original {pairs[0]:.3f}  chosen > rejected {pairs[1]:.3f}  one edit {kinds}")
+        print(f"{model:<18} edited > original {pairs[0]:.3f}  chosen > rejected {pairs[1]:.3f}  flips {kinds}")
     whole = {"command": "python bench/results/reward_models.py", "tokalign": __version__, "grid": GRID, "seeds": seeds}
     (RESULTS / "reward_models.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 

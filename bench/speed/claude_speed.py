@@ -1,7 +1,7 @@
-"""``edit --editor claude`` and ``eval-winrate --judge claude`` against a bare loop over the SDK, on one local server.
+"""Speed of ``edit --editor claude`` and ``eval-winrate --judge claude`` relative to a bare loop over the SDK.
 
-In turns; and the memory of editing. The bare loop sends the very same requests, as many at a time, and keeps nothing:
-no journal, no retries, no gates. Writes docs/results/claude_speed.json.
+Both use a local fake server and alternate. The bare loop sends the same requests with the same concurrency, without a
+journal, retries or gates. Also measures the peak memory of ``edit``. Writes docs/results/claude_speed.json.
 
     python bench/speed/claude_speed.py [--rows 2000] [--delay 0.2] [--concurrency 50] [--runs 3]
 """
@@ -21,7 +21,7 @@ from typing import Any
 from tokalign import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # for the server that the tests have
+sys.path.insert(0, str(ROOT))  # for the tests' fake server
 
 from tests.fake_editor import serving  # noqa: E402
 
@@ -29,12 +29,12 @@ PROGRAM = str(Path(sys.executable).parent / "tokalign")
 PAID = "--model m --allow-unpriced --quiet"
 EDIT = f"edit world/preferences --editor claude --no-re-ask {PAID}"
 PROMPTS, CANDIDATES = 805, 5
-"""Of the judging: as many as AlpacaEval has; in both orders."""
+"""Prompts (as many as AlpacaEval has) and candidates to judge, each pair in both orders."""
 JUDGE = f"eval-winrate --prompts world/test --reference reference.jsonl --judge claude {PAID}"
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, int]:
-    """Seconds and peak resident memory (MB) of a command."""
+    """Run a command. Returns its seconds and its peak resident memory in MB."""
     began = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
@@ -44,7 +44,7 @@ def measure(command: list[str], folder: Path) -> tuple[float, int]:
 
 
 def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """The requests of editing."""
+    """Requests of ``edit``."""
     from tokalign.artifacts.schemas import Preference
     from tokalign.config.methods import EditOptions
     from tokalign.data import dataset
@@ -56,7 +56,7 @@ def edits(folder: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def judgements(folder: Path) -> list[dict[str, Any]]:
-    """The requests of judging."""
+    """Requests of ``eval-winrate``."""
     from tokalign.config.methods import JudgeOptions
     from tokalign.judges import ORDERS, Answer, Pairing
     from tokalign.judges.claude import ClaudeJudge, Pairings
@@ -73,12 +73,12 @@ def judgements(folder: Path) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file."""
+    """Rows of a JSON lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def respond(folder: Path) -> None:
-    """Responses of a reference and of the candidates to the test prompts."""
+    """Write responses of the reference and of the candidates to the test prompts."""
     prompts = read(folder / "world" / "test" / "data.jsonl")
     for name in ("reference", *range(CANDIDATES)):
         rows = [
@@ -90,28 +90,28 @@ def respond(folder: Path) -> None:
 
 
 def bare(requests: list[dict[str, Any]], concurrency: int) -> None:
-    """The loop that one writes first."""
+    """Send all requests in a bare loop over the SDK."""
     import anthropic
 
-    async def go() -> None:
-        client, places = anthropic.AsyncAnthropic(), asyncio.Semaphore(concurrency)
+    async def send_all() -> None:
+        client, semaphore = anthropic.AsyncAnthropic(), asyncio.Semaphore(concurrency)
 
-        async def one(request: dict[str, Any]) -> None:
-            async with places:
+        async def send(request: dict[str, Any]) -> None:
+            async with semaphore:
                 await client.messages.create(**request)
 
-        await asyncio.gather(*(one(r) for r in requests))
+        await asyncio.gather(*(send(r) for r in requests))
 
-    asyncio.run(go())
+    asyncio.run(send_all())
 
 
 def compare(ours: list[str], theirs: list[str], requests: int, runs: int, folder: Path) -> dict[str, Any]:
-    """Medians of both, in turns."""
+    """Alternate the command (``ours``) and the bare loop (``theirs``); return the medians of both and their ratio."""
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for run in range(runs):
         seconds["theirs"].append(measure(theirs, folder)[0])
         seconds["ours"].append(measure([*ours, "--out", f"{ours[1]}-{run}"], folder)[0])
-        print(f"{ours[1]}: bare loop {seconds['theirs'][-1]:.1f} s, ours {seconds['ours'][-1]:.1f} s", flush=True)
+        print(f"{ours[1]}: bare loop {seconds['theirs'][-1]:.1f} s, command {seconds['ours'][-1]:.1f} s", flush=True)
     mine, loop = (statistics.median(seconds[side]) for side in ("ours", "theirs"))
     return {
         "requests": requests,
@@ -122,12 +122,12 @@ def compare(ours: list[str], theirs: list[str], requests: int, runs: int, folder
 
 
 def main() -> None:
-    """Measure both commands, then memory at two sizes."""
+    """Measure both commands, then the memory of ``edit`` at two sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--delay", type=float, default=0.2)
-    parser.add_argument("--concurrency", type=int, default=50)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=2000, help="rows to edit")
+    parser.add_argument("--delay", type=float, default=0.2, help="response time of the server in seconds")
+    parser.add_argument("--concurrency", type=int, default=50, help="concurrent requests")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each command and loop")
     parser.add_argument("--bare", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bare:
@@ -139,11 +139,11 @@ def main() -> None:
         world = f"playground --out world --sft 1 --prompts 1 --heldout 1 --test {PROMPTS} --preferences {many} --quiet"
         measure([PROGRAM, *world.split()], folder)
         respond(folder)
-        at_once = ["--concurrency", str(args.concurrency)]
-        edit, judge = [PROGRAM, *EDIT.split(), *at_once], [PROGRAM, *JUDGE.split(), *at_once]
+        concurrency = ["--concurrency", str(args.concurrency)]
+        edit, judge = [PROGRAM, *EDIT.split(), *concurrency], [PROGRAM, *JUDGE.split(), *concurrency]
         judge += [part for k in range(CANDIDATES) for part in ("--candidate", f"c{k}={k}.jsonl")]
         loops = {
-            what: [sys.executable, __file__, "--bare", what, temporary, "--rows", str(args.rows), *at_once]
+            what: [sys.executable, __file__, "--bare", what, temporary, "--rows", str(args.rows), *concurrency]
             for what in ("edit", "judge")
         }
         with serving("--delay", str(args.delay)):

@@ -1,8 +1,8 @@
-"""How fast labels are made: ``diff`` against the tokenizer alone, and against Levenshtein in plain Python.
+"""Speed of ``diff`` relative to the tokenizer alone, and to Levenshtein in plain Python.
 
-Pairs of about 200 tokens of running text, edited here and there. Prints ratios of one run: of all that is done to a
-row but for reading and writing it, and of aligning and labelling alone; then of two processes against one, of whole
-runs of the command.
+Uses pairs of running text of about 200 tokens with a few edits. Prints ratios of a single run: for all work on a row
+except reading and writing, and for aligning and labelling alone. Then compares whole runs of the command with one and
+with two processes.
 
     python bench/speed/diff.py [--pairs 2048] [--rows 40000] [--out docs/results/diff_speed.json]
 """
@@ -30,7 +30,7 @@ from tokalign.stages import diff
 
 
 def python_labels(a: Sequence[int], b: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The textbook's Levenshtein over token ids, O(mn), and the labels of its alignment."""
+    """Textbook Levenshtein alignment over token ids in O(mn). Returns the labels of both sides."""
     table = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         above, row = table[-1], [i]
@@ -54,7 +54,7 @@ def python_labels(a: Sequence[int], b: Sequence[int]) -> tuple[list[int], list[i
 
 
 def pairs(n: int) -> list[Edit]:
-    """Responses of the world joined to paragraphs, of which some sentences are rewritten, dropped or put in."""
+    """``n`` paragraphs of playground sentences, in which some sentences are changed, deleted or inserted."""
     rng = random.Random(0)
     sentences = [s + "." for row in World(0).sft(500) for s in str(row["response"]).rstrip(".").split(". ")]
     made = []
@@ -72,7 +72,7 @@ def pairs(n: int) -> list[Edit]:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """The quickest of three."""
+    """Shortest time of three calls."""
     times = []
     for _ in range(3):
         began = time.perf_counter()
@@ -82,30 +82,30 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def chunks(edits: list[Edit]) -> list[list[Edit]]:
-    """As the stage takes them."""
+    """Split edits into chunks, as the stage does."""
     return [edits[i : i + diff.CHUNK] for i in range(0, len(edits), diff.CHUNK)]
 
 
 def each(parts: Sequence[Any], work: Callable[[Any], Any]) -> None:
-    """Do the work, keep nothing of it."""
+    """Call ``work`` on each part and discard the results."""
     for part in parts:
         work(part)
 
 
 def texts(edits: list[Edit]) -> list[str]:
-    """All that is tokenized."""
+    """All texts that are tokenized."""
     return [text for e in edits for text in (e.prompt, e.original, e.edited) if isinstance(text, str)]
 
 
 def sides(edits: list[Edit], tokenizer: Tokenizer) -> tuple[list[str], list[str], Tokens, Tokens]:
-    """Both sides and their tokens."""
+    """Originals, edited texts, and the tokens of both."""
     originals, editeds = [e.original for e in edits], [e.edited for e in edits]
     a, b = (tokenizer.tokens(some, tokenizer.encode(some)) for some in (originals, editeds))
     return originals, editeds, a, b
 
 
 def workers(edits: list[Edit], tokenizer: Tokenizer) -> float:
-    """Whole runs of the stage, start-up included, in one process and in two: how much faster two are."""
+    """Speed of the stage with two processes relative to one, over whole runs with start-up."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "edits.jsonl"
         source.write_text("".join(json.dumps(e.model_dump()) + "\n" for e in edits), encoding="utf-8")
@@ -115,19 +115,19 @@ def workers(edits: list[Edit], tokenizer: Tokenizer) -> float:
         for n in (1, 2):
             out = Path(folder) / f"by-{n}"
             config = DiffConfig(edits=str(source), tokenizer=str(saved), out=out, workers=n, quiet=True)
-            took.append(float(diff.run(config).seconds))
+            took.append(float(diff.run(config).manifest.seconds))
     print(f"\n{len(edits)} rows: one process {took[0]:.1f} s, two {took[1]:.1f} s: {took[0] / took[1]:.2f}×")
     return took[0] / took[1]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=2048)
-    parser.add_argument("--rows", type=int, default=40_000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--pairs", type=int, default=2048, help="pairs to label")
+    parser.add_argument("--rows", type=int, default=40_000, help="rows for the comparison of processes; 0: skip it")
+    parser.add_argument("--out", type=Path, help="result file")
     args = parser.parse_args()
-    ways: dict[str, dict[str, float]] = {}
+    ratios_by_alignment: dict[str, dict[str, float]] = {}
     edits = pairs(args.pairs)
     tokenizer = train_tiny((e.original for e in edits), 2000)
     parts = chunks(edits)
@@ -140,9 +140,9 @@ def main() -> None:
     called = (
         seconds(lambda: each(parts, lambda part: tokenizer.hf_tokenizer(texts(part), return_offsets_mapping=True))) / n
     )
-    print(f"{tokens:.0f} tokens a response; µs a pair: Levenshtein in plain Python {1e6 * slow:.0f},", end=" ")
-    print(f"the tokenizer alone {1e6 * alone:.0f}, called for offsets {1e6 * called:.0f}\n")
-    columns = ["all, µs", "of tokenizer", "called", "align and label, µs", "of plain Python"]
+    print(f"{tokens:.0f} tokens per response; µs per pair: Levenshtein in plain Python {1e6 * slow:.0f},", end=" ")
+    print(f"the tokenizer alone {1e6 * alone:.0f}, with offsets {1e6 * called:.0f}\n")
+    columns = ["all, µs", "of tokenizer", "offsets", "align and label, µs", "of plain Python"]
     print(f"{'':>20} | {columns[0]:>8} {columns[1]:>13} {columns[2]:>7} | {columns[3]:>20} {columns[4]:>16}")
     for unit in ("word", "token"):
         for align in ("blocks", "lcs", "levenshtein"):
@@ -162,7 +162,7 @@ def main() -> None:
                 "of_tokenizer_called": called / took,
                 "of_plain_python": slow / compared,
             }
-            ways[f"{unit}, {align}"] = {name: round(ratio, 2) for name, ratio in ratios.items()}
+            ratios_by_alignment[f"{unit}, {align}"] = {name: round(ratio, 2) for name, ratio in ratios.items()}
             print(
                 f"{unit + ', ' + align:>20} | {1e6 * took:>8.0f} {alone / took:>12.2f}× {called / took:>6.2f}×",
                 end=" | ",
@@ -172,7 +172,7 @@ def main() -> None:
         "command": "python bench/speed/diff.py",
         "tokalign": __version__,
         "tokens": round(tokens),
-        "ways": ways,
+        "ways": ratios_by_alignment,
     }
     if args.rows:
         result |= {"rows": args.rows, "two_workers": round(workers(pairs(args.rows), tokenizer), 2)}

@@ -1,6 +1,6 @@
-"""The annotation page's server: its live diff against the diff alone, and 10,000 rows against 10.
+"""Speed of the annotation page's server: its live diff relative to the diff alone, and 10,000 rows relative to 10.
 
-Requests come from this process over one connection, in turns with the diff called directly. Writes
+This process sends the requests over one connection, alternating with direct calls of the diff. Writes
 docs/results/human.json.
 
     python bench/speed/human.py [--words 2000] [--times 200]
@@ -30,7 +30,7 @@ PROGRAM = str(Path(sys.executable).parent / "tokalign")
 
 
 class Page:
-    """The command with so many rows, and a connection to it."""
+    """The running command with ``rows`` rows, the first of ``words`` words, and a connection to its server."""
 
     def __init__(self, folder: Path, rows: int, words: int) -> None:
         rng = random.Random(0)
@@ -54,13 +54,13 @@ class Page:
         self._connection = HTTPConnection(found[1])
         self._headers = {"cookie": f"tokalign-{found[1].split(':')[1]}={found[2]}", "origin": f"http://{found[1]}"}
 
-    def ask(self, method: str, path: str, body: Any = None) -> bytes:
-        """One request."""
+    def request(self, method: str, path: str, body: Any = None) -> bytes:
+        """Send one request. Returns the body of the response."""
         self._connection.request(method, path, json.dumps(body) if body is not None else None, self._headers)
-        answer = self._connection.getresponse()
-        said = answer.read()
-        assert answer.status == 200, said
-        return said
+        response = self._connection.getresponse()
+        content = response.read()
+        assert response.status == 200, content
+        return content
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -71,10 +71,10 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure in turns."""
+    """Measure alternately, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--words", type=int, default=2000)
-    parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--words", type=int, default=2000, help="words of the text for the live diff")
+    parser.add_argument("--times", type=int, default=200, help="number of requests of each kind")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         few, many = (Page(Path(temporary), rows, args.words) for rows in (10, 10_000))
@@ -83,7 +83,7 @@ def main() -> None:
         for k in range(args.times):
             place = 1 + (k * 37) % (len(words) - 1)
             text = " ".join([*words[:place], "changed", *words[place + 1 :]])
-            live.append(seconds(lambda text=text: few.ask("POST", "/api/diff", {"at": 0, "text": text})))  # type: ignore[misc]
+            live.append(seconds(lambda text=text: few.request("POST", "/api/diff", {"at": 0, "text": text})))  # type: ignore[misc]
             pure.append(
                 seconds(lambda text=text: diff.compare_words(split([few.text]), split([text]), diff.AlignOptions()))  # type: ignore[misc]
             )
@@ -91,7 +91,7 @@ def main() -> None:
         for k in range(args.times):
             for name, page in (("few", few), ("many", many)):
                 path = "/" if k % 3 == 0 else f"/api/row?client=x&at={1 + k % 9}" if k % 3 == 1 else "/api/row?client=x"
-                steps[name].append(seconds(lambda page=page, path=path: page.ask("GET", path)))  # type: ignore[misc]
+                steps[name].append(seconds(lambda page=page, path=path: page.request("GET", path)))  # type: ignore[misc]
         for page in (few, many):
             page.process.kill()
     typical = {name: statistics.median(found) for name, found in (("live", live), ("pure", pure), *steps.items())}

@@ -1,4 +1,4 @@
-"""Peak memory of the stages that stream, on few rows and on ten times as many. Prints the ratios.
+"""Peak memory of the streaming stages on few rows and on ten times as many. Prints the ratios.
 
 python bench/speed/memory.py [--rows 3000]
 """
@@ -14,7 +14,7 @@ PROGRAM = str(Path(sys.executable).parent / "tokalign")
 
 
 def peak(folder: Path, command: str) -> int:
-    """Run a command; its peak resident memory, in MB."""
+    """Run a command. Returns its peak resident memory in MB."""
     process = subprocess.Popen([PROGRAM, *command.split(), "--quiet"], cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -25,7 +25,7 @@ def peak(folder: Path, command: str) -> int:
 def main() -> None:
     """Measure every stage at both sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=3000, help="number of rows of the smaller run")
     args = parser.parse_args()
     few, many = args.rows, 10 * args.rows
     world = "playground --out world --sft 200 --prompts 1 --heldout 1 --test 1"

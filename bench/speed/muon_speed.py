@@ -1,6 +1,6 @@
-"""A step of our Muon beside PyTorch's, for the matrices of the playground's model on the CPU.
+"""Time of a step of tokalign's Muon relative to PyTorch's, for the matrices of the playground's model on a CPU.
 
-The two take turns; medians are compared. Writes docs/results/muon_speed.json.
+The two alternate, and their medians are compared. Writes docs/results/muon_speed.json.
 
     python bench/speed/muon_speed.py [--steps 20]
 """
@@ -20,9 +20,9 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def main() -> None:
-    """Take turns, and compare medians."""
+    """Alternate the optimisers, compare the medians, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="steps of each optimiser")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -30,10 +30,10 @@ def main() -> None:
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes * 2]
     for p in params:
         p.grad = torch.randn_like(p)
-    ways = {"ours": Muon(params), "torch": torch.optim.Muon(params)}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    optimizers = {"ours": Muon(params), "torch": torch.optim.Muon(params)}
+    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     for step in range(args.steps + 2):
-        for name, optimizer in ways.items():
+        for name, optimizer in optimizers.items():
             began = time.perf_counter()
             optimizer.step()  # type: ignore[no-untyped-call]
             if step > 1:

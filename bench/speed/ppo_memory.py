@@ -1,9 +1,9 @@
-"""Peak memory of PPO: four models, a shared value head, adapters on one base. The command itself, random weights.
+"""Peak memory of ``train-ppo`` with four models, with a shared value head, and with adapters on one base model.
 
-Resident memory of the process, less that of one that has imported torch and does nothing; two steps of 4 responses
-of 256 tokens (192 of prompt, 64 sampled) on a Llama of some 60 million weights. The reward model was trained with
-``--lora``: where the policy is too, it is one more adapter on the same base. Freed memory is given back at once
-(glibc's ``MALLOC_MMAP_THRESHOLD_``), so that what is measured is what is held, not how the heap is cut up.
+Measures the peak resident memory of the command minus that of a process that only imports torch. Runs two steps with
+4 responses of 256 tokens (192 of the prompt, 64 sampled) and a Llama of about 60 million random weights. The reward
+model is trained with ``--lora``; if the policy is too, it is one more adapter on the same base model. glibc's
+``MALLOC_MMAP_THRESHOLD_`` returns freed memory at once, so that heap fragmentation is not measured.
 
     python bench/speed/ppo_memory.py [--out docs/results/ppo_memory.json]
 """
@@ -35,7 +35,7 @@ BATCH, PROMPT, NEW = 4, 192, 64
 
 
 def peak(command: list[str]) -> int:
-    """Run a command; its peak resident memory in bytes."""
+    """Run a command. Returns its peak resident memory in bytes."""
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"})
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -44,13 +44,13 @@ def peak(command: list[str]) -> int:
 
 
 def tokalign(out: Path, line: str) -> int:
-    """Run one of our commands; its peak."""
+    """Run a tokalign command. Returns its peak resident memory in bytes."""
     program = str(Path(sys.executable).parent / "tokalign")
     return peak([program, *line.split(), "--quiet", "--device", "cpu", "--out", str(out)])
 
 
 def prepare(folder: Path) -> int:
-    """Prompts, a policy and a reward model on it; returns the policy's size."""
+    """Make prompts, a policy and a reward model in ``folder``. Returns the policy's number of weights."""
     tokenizer = train_tiny(["one two three four five six seven"] * 10, 400)
     torch.manual_seed(0)
     shape = {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "num_attention_heads": 10}
@@ -71,9 +71,9 @@ def prepare(folder: Path) -> int:
 
 
 def main() -> None:
-    """Measure all, print and write the shares."""
+    """Measure all layouts, print and write the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="result file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,8 +1,8 @@
-"""A whole step of PPO against TRL's PPOTrainer, and the built-in sampler against ``generate``: time, same work.
+"""Time of a PPO step relative to TRL's PPOTrainer, and of the built-in sampler relative to ``generate``.
 
-Same policy, reward model (one score a response), prompts, batch, epochs, minibatches and longest response; both sides
-sample at temperature 1. TRL 1.10.0 still has PPO (1.13 does not): it is needed on the path, without what it needs
-beside transformers.
+Both sides use the same policy, reward model (one score per response), prompts, batch size, epochs, minibatches and
+maximum response length, and sample at temperature 1. Needs TRL 1.10.0 (PPO was removed in 1.13) on the path, without
+its dependencies.
 
     pip install --no-deps --target trl trl==1.10.0
     PYTHONPATH=trl OMP_NUM_THREADS=2 python bench/speed/ppo_speed.py PROMPTS POLICY REWARD_MODEL [--out FILE]
@@ -37,13 +37,13 @@ from tokalign.ppo.trainer import Learner
 
 BATCH, EPOCHS, MINIBATCHES, LONGEST = 64, 2, 2, 96
 MICRO = (8, 16, 32)
-"""Responses in a forward pass that TRL is tried with; the fastest counts."""
+"""Responses per forward pass that are tried for TRL; the fastest is used."""
 PARTS = ("rollout", "scoring", "update")
 Steps = list[dict[str, float]]
 
 
 def ours(args: argparse.Namespace, prompts: list[PromptItem], steps: int, value_model: str) -> Steps:
-    """Seconds of each step of ours, by part."""
+    """Seconds of each step of tokalign, by part."""
     options = PpoOptions(
         granularity="sequence", batch_size=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, max_new_tokens=LONGEST,
         lr=1e-6, value_lr=1e-6, value_model=value_model,  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def ours(args: argparse.Namespace, prompts: list[PromptItem], steps: int, value_
 
 
 def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micro: int) -> Steps:
-    """Seconds of each step of TRL, by part, with ``micro`` responses in a forward pass."""
+    """Seconds of each step of TRL, by part, with ``micro`` responses per forward pass."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
@@ -107,8 +107,8 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
         start = time.perf_counter()
         found = draw(*a, **k)
         drawn.append((start, time.perf_counter()))
-        answers = found[0][:, a[1].shape[1] :]
-        lengths.append(float((answers != tokenizer.pad_token_id).sum()))
+        responses = found[0][:, a[1].shape[1] :]
+        lengths.append(float((responses != tokenizer.pad_token_id).sum()))
         return found
 
     def entered(*a: Any, **k: Any) -> Any:
@@ -130,7 +130,7 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
 
 
 def samplers(args: argparse.Namespace, prompts: list[PromptItem]) -> dict[str, float]:
-    """Seconds of one batch by the built-in sampler and by ``generate``."""
+    """Seconds to sample one batch with the built-in sampler and with ``generate``."""
     tokenizer, policy = Tokenizer.load(args.policy), loading.load_policy(args.policy)
     ids = [a.ids for a in prompts[:BATCH]]
     found = {}
@@ -142,21 +142,21 @@ def samplers(args: argparse.Namespace, prompts: list[PromptItem]) -> dict[str, f
 
 
 def main() -> None:
-    """Take turns, print the medians and the ratios."""
+    """Alternate the sides, print the medians and the ratios, and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts")
     parser.add_argument("policy")
-    parser.add_argument("reward_model")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("reward_model", help="a sequence-level reward model")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each side")
+    parser.add_argument("--steps", type=int, default=4, help="steps per run; the first is not counted")
+    parser.add_argument("--out", type=Path, help="result file")
     args = parser.parse_args()
     tokenizer = Tokenizer.load(args.policy)
     rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
     prompts = [PromptItem(p, ids) for p, ids in zip(rows, tokenizer.prompts(rows), strict=True)]
     tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
     micro = min(tried, key=lambda m: tried[m])
-    print(f"TRL is fastest with {micro} responses in a forward pass: {tried}")
+    print(f"TRL is fastest with {micro} responses per forward pass: {tried}")
     sides: dict[str, Callable[[], Steps]] = {
         "trl": lambda: theirs(args, prompts, args.steps, micro),
         "separate": lambda: ours(args, prompts, args.steps, "separate"),
@@ -166,7 +166,7 @@ def main() -> None:
     draws: list[dict[str, float]] = []
     for _ in range(args.rounds):
         for name, side in sides.items():
-            steps[name] += side()[1:]  # the first warms up
+            steps[name] += side()[1:]  # the first step is a warm-up
             gc.collect()
         draws.append(samplers(args, prompts))
     median = {
@@ -175,7 +175,7 @@ def main() -> None:
     }
     for name, m in median.items():
         parts = "  ".join(f"{part} {m[part]:.2f}" for part in PARTS)
-        print(f"{name:<9} {m['whole']:.2f} s a step  {parts}  ({m['tokens'] / BATCH:.0f} tokens a response)")
+        print(f"{name:<9} {m['whole']:.2f} s per step  {parts}  ({m['tokens'] / BATCH:.0f} tokens per response)")
     ratios = {
         name: round(
             statistics.median(t["whole"] / o["whole"] for t, o in zip(steps["trl"], steps[name], strict=True)), 2
@@ -183,8 +183,9 @@ def main() -> None:
         for name in ("separate", "shared")
     }
     ratios["sampler"] = round(statistics.median(d["generate"] / d["builtin"] for d in draws[1:]), 2)
-    print(f"TRL 1.10.0 takes {ratios['separate']} times as long as separate, {ratios['shared']} times as shared;")
-    print(f"generate of transformers {ratios['sampler']} times as long as the built-in sampler")
+    print(f"TRL 1.10.0 takes {ratios['separate']} times as long as --value-model separate,")
+    print(f"{ratios['shared']} times as long as --value-model shared;")
+    print(f"generate of transformers takes {ratios['sampler']} times as long as the built-in sampler")
     if args.out:
         result = {"command": "python bench/speed/ppo_speed.py PROMPTS POLICY REWARD_MODEL", "tokalign": __version__}
         threads = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "batch": BATCH, "trl_microbatch": micro}

@@ -1,7 +1,7 @@
-"""Training speed of reward models against TRL's RewardTrainer: same model, pairs, batch and steps, in one run.
+"""Training speed of reward models relative to TRL's RewardTrainer, with the same model, pairs, batch size and steps.
 
-Pairs of QA-Feedback (correction over answer, the question as prompt), whose lengths vary as they do. Tokens a second,
-padding not counted. TRL is wanted here alone: ``pip install trl==1.16.0``.
+Uses pairs of QA-Feedback (correction over answer, with the question as the prompt). Measures tokens per second,
+without padding. Only this benchmark needs TRL: ``pip install trl==1.16.0``.
 
     python bench/speed/reward_speed.py qa_feedback.json MODEL [--epochs 2] [--batch 16] [--out FILE.json]
 """
@@ -34,7 +34,7 @@ from tokalign.training.supervised import fit
 
 
 def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Tokenizer]:
-    """Training examples of the token and the sequence level, made as the stages make them."""
+    """Token-level and sequence-level training examples, made with the stages ``edit`` and ``diff``; the tokenizer."""
     edits, labels = folder / "edits", folder / "labels"
     edit.run(EditConfig(source=data, format="qa-feedback", editor="recorded", passages=False, out=edits, quiet=True))
     diff.run(DiffConfig(edits=str(edits), tokenizer=model, out=labels, quiet=True))
@@ -44,7 +44,7 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
         for r in token_labels.read_labels(open_artifact(labels))
         if len(r.prompt_ids) + max(len(r.original_ids), len(r.edited_ids)) <= 512
     ]
-    none = [np.empty(0, dtype=np.int32)] * len(rows)  # of edited pairs the chosen response is no part
+    none = [np.empty(0, dtype=np.int32)] * len(rows)  # pairs="edited" does not use the chosen response
     levels = [
         training_examples.examples_of(rows, none, RewardModelOptions(level=level, pairs="edited"))
         for level in ("token", "sequence")
@@ -55,7 +55,7 @@ def examples_of(data: str, model: str, folder: Path) -> tuple[list[dict[str, Any
 def ours(
     model: str, level: Any, examples: list[dict[str, Any]], tokenizer: Tokenizer, epochs: int, batch: int
 ) -> float:
-    """Seconds of our training."""
+    """Seconds of training with tokalign."""
     new = loading.new_token_model if level == "token" else loading.new_sequence_model
     loaded, device = new(model), torch.device("cpu")
     lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
@@ -73,7 +73,7 @@ def ours(
 
 
 def theirs(model: str, examples: list[dict[str, Any]], tokenizer: Tokenizer, epochs: int, batch: int) -> float:
-    """Seconds of TRL's."""
+    """Seconds of training with TRL."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer  # type: ignore[import-not-found, unused-ignore]
 
@@ -98,13 +98,13 @@ def theirs(model: str, examples: list[dict[str, Any]], tokenizer: Tokenizer, epo
 
 
 def main() -> None:
-    """Measure in turns, twice, and print the best of each."""
+    """Measure all sides twice, alternating; print and write the best speed of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data")
+    parser.add_argument("data", help="development file of QA-Feedback")
     parser.add_argument("model")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--batch", type=int, default=16, help="batch size")
+    parser.add_argument("--out", type=Path, help="result file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         token, sequence, tokenizer = examples_of(args.data, args.model, Path(folder))
@@ -128,11 +128,12 @@ def main() -> None:
         "sequence_over_trl": speed["ours, sequence"] / speed["TRL, sequence"],
         "token_over_sequence": speed["ours, token"] / speed["ours, sequence"],
     }
-    print(f"{len(sequence)} pairs, batches of {args.batch}")
+    print(f"{len(sequence)} pairs, batch size {args.batch}")
     for name, value in speed.items():
         print(f"{name:<16} {value:8.0f} tokens/s")
     print(
-        f"ours over TRL's {ratios['sequence_over_trl']:.2f}×; token over sequence {ratios['token_over_sequence']:.2f}×"
+        f"sequence level relative to TRL {ratios['sequence_over_trl']:.2f}×; "
+        f"token level relative to sequence level {ratios['token_over_sequence']:.2f}×"
     )
     if args.out:
         found = {name: round(value, 2) for name, value in ratios.items()}

@@ -1,4 +1,4 @@
-"""Fine-grained alignment of language models: edits, token labels, token rewards, token-level PPO.
+"""Train language models with token-level rewards: minimal edits, token labels, reward models, PPO.
 
 >>> import tokalign as ta
 >>> labels = ta.label("The cat sat.", "The dog sat.", tokenizer=tokenizer)
@@ -6,7 +6,7 @@
 >>> ta.edit("pairs.jsonl", out="edits", editor="claude", model="claude-haiku-4-5", max_cost=5)
 >>> ta.read("edits")
 
-Every command is a function. See docs/library.md.
+Every command of the command line is also a function. See docs/library.md.
 """
 
 from typing import Any
@@ -25,17 +25,17 @@ __all__ = ["__version__", *_COMMANDS, *_ELSEWHERE]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    """What is asked for is imported then: ``import tokalign`` costs nothing."""
+    """Import a public name when it is first used. This keeps ``import tokalign`` fast."""
     import importlib
 
     if name in _COMMANDS:
-        found: Any = importlib.import_module("tokalign.api.commands").function(name)
+        value: Any = importlib.import_module("tokalign.api.commands").function(name)
     elif name in _ELSEWHERE:
-        found = getattr(importlib.import_module(f"tokalign.api.{_ELSEWHERE[name]}"), name)
+        value = getattr(importlib.import_module(f"tokalign.api.{_ELSEWHERE[name]}"), name)
     else:
         raise AttributeError(f"module 'tokalign' has no attribute {name!r}")
-    globals()[name] = found
-    return found
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

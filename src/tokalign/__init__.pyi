@@ -1,7 +1,7 @@
 """Made by bench/docs/stub.py from the options of the commands."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokalign.api.labels import Labels as Labels
 from tokalign.api.labels import Side as Side
@@ -10,6 +10,7 @@ from tokalign.api.reading import read as read
 from tokalign.api.scoring import RewardModel as RewardModel
 from tokalign.api.scoring import ScoredResponse as ScoredResponse
 from tokalign.api.scoring import ScoredToken as ScoredToken
+from tokalign.artifacts.result import StageResult
 
 __version__: str
 __all__: list[str]
@@ -70,8 +71,8 @@ def edit(
     annotator: str = "",
     open: bool = True,
     re_ask: bool = True,
-) -> Any:
-    """Edit the less preferred response of each pair as little as possible, so that it becomes the better one."""
+) -> StageResult:
+    """Improve the less preferred response of each pair with a minimal edit, by Claude, a person or rules."""
 
 def diff(
     edits: str | Path,
@@ -119,8 +120,8 @@ def diff(
     omissions: bool = False,
     max_length: int = 2048,
     workers: int = 0,
-) -> Any:
-    """Label every token of original and edited: bad, neutral or good."""
+) -> StageResult:
+    """Label every token of the original and the edited responses as bad, neutral or good."""
 
 def train_sft(
     data: str | Path,
@@ -180,8 +181,8 @@ def train_sft(
     lora_alpha: int = 32,
     gradient_checkpointing: bool = False,
     vocab: int = 4096,
-) -> Any:
-    """Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits)."""
+) -> StageResult:
+    """Fine-tune a policy on prompts with responses, or on edited responses: the starting point of PPO."""
 
 def train_rm(
     labels: str | Path,
@@ -252,8 +253,8 @@ def train_rm(
     heldout: float = 0.1,
     patience: int = 0,
     eval_every: int = 0,
-) -> Any:
-    """Train a reward model: one that judges every token, or the classical one that scores the whole."""
+) -> StageResult:
+    """Train a reward model that rewards every token, or one that gives a single score per response."""
 
 def generate(
     prompts: str | Path | None = None,
@@ -303,8 +304,8 @@ def generate(
     n: int = 1,
     reward_model: str | Path | None = None,
     batch_size: int = 64,
-) -> Any:
-    """Sample responses from a policy."""
+) -> StageResult:
+    """Sample responses from a policy, or the best of n."""
 
 def score(
     responses: str | Path,
@@ -352,8 +353,8 @@ def score(
     batch_size: int = 32,
     max_length: int = 2048,
     cut_prompts: bool = False,
-) -> Any:
-    """Reward every token of any response."""
+) -> StageResult:
+    """Compute the reward of every token of a response."""
 
 def train_ppo(
     prompts: str | Path,
@@ -439,8 +440,8 @@ def train_ppo(
     save_every: int = 10,
     sample_every: int = 10,
     report_to: Literal["none", "tensorboard", "wandb"] = "none",
-) -> Any:
-    """Train a policy by PPO, with a reward at every token or one at the end."""
+) -> StageResult:
+    """Train a policy with PPO, with a reward at every token or one at the end of the response."""
 
 def eval_winrate(
     *,
@@ -512,8 +513,8 @@ def eval_winrate(
     length_control: Literal["none", "minimal", "alpaca-eval"] = "minimal",
     difficulty: str | Path | None = None,
     table_format: Literal["terminal", "markdown", "csv", "latex"] = "terminal",
-) -> Any:
-    """How often a judge prefers each candidate to the reference."""
+) -> StageResult:
+    """Measure how often a judge prefers the responses of each candidate to those of the reference."""
 
 def export(
     source: str | Path,
@@ -550,8 +551,8 @@ def export(
     split: str | Path = "train",
     passages: bool = True,
     strict: bool = False,
-) -> Any:
-    """Write edits, preferences or responses in another tool's layout."""
+) -> StageResult:
+    """Export edits, preferences or responses to a file in another tool's layout."""
 
 def make_playground(
     *,
@@ -569,18 +570,18 @@ def make_playground(
     heldout: int = 256,
     test: int = 1024,
     loose: float = 0.0,
-) -> Any:
-    """Make the offline world: preferences, sft data and three sets of prompts that never overlap."""
+) -> StageResult:
+    """Generate the playground: synthetic preferences, SFT data, and disjoint training, held-out and test prompts."""
 
 def make_report(
     folders: list[str | Path] | str | Path,
     *,
     out: str | Path,
     only: list[str] | str = [],
-    title: str = "What tokalign did",
+    title: str = "tokalign report",
     examples: int = 4,
     fresh: bool = False,
     json: bool = False,
     quiet: bool = True,
-) -> Any:
-    """Write one page of all that was made: labels, rewards, curves, win rates."""
+) -> StageResult:
+    """Write one HTML page with all artifacts below a folder: labels, rewards, training curves, win rates."""

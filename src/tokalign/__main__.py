@@ -1,4 +1,4 @@
-"""``python -m tokalign``."""
+"""Entry point of ``python -m tokalign``."""
 
 from tokalign.cli import main
 

@@ -1,8 +1,8 @@
-"""The command line: parse → config → stage → what was written. No logic lives here.
+"""The command line: parse the options, run the stage, print a summary. It contains no logic of the stages.
 
-A command is made from a config dataclass: its fields become arguments and options, their ``about`` the help.
-A value comes from the flag, else ``TOKALIGN_<COMMAND>_<OPTION>``, else ``TOKALIGN_<OPTION>``, else the
-``[command]`` table of ``--config FILE.toml``, else the default.
+A command is built from its options dataclass: each field becomes an argument or an option, with ``about`` as help.
+An option takes the first value found in this order: the flag, ``TOKALIGN_<COMMAND>_<OPTION>``, ``TOKALIGN_<OPTION>``,
+the table ``[command]`` of ``--config FILE.toml``, the default.
 """
 
 import difflib
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 UNRESOLVED = 3
-"""Exit code of a run that finished with rows that failed, or with nothing that can be used."""
+"""Exit code of a run that finished with failed rows or without any usable edit."""
 
 
 class Grouped(TyperCommand):
-    """A command whose help shows its options under headings."""
+    """A command whose help groups its options under headings."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The options, by panel, in the order of the panels; required ones come first in each."""
+        """Write the options under their headings, required options first."""
         from tokalign.config.panels import PANELS
 
         by_panel: dict[str, list[tuple[str, str]]] = {}
@@ -48,26 +48,30 @@ class Grouped(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """Builds a command only when it is asked for, so that ``--help`` is instant."""
+    """The group of all commands. Builds a command only when it is requested, so that ``--help`` is fast."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """A command by its name; of one that there is not, the likeliest that was meant is named."""
+        """Find a command by name.
+
+        Raises:
+            UsageError: there is no such command; the remedy suggests the most similar name.
+        """
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            alike = difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)
-            meant = f"did you mean {alike[0]!r}?" if alike else "see tokalign --help"
-            raise UsageError(f"no such command: {args[0]!r}", remedy=meant)
+            similar = difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)
+            remedy = f"did you mean {similar[0]!r}?" if similar else "see tokalign --help"
+            raise UsageError(f"no such command: {args[0]!r}", remedy=remedy)
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Their names, in the order of the pipeline."""
+        """Return the names of all commands, in the order of the pipeline."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One command, with all its options."""
+        """Build a command with all its options; None if there is no such command."""
         return _build(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list that help shows."""
+        """Write the list of commands for the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.about) for name, command in COMMANDS.items()])
 
@@ -75,7 +79,8 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="tokalign",
     cls=Commands,
-    help="Fine-grained alignment: minimal edits → token labels → token rewards → PPO at every token → win rate.",
+    help="Train language models with token-level rewards: minimal edits → token labels → reward model → PPO → win "
+    "rates.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -89,7 +94,7 @@ def _signature(command: str, options: "type[Options]") -> inspect.Signature:
 
     hints = get_type_hints(options)
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    # Required options first, then the rest in the order in which they are declared.
+    # Required options first, then the others in order of declaration.
     for f in sorted(fields(options), key=lambda f: not is_required(f)):
         names = [f"TOKALIGN_{command}_{f.name}", f"TOKALIGN_{f.name}"]
         envvar = [name.upper().replace("-", "_") for name in names] if f.metadata["env"] else None
@@ -108,7 +113,7 @@ def _signature(command: str, options: "type[Options]") -> inspect.Signature:
         )
     option = typer.Option(
         "--config",
-        help="TOML file with a table per command",
+        help="TOML file of options, with a table per command",
         envvar="TOKALIGN_CONFIG",
         show_envvar=False,
         is_eager=True,
@@ -124,7 +129,7 @@ def _signature(command: str, options: "type[Options]") -> inspect.Signature:
 
 
 def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Make a TOML table the defaults of its command. Unknown tables and keys are errors."""
+    """Read the command's table of a TOML file as its defaults. Unknown tables and keys are errors."""
     if path is None:
         return None
     import tomllib
@@ -132,18 +137,18 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not TOML: {e}") from e
+        raise UsageError(f"{path} is not valid TOML: {e}") from e
     for table, values in tables.items():
         if table not in COMMANDS or not isinstance(values, dict):
-            raise UsageError(f"{path}: unknown table [{table}]", remedy=f"tables are {', '.join(COMMANDS)}")
+            raise UsageError(f"{path}: unknown table [{table}]", remedy=f"use one of {', '.join(COMMANDS)}")
         known = {f.name.replace("_", "-") for f in fields(COMMANDS[table].load_options())}
         for key in values:
             if key not in known:
                 raise UsageError(f"{path}: unknown key {key!r} in [{table}]", remedy=f"see tokalign {table} --help")
-    mine = {key.replace("-", "_"): value for key, value in tables.get(ctx.info_name or "", {}).items()}
-    hints = get_type_hints(COMMANDS[ctx.info_name].load_options()) if mine and ctx.info_name else {}
-    several = {key for key in mine if get_origin(hints[key]) is list}  # one value is a list of one
-    ctx.default_map = {k: [v] if k in several and not isinstance(v, list) else v for k, v in mine.items()}
+    defaults = {key.replace("-", "_"): value for key, value in tables.get(ctx.info_name or "", {}).items()}
+    hints = get_type_hints(COMMANDS[ctx.info_name].load_options()) if defaults and ctx.info_name else {}
+    lists = {key for key in defaults if get_origin(hints[key]) is list}  # a single value stands for a list of one
+    ctx.default_map = {k: [v] if k in lists and not isinstance(v, list) else v for k, v in defaults.items()}
     return path
 
 
@@ -159,20 +164,19 @@ def _build(name: str, command: Command) -> Any:
             sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
         with invocation.of(["tokalign", *sys.argv[1:]]):
             result = importlib.import_module(command.module).run(config)
-        if result is not None:  # nothing to look at, or another process tells of it
-            importlib.import_module("tokalign.report.summary").written(config, result)
-        if getattr(result, "unresolved", False):
+        importlib.import_module("tokalign.report.summary").written(config, result)
+        if result.unresolved:
             raise typer.Exit(UNRESOLVED)
 
     body.__signature__ = _signature(name, options)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}  # type: ignore[attr-defined]
-    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(name, cls=Grouped, help=command.about)(body)
-    return typer.main.get_command(alone)
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(name, cls=Grouped, help=command.about)(body)
+    return typer.main.get_command(single)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"tokalign {__version__}")
         raise typer.Exit
 
@@ -180,38 +184,39 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Entry point: run a command; errors become one line of what and one of what to do."""
+    """Run the command line and exit. An error prints one line with the problem and one with the remedy."""
     signals.listen()
-    sys.exit(_guarded(app))
+    sys.exit(_exit_code(app))
 
 
-def _guarded(command: Callable[[], Any]) -> int:
+def _exit_code(command: Callable[[], Any]) -> int:
+    """Run a command, print its error if it fails, and return the exit code."""
     try:
         command()
     except TokalignError as e:
-        _complain(e)
+        _print_error(e)
         return e.exit_code
-    except OSError as e:  # a full disk, a path that may not be read
-        _complain(TokalignError(str(e)))
+    except OSError as e:  # such as a full disk or a missing permission
+        _print_error(TokalignError(str(e)))
         return 1
     except Exception as e:
-        if "os error" not in str(e):  # how libraries written in Rust tell of a full disk
+        if "os error" not in str(e):  # libraries written in Rust report a full disk like this
             raise
-        _complain(TokalignError(str(e)))
+        _print_error(TokalignError(str(e)))
         return 1
-    except SystemExit as e:  # how Typer ends a command
+    except SystemExit as e:  # Typer ends every command with SystemExit
         return e.code if isinstance(e.code, int) else 1
     return 0
 
 
-def _complain(error: TokalignError) -> None:
+def _print_error(error: TokalignError) -> None:
     from tokalign.report.text import safe
 
     typer.echo(f"tokalign: {safe(str(error))}", err=True)

@@ -1,23 +1,28 @@
-"""Every error a user can meet, each with the exit code of the command that meets it.
+"""Errors shown to the user, with the exit code of the command.
 
 ::
 
-    TokalignError            1  something went wrong
-    ├── UsageError           2  the command asks for something that cannot be
+    TokalignError            1  unexpected failure, such as a full disk
+    ├── UsageError           2  invalid or conflicting options
     │   └── ConflictError    2  the output folder holds another run
-    ├── InputError           5  bad input: file:line, field, value, remedy
-    │   └── KindError        5  an artifact of the wrong kind
-    ├── BudgetError          4  the cap on spending is reached; what was paid for is kept
-    ├── LockedError          6  another process writes this folder
-    ├── ServiceError         7  the service, or the credentials for it
-    └── StoppedError   130/143  SIGINT or SIGTERM; what was done is kept
+    ├── InputError           5  bad input: place (file:line), field, value and remedy
+    │   └── KindError        5  wrong kind of artifact
+    ├── BudgetError          4  budget reached; paid answers are kept
+    ├── LockedError          6  another process is writing this folder
+    ├── ServiceError         7  the API rejected the request: key, permission, credit or model name
+    └── StoppedError   130/143  SIGINT or SIGTERM; finished work is kept
 
-Other codes: 0 done · 3 finished, with rows that failed or edits of which none can be used.
+Other exit codes: 0 success · 3 finished, but rows failed or no edit is usable.
 """
 
 
 class TokalignError(Exception):
-    """Base of all errors meant for the user: one line of what, one line of what to do."""
+    """Base class of all errors shown to the user.
+
+    Args:
+        message: what is wrong, in one line.
+        remedy: what the user can do about it, in one line; "" if unknown.
+    """
 
     exit_code = 1
 
@@ -27,23 +32,23 @@ class TokalignError(Exception):
 
 
 class UsageError(TokalignError):
-    """The command line or configuration asks for something that cannot be."""
+    """An option has an invalid value, or options conflict."""
 
     exit_code = 2
 
 
 class ConflictError(UsageError):
-    """The output folder holds a run with other inputs or settings."""
+    """The output folder holds a run with other inputs or other settings."""
 
 
 class InputError(TokalignError):
-    """Bad input.
+    """The input is invalid.
 
     Args:
-        message: what is wrong, with the offending value.
-        where: ``file:line`` (lines from 1) or the artifact, if known.
-        field: the column at fault, if one is.
-        value: what stands there, where the message is to be the same for many.
+        message: what is wrong; also kept as ``reason``, by which skipped rows are counted.
+        where: ``file:line`` (first line 1) or the path of the artifact; "" if unknown.
+        field: name of the invalid column; "" if unknown.
+        value: the offending value, added to the text but not to ``reason``, so that equal problems count together.
         remedy: what the user can do about it.
     """
 
@@ -52,41 +57,45 @@ class InputError(TokalignError):
     def __init__(self, message: str, *, where: str = "", field: str = "", value: str = "", remedy: str = "") -> None:
         self.where, self.field, self.reason = where, field, message
         place = ": ".join(p for p in (where, f"field {field!r}" if field else "") if p)
-        whole = f"{message}: {value}" if value else message
-        super().__init__(f"{place}: {whole}" if place else whole, remedy=remedy)
+        problem = f"{message}: {value}" if value else message
+        super().__init__(f"{place}: {problem}" if place else problem, remedy=remedy)
 
 
 class KindError(InputError):
-    """An artifact of another kind than the command takes."""
+    """The command does not accept this kind of artifact."""
 
 
 class BudgetError(TokalignError):
-    """The next paid call could cost more than the cap on spending leaves."""
+    """The next API call could exceed the budget (``--max-cost``)."""
 
     exit_code = 4
 
 
 class ServiceError(TokalignError):
-    """A service refuses to work for us: a key, a right, money, a name."""
+    """The API rejected the request (key, permission, credit or model name) or cannot be used."""
 
     exit_code = 7
 
 
 class LockedError(TokalignError):
-    """Another process is writing the same folder."""
+    """Another process is writing to the same folder."""
 
     exit_code = 6
 
 
 class StoppedError(TokalignError):
-    """The user, or the system, asked for the end."""
+    """The command was interrupted by a signal.
+
+    Args:
+        signal: number of the signal; the exit code is 128 plus this number.
+    """
 
     def __init__(self, signal: int) -> None:
-        super().__init__("interrupted", remedy="run the same command again to go on")
+        super().__init__("interrupted", remedy="run the same command again to resume")
         self.exit_code = 128 + signal
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line."""
-    said = str(error).strip().splitlines()
-    return said[0][:300] if said else "no reason is given"
+    """Return the first line of an error's message, at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no reason is given"

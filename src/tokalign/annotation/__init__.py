@@ -1,1 +1,1 @@
-"""A person as the editor: a page on this machine, and what it needs. Nothing here is fetched from anywhere."""
+"""Annotation page: a local web page on which a person edits responses. It loads nothing from other hosts."""

@@ -1,9 +1,9 @@
-"""Who is let through to the page: its own session, and nobody else.
+"""Access control of the annotation page.
 
-The secret comes in the address that is printed; a browser that we start gets one that lets in a single time, for
-others can read its arguments. Either becomes a cookie that scripts cannot read, named by the port, for browsers send
-cookies to every port of a host. Every request must name this host, and what changes anything must come from the page
-itself.
+The printed address contains the session's secret. A browser that the command starts gets a one-time token instead,
+because other users can read its command line. Both are exchanged for an HttpOnly cookie. Its name contains the port,
+because browsers send cookies to all ports of a host. Every request must have this host, and POST requests must also
+have the page's origin.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 BYTES = 2_000_000
-"""Of a request at most."""
+"""Maximum size of a request body."""
 _POLICY = "; ".join(
     (
         "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src data:",
@@ -27,30 +27,36 @@ HEADERS = {
 
 
 class Guard:
-    """Lets through what comes from this session's page, and nothing else."""
+    """ASGI middleware that only passes on requests of this session's page.
+
+    Args:
+        app: application.
+        secret: value of the session's cookie.
+        host: required ``Host`` header, with the port.
+    """
 
     def __init__(self, app: ASGIApp, secret: str, host: str) -> None:
         self.app, self.secret, self.host = app, secret, host
         self.cookie = cookie_of(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, then pass on."""
+        """Check a request, then pass it on or refuse it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = Request(scope)
         problem = self._problem(request)
-        answer: ASGIApp = Response(problem[1], problem[0], HEADERS) if problem else self.app
-        await answer(scope, receive, send)
+        app: ASGIApp = Response(problem[1], problem[0], HEADERS) if problem else self.app
+        await app(scope, receive, send)
 
     def _problem(self, request: Request) -> tuple[int, str] | None:
         if request.headers.get("host") != self.host:
-            return 421, "not the host of this page"
+            return 421, "wrong host"
         origin = request.headers.get("origin")
         if origin not in (None, f"http://{self.host}") or (request.method == "POST" and origin is None):
-            return 403, "not from this page"
+            return 403, "wrong origin"
         length = request.headers.get("content-length") or "0"
         if not length.isdecimal() or len(length) > 9 or int(length) > BYTES or "transfer-encoding" in request.headers:
-            return 413, "too large"
+            return 413, "request too large"
         if request.url.path == "/open":
             return None
         if not equal(request.cookies.get(self.cookie, ""), self.secret):
@@ -59,10 +65,10 @@ class Guard:
 
 
 def cookie_of(host: str) -> str:
-    """The name of the cookie of a page."""
+    """Return the name of the session's cookie for a host with a port."""
     return f"tokalign-{host.rpartition(':')[2]}"
 
 
-def equal(given: str, secret: str) -> bool:
-    """Whether a secret was given, in a time that does not tell how much of it."""
-    return secrets.compare_digest(given.encode(errors="surrogatepass"), secret.encode())
+def equal(value: str, secret: str) -> bool:
+    """Compare a value with a secret in constant time."""
+    return secrets.compare_digest(value.encode(errors="surrogatepass"), secret.encode())

@@ -1,4 +1,4 @@
-"""The page's server: loopback only; who is let through is for :mod:`tokalign.annotation.security` to say."""
+"""HTTP server of the annotation page, on the loopback interface. Access: :mod:`tokalign.annotation.security`."""
 
 import json
 import secrets
@@ -30,22 +30,22 @@ from tokalign.errors import UsageError
 from tokalign.runtime import signals
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
-_COMPARED = 100_000
-"""Characters of two texts, together, that are compared while someone writes."""
-_WORDS = 20_000
-"""Their words."""
+_MAX_CHARACTERS = 100_000
+"""Total length of two texts up to which the live diff compares them."""
+_MAX_WORDS = 20_000
+"""Total number of words of two texts up to which the live diff compares them."""
 
 
 class Pages:
-    """The routes.
+    """Routes of the annotation page.
 
     Args:
-        store: the rows and what was decided.
-        secret: what lets in, in the address that is printed.
-        min_similarity: what keeps less of the words is warned of.
+        store: rows and decisions.
+        secret: secret of the session, in the printed address.
+        min_similarity: share of kept words below which an edit gets a warning.
         saved: called after each decision.
-        finish: called when the person says that all is done.
-        once: what lets in a single time, in the address that a browser is started with: others can read that.
+        finish: called when the annotator finishes.
+        once: one-time token, in the address that the command opens in a browser; "": none.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pages:
         self._saved, self._finish, self._once = saved, finish, once
 
     def routes(self) -> list[Route]:
-        """Where each is."""
+        """Return all routes."""
         return [
             Route("/open", self.open),
             Route("/", self.page),
@@ -75,46 +75,46 @@ class Pages:
         ]
 
     async def open(self, request: Request) -> Response:
-        """Turn the secret of the address, or what stands for it a single time, into a cookie."""
-        said = request.query_params
-        if not equal(said.get("key", ""), self.secret) and not self._first(said.get("once", "")):
+        """Exchange the secret, or the one-time token, for the cookie."""
+        query = request.query_params
+        if not equal(query.get("key", ""), self.secret) and not self._use_token(query.get("once", "")):
             return Response("open the address that the command printed", 403, HEADERS)
-        answer = RedirectResponse("/", 303, HEADERS)
-        # Lax, not strict: a click on the address in a page of another site (a terminal in a browser) is a way in too.
-        answer.set_cookie(cookie_of(request.headers["host"]), self.secret, httponly=True, samesite="lax", path="/")
-        return answer
+        response = RedirectResponse("/", 303, HEADERS)
+        # Lax, not strict: the address may be opened from another site, such as a terminal in a browser.
+        response.set_cookie(cookie_of(request.headers["host"]), self.secret, httponly=True, samesite="lax", path="/")
+        return response
 
-    def _first(self, once: str) -> bool:
-        """Whether this lets in, for the first and last time."""
+    def _use_token(self, once: str) -> bool:
+        """Check the one-time token; it is valid once."""
         if not self._once or not equal(once, self._once):
             return False
         self._once = ""
         return True
 
     async def page(self, request: Request) -> Response:
-        """The page."""
+        """Serve the page."""
         return Response(_read("page.html"), 200, HEADERS, "text/html")
 
     async def asset(self, request: Request) -> Response:
-        """What the page is made of."""
+        """Serve the style sheet or the script."""
         name = request.path_params["name"]
         if name not in _ASSETS:
-            return Response("not here", 404, HEADERS)
+            return Response("not found", 404, HEADERS)
         return Response(_read(name), 200, HEADERS, _ASSETS[name])
 
     async def row(self, request: Request) -> Response:
-        """A row: the next open one, or the one at ``at``; and how far the work is."""
+        """Return the next undecided row, or the row with the number ``at``, and the progress."""
         client, at = request.query_params.get("client", ""), request.query_params.get("at")
         if at is None:
             number = self.store.next(client)
         elif at.isdecimal() and len(at) < 10 and int(at) < len(self.store.tasks):
             number = int(at)
             if not self.store.claim(number, client):
-                return _say({"busy": True, **self._progress()}, 409)
+                return _json({"busy": True, **self._progress()}, 409)
         else:
-            return _say({"error": "no such row"}, 404)
+            return _json({"error": "no such row"}, 404)
         if number is None:
-            return _say({"row": None, **self._progress()})
+            return _json({"row": None, **self._progress()})
         task, draft, decision = self.store.tasks[number], self.store.draft(number), self.store.decision(number)
         work = draft or (decision.work if decision else task.start)
         shown = {
@@ -129,7 +129,7 @@ class Pages:
             "verdict": decision.verdict if decision else None,
             "version": self.store.version(number),
         }
-        return _say({"row": shown, **self._progress()})
+        return _json({"row": shown, **self._progress()})
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -141,74 +141,74 @@ class Pages:
         }
 
     async def diff(self, request: Request) -> Response:
-        """The words that an edit removes and puts in, as ``diff`` will label them; and how much it keeps."""
-        said, number = await self._said(request)
-        text = said.get("text")
+        """Return the words that an edit removes and inserts, as ``diff`` labels them, and the share of kept words."""
+        body, number = await self._body(request)
+        text = body.get("text")
         if number is None or not isinstance(text, str):
-            return _say({"error": "a row and a text"}, 400)
+            return _json({"error": "needs a row and a text"}, 400)
         original = self.store.tasks[number].original
-        return _say(await run_in_threadpool(_compared, original, text, self.min_similarity))
+        return _json(await run_in_threadpool(_compare, original, text, self.min_similarity))
 
     async def draft(self, request: Request) -> Response:
-        """Keep what is being written."""
-        said, number = await self._said(request)
-        work, version = self._work(said, number), said.get("version")
+        """Save a draft."""
+        body, number = await self._body(request)
+        work, version = self._work(body, number), body.get("version")
         if number is None or work is None or not isinstance(version, int):
-            return _say({"error": "a row, a version and a text"}, 400)
-        client, leaving = str(said.get("client", "")), said.get("leaving") is True
+            return _json({"error": "needs a row, a version and a text"}, 400)
+        client, leaving = str(body.get("client", "")), body.get("leaving") is True
         kept = self.store.keep(number, client, version, work, leaving)
-        return _say({}) if kept else _say({"conflict": True}, 409)
+        return _json({}) if kept else _json({"conflict": True}, 409)
 
     async def save(self, request: Request) -> Response:
-        """Hand work in. The answer comes when it is on disk."""
-        said, number = await self._said(request)
-        work, verdict, version = self._work(said, number), said.get("verdict"), said.get("version")
+        """Save a decision. The response is sent when it is on disk."""
+        body, number = await self._body(request)
+        work, verdict, version = self._work(body, number), body.get("verdict"), body.get("version")
         if number is None or work is None or verdict not in VERDICTS or not isinstance(version, int):
-            return _say({"error": "a row, a verdict, a version and a text"}, 400)
+            return _json({"error": "needs a row, a verdict, a version and a text"}, 400)
         task = self.store.tasks[number]
         if verdict == "edited" and (not work.text.strip() or work.text == task.original):
-            return _say({"error": "the text is empty, or as it was"}, 422)
+            return _json({"error": "the text is empty or unchanged"}, 422)
         try:
             decision = self.store.save(number, version, verdict, work)
         except ConflictError:
-            return _say({"conflict": True, **self._progress()}, 409)
+            return _json({"conflict": True, **self._progress()}, 409)
         self._saved()
-        return _say({"version": decision.version, **self._progress()})
+        return _json({"version": decision.version, **self._progress()})
 
     async def skip(self, request: Request) -> Response:
-        """Leave a row for later."""
-        said, number = await self._said(request)
+        """Skip a row; it comes back at the end."""
+        body, number = await self._body(request)
         if number is None:
-            return _say({"error": "a row"}, 400)
-        self.store.skip(number, str(said.get("client", "")))
-        return _say({})
+            return _json({"error": "needs a row"}, 400)
+        self.store.skip(number, str(body.get("client", "")))
+        return _json({})
 
     async def finish(self, _: Request) -> Response:
-        """All is done: the artifact can be written."""
+        """End the session if all rows are decided."""
         left = len(self.store.tasks) - self.store.done
         if left:
-            return _say({"error": f"{left} rows are not decided"}, 409)
+            return _json({"error": f"{left} rows are not decided yet"}, 409)
         self._finish()
-        return _say({})
+        return _json({})
 
-    async def _said(self, request: Request) -> tuple[dict[str, Any], int | None]:
-        """What the page sent, and the row it is about."""
-        body = b""
+    async def _body(self, request: Request) -> tuple[dict[str, Any], int | None]:
+        """Parse the body of a request and return it with the row number; ({}, None) if it is not valid."""
+        raw = b""
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > BYTES:
+            raw += chunk
+            if len(raw) > BYTES:
                 return {}, None
         try:
-            said = json.loads(body)
-            number = said["at"]
+            body = json.loads(raw)
+            number = body["at"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return {}, None
-        there = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.store.tasks)
-        return (said, number) if there else ({}, None)
+        valid = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.store.tasks)
+        return (body, number) if valid else ({}, None)
 
-    def _work(self, said: dict[str, Any], number: int | None) -> Work | None:
-        """The work that the page sent; None where it is none."""
-        text, categories, rationale = said.get("text"), said.get("categories", []), said.get("rationale", "")
+    def _work(self, body: dict[str, Any], number: int | None) -> Work | None:
+        """Parse the work in the body of a request; None if it is not valid."""
+        text, categories, rationale = body.get("text"), body.get("categories", []), body.get("rationale", "")
         if number is None or not isinstance(text, str) or not isinstance(rationale, str):
             return None
         task = self.store.tasks[number]
@@ -217,28 +217,28 @@ class Pages:
             return None
         try:
             (text + rationale).encode()
-        except UnicodeEncodeError:  # half a character
+        except UnicodeEncodeError:  # lone surrogate
             return None
         return Work(as_in(task.original, text), [c for c in known if c in categories], rationale)
 
 
-def _compared(original: str, text: str, min_similarity: float) -> dict[str, Any]:
-    """What an edit removes and puts in; nothing of texts that are too long for someone to wait."""
-    long: dict[str, Any] = {"parts": [], "similarity": None, "large": False, "long": True}
-    if len(original) + len(text) > _COMPARED:
-        return long
+def _compare(original: str, text: str, min_similarity: float) -> dict[str, Any]:
+    """Compare two texts for the live diff; texts that are too long for it get ``long`` instead."""
+    too_long: dict[str, Any] = {"parts": [], "similarity": None, "large": False, "long": True}
+    if len(original) + len(text) > _MAX_CHARACTERS:
+        return too_long
     text = as_in(original, text)
     a, b = split([original]), split([text])
-    if len(a.ids) + len(b.ids) > _WORDS:
-        return long
+    if len(a.ids) + len(b.ids) > _MAX_WORDS:
+        return too_long
     kept = diff.compare_words(a, b, diff.AlignOptions())
     parts = [[op.tag, original[op.i1 : op.i2], text[op.j1 : op.j2]] for op in diff.opcodes(kept)]
     (similarity,) = diff.similarities(a, b)
     return {"parts": parts, "similarity": similarity, "large": similarity < min_similarity}
 
 
-def _say(what: dict[str, Any], status: int = 200) -> Response:
-    return JSONResponse(what, status, HEADERS)
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(content, status, HEADERS)
 
 
 def _read(name: str) -> bytes:
@@ -246,7 +246,7 @@ def _read(name: str) -> bytes:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us, and ends when one came or the work is done."""
+    """Server without signal handlers of its own; it stops after a signal to the process or when ``finished`` is set."""
 
     finished = False
 
@@ -266,21 +266,21 @@ def serve(
     saved: Callable[[], None],
     show: bool,
 ) -> None:
-    """Serve the page until the person says that all is done.
+    """Serve the annotation page until the annotator finishes.
 
     Args:
-        store: the rows and what was decided.
-        port: 0 takes any that is free.
-        min_similarity: what keeps less of the words is warned of.
-        say: tells the user where the page is.
+        store: rows and decisions.
+        port: TCP port; 0: any free port.
+        min_similarity: share of kept words below which an edit gets a warning.
+        say: prints the line with the address of the page.
         saved: called after each decision.
-        show: whether to open it in a browser.
+        show: whether to open the page in a browser.
 
     Raises:
-        UsageError: the port is taken.
-        StoppedError: the end was asked for; what was handed in is kept.
+        UsageError: the port is not available.
+        StoppedError: the run was interrupted; saved decisions are kept.
     """
-    # Named as TCP, so that small answers leave at once: asyncio looks at this before it turns Nagle's algorithm off.
+    # IPPROTO_TCP is explicit because asyncio disables Nagle's algorithm only for such sockets.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -288,7 +288,7 @@ def serve(
         listener.listen()
     except OSError as e:
         listener.close()
-        raise UsageError(f"port {port} cannot be had: {e}", remedy="choose another --port, or none") from e
+        raise UsageError(f"port {port} is not available: {e}", remedy="choose another --port, or leave it out") from e
     with listener:
         host, secret = f"127.0.0.1:{listener.getsockname()[1]}", secrets.token_urlsafe(32)
 
@@ -299,7 +299,7 @@ def serve(
         pages = Pages(store, secret, min_similarity, saved, finish, once)
         app = Starlette(routes=pages.routes(), middleware=[Middleware(Guard, secret=secret, host=host)])
         server = _Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
-        say(f"the page is at http://{host}/open?key={secret}  (Ctrl-C ends; everything handed in is kept)")
+        say(f"open http://{host}/open?key={secret}  (Ctrl-C stops the command; saved rows are kept)")
         if show:
             threading.Thread(target=_open, args=(f"http://{host}/open?once={once}",), daemon=True).start()
         server.run(sockets=[listener])
@@ -307,7 +307,7 @@ def serve(
 
 
 def _open(address: str) -> None:
-    """Show the page, unless the only browser is one of the terminal, which is in use."""
+    """Open the page in a browser, unless the only one is a text browser in this terminal."""
     with suppress(webbrowser.Error):
         found = webbrowser.get()
         if type(found) is not webbrowser.GenericBrowser:

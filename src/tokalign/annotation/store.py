@@ -1,7 +1,7 @@
-"""The annotation store: rows to edit, who has which, and what was decided.
+"""Annotation store: the rows to edit, their reservations by browser tabs, drafts and decisions.
 
-Every decision is on disk, in ``annotations.jsonl``, before it counts; what was decided last stands. A row is known by a
-hash of what is shown of it, so that work is found again whatever its id, and is not laid on another text.
+Each decision is written to ``annotations.jsonl`` before it counts; the last decision on a row is valid. Rows are
+identified by a hash of their texts, not by their ids, so decisions never apply to other texts.
 """
 
 import json
@@ -21,41 +21,41 @@ from tokalign.artifacts.schemas import Prompt
 from tokalign.runtime.disk import hash_json, sync
 
 CLAIM = 180.0
-"""Seconds without a sign of life after which a row that lies before someone may be given to another."""
+"""Seconds after a tab's last activity until its row can be given to another tab."""
 LEAVING = 10.0
-"""Seconds for which a row waits for a page that is left: it may only be loaded anew."""
+"""Seconds for which a row stays reserved when the page is closed or reloaded."""
 Verdict = Literal["edited", "unchanged", "failed"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Task(NamedTuple):
-    """A row as it is given out."""
+    """A row to annotate."""
 
     id: str
     prompt: Prompt
     original: str
     proposed: str
-    """Where the editing starts: the original, or another editor's edit of it."""
+    """Initial text of the edit: the original, or another editor's edit of it."""
     chosen: str | None
     categories: tuple[str, ...] = ()
     rationale: str = ""
     note: str = ""
-    """Who proposes, and what came of it."""
+    """Editor of the proposed edit and the reason or status that the gates gave it."""
 
     @property
     def key(self) -> str:
-        """What decisions are kept under: all that is shown."""
+        """Hash of the texts of the row; decisions are stored under it."""
         return hash_json([self.prompt, self.original, self.proposed, self.chosen])[:24]
 
     @property
     def start(self) -> "Work":
-        """Where the editing starts."""
+        """Initial state of the annotation."""
         return Work(self.proposed, list(self.categories), self.rationale)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a person made of a row, decided or not."""
+    """An annotator's edit of a row, as a draft or in a decision."""
 
     text: str
     categories: list[str] = field(default_factory=list)
@@ -64,64 +64,66 @@ class Work:
 
 @dataclass(frozen=True)
 class Decision:
-    """Work that was handed in."""
+    """A saved decision."""
 
     verdict: Verdict
     work: Work
     annotator: str
     version: int
-    """How often the row was decided, this time included."""
+    """Number of decisions on the row so far, from 1."""
 
 
 class ConflictError(Exception):
-    """The row was decided by someone else meanwhile."""
+    """The row was decided in another tab since it was shown."""
 
 
-def _text_in(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")
-    value.encode()  # half a character cannot be written
+    value.encode()  # fails for lone surrogates
     return value
 
 
-def _work_in(value: Any) -> Work:
-    """Work as it stands in a journal.
+def _parse_work(value: Any) -> Work:
+    """Parse the ``work`` of a journal entry.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: it is not valid.
     """
     work = Work(**value)
     if not isinstance(work.categories, list):
         raise ValueError("not a list of categories")
     for text in (work.text, work.rationale, *work.categories):
-        _text_in(text)
+        _parse_text(text)
     return work
 
 
-def _decision_in(entry: dict[str, Any], work: Work) -> Decision:
-    """A decision as it stands in a journal.
+def _parse_decision(entry: dict[str, Any], work: Work) -> Decision:
+    """Parse a journal entry as a decision.
 
     Raises:
-        ValueError, KeyError: it is none.
+        ValueError, KeyError: it is not valid.
     """
     verdict, version = entry["verdict"], entry["version"]
     if verdict not in VERDICTS:
-        raise ValueError("no such verdict")
+        raise ValueError(f"unknown verdict {verdict!r}")
     if type(version) is not int or version < 1:
-        raise ValueError("not a version")
-    return Decision(verdict, work, _text_in(entry["annotator"]), version)
+        raise ValueError(f"not a version: {version!r}")
+    return Decision(verdict, work, _parse_text(entry["annotator"]), version)
 
 
 class AnnotationStore:
-    """``with AnnotationStore(tasks, path, annotator) as store``: one process at a time; its caller's lock sees to that.
+    """Annotation store: ``with AnnotationStore(tasks, path, annotator) as store``.
+
+    The caller must lock the folder against other processes.
 
     Args:
         tasks: all rows, in order.
-        path: of the journal.
-        annotator: who works here.
+        path: file of the journal; created if it does not exist.
+        annotator: name of the annotator, recorded with each decision.
 
     Raises:
-        InputError: the file is no journal of such a store.
+        InputError: the file is not a valid journal of annotations.
     """
 
     def __init__(self, tasks: Sequence[Task], path: Path, annotator: str) -> None:
@@ -129,14 +131,14 @@ class AnnotationStore:
         self.decisions: dict[str, Decision] = {}
         self.drafts: dict[str, Work] = {}
         self.done = 0
-        """Rows that are decided."""
+        """Number of decided rows."""
         self._keys = [task.key for task in tasks]
-        self._alike = Counter(self._keys)
-        """How many rows show the very same: they are decided together."""
+        self._duplicates = Counter(self._keys)
+        """Number of rows per key; rows with equal texts are decided together."""
         self._claims: dict[str, tuple[str, float, int]] = {}
-        """Key → who has it, since when, and as which row."""
+        """Reservations: key → client, time of its last activity, row."""
         self._skipped: dict[str, dict[int, None]] = {}
-        """Of each at work, in the order of skipping."""
+        """Skipped rows per client, in the order of skipping."""
         self._first = 0
         """All rows before this one are decided."""
         self._saves: deque[float] = deque(maxlen=20)
@@ -144,20 +146,21 @@ class AnnotationStore:
         self._file = append_log.open_log(path)
         if new:
             sync(path.parent)
-        append_log.replay(self._file, path, self._take, "mend it, or move it away: it holds a person's work")
+        remedy = "repair the line, or move the file away; it contains an annotator's work"
+        append_log.replay(self._file, path, self._apply, remedy)
 
-    def _take(self, entry: dict[str, Any], _: int) -> None:
-        work, key = _work_in(entry["work"]), _text_in(entry["key"])
+    def _apply(self, entry: dict[str, Any], _: int) -> None:
+        work, key = _parse_work(entry["work"]), _parse_text(entry["key"])
         if entry["event"] == "draft":
             self.drafts[key] = work
         elif entry["event"] == "decided":
-            self._decided(key, _decision_in(entry, work))
+            self._set_decision(key, _parse_decision(entry, work))
         else:
-            raise ValueError("no such event")
+            raise ValueError(f"unknown event {entry['event']!r}")
 
-    def _decided(self, key: str, decision: Decision) -> None:
+    def _set_decision(self, key: str, decision: Decision) -> None:
         if key not in self.decisions:
-            self.done += self._alike[key]
+            self.done += self._duplicates[key]
         self.decisions[key] = decision
         self.drafts.pop(key, None)
 
@@ -170,25 +173,25 @@ class AnnotationStore:
 
     @property
     def rate(self) -> float:
-        """Rows an hour, over the last ones of this session; 0 while there are too few to tell."""
-        last = self._saves
-        return 3600 * (len(last) - 1) / max(last[-1] - last[0], 1e-9) if len(last) > 2 else 0.0
+        """Decided rows per hour over the last saves of this session; 0 until there are three."""
+        saves = self._saves
+        return 3600 * (len(saves) - 1) / max(saves[-1] - saves[0], 1e-9) if len(saves) > 2 else 0.0
 
     def decision(self, row: int) -> Decision | None:
-        """What was decided on a row."""
+        """Return the last decision on a row."""
         return self.decisions.get(self._keys[row])
 
     def draft(self, row: int) -> Work | None:
-        """What was left on a row without being handed in."""
+        """Return the draft of a row."""
         return self.drafts.get(self._keys[row])
 
     def version(self, row: int) -> int:
-        """How often a row was decided."""
+        """Return the number of decisions on a row."""
         decision = self.decision(row)
         return decision.version if decision else 0
 
     def claim(self, row: int, client: str) -> bool:
-        """Take a row; False: it, or one that shows the very same, lies before someone else."""
+        """Reserve a row for a client. Returns False if another client has it, or a row with equal texts."""
         key, now = self._keys[row], time.monotonic()
         holder, since, _ = self._claims.get(key, ("", 0.0, 0))
         if holder not in ("", client) and now - since < CLAIM:
@@ -202,9 +205,9 @@ class AnnotationStore:
             del self._claims[self._keys[row]]
 
     def next(self, client: str) -> int | None:
-        """The row that lies before someone already, else one that is not decided and lies before nobody else.
+        """Return the client's reserved row, or reserve the next undecided one for it. None: there is no such row.
 
-        Those that were skipped come last, in their order. None: there is none.
+        Rows that the client skipped come last, in the order of skipping.
         """
         held = next((row for holder, _, row in self._claims.values() if holder == client), None)
         if held is not None and self.claim(held, client):
@@ -212,32 +215,32 @@ class AnnotationStore:
         while self._first < len(self.tasks) and self._keys[self._first] in self.decisions:
             self._first += 1
         skipped = self._skipped.get(client, {})
-        fresh = (r for r in range(self._first, len(self.tasks)) if r not in skipped)
-        for row in chain(fresh, list(skipped)):
+        unseen = (r for r in range(self._first, len(self.tasks)) if r not in skipped)
+        for row in chain(unseen, list(skipped)):
             if self._keys[row] not in self.decisions and self.claim(row, client):
                 skipped.pop(row, None)
                 return row
         return None
 
     def skip(self, row: int, client: str) -> None:
-        """Leave a row for later, after all that was skipped before."""
+        """Release a row and move it behind all rows that the client skipped before."""
         skipped = self._skipped.setdefault(client, {})
         skipped.pop(row, None)
         skipped[row] = None
         self._release(row, client)
 
     def keep(self, row: int, client: str, version: int, work: Work, leaving: bool = False) -> bool:
-        """Keep what is being written; it is not handed in.
+        """Save a draft and extend the reservation of the row.
 
         Args:
-            row: which.
-            client: who writes.
-            version: of the decision that they saw.
-            work: what stands there now.
-            leaving: the page is being left.
+            row: number of the row.
+            client: ID of the browser tab.
+            version: version of the decision that the tab shows, 0 if there was none.
+            work: the draft.
+            leaving: whether the page is being closed or reloaded.
 
         Returns:
-            False, and nothing is kept, where the row lies before someone else or was decided meanwhile.
+            Whether the draft was saved; False if another client has the row or decided it meanwhile.
         """
         key, decision = self._keys[row], self.decision(row)
         if version != self.version(row) or not self.claim(row, client):
@@ -250,26 +253,26 @@ class AnnotationStore:
         return True
 
     def save(self, row: int, version: int, verdict: Verdict, work: Work) -> Decision:
-        """Hand work in: when this returns it is on disk.
+        """Save a decision. It is on disk when this returns.
 
         Args:
-            row: which.
-            version: of the decision that the person saw, 0 if there was none.
-            verdict: edited, nothing to fix, cannot be fixed.
-            work: the text and what goes with it.
+            row: number of the row.
+            version: version of the decision that the tab shows, 0 if there was none.
+            verdict: ``edited``, ``unchanged`` (nothing to fix) or ``failed`` (cannot be fixed).
+            work: text, categories and rationale.
 
         Raises:
-            ConflictError: another decision was taken meanwhile.
+            ConflictError: the row was decided in another tab since it was shown.
         """
         key, before = self._keys[row], self.decision(row)
         if before and before.version == version + 1 and (before.verdict, before.work) == (verdict, work):
-            return before  # handed in again, because the answer was lost
+            return before  # the same request again, because the response was lost
         if self.version(row) != version:
             raise ConflictError
         decision = Decision(verdict, work, self.annotator, version + 1)
         entry = {"event": "decided", "key": key, "verdict": verdict, "work": asdict(work)}
         self._write({**entry, "annotator": self.annotator, "version": decision.version}, durably=True)
-        self._decided(key, decision)
+        self._set_decision(key, decision)
         self._claims.pop(key, None)
         self._saves.append(time.monotonic())
         return decision

@@ -1,1 +1,1 @@
-"""What ``import tokalign`` offers: labels and scores without a disk, commands as functions, artifacts as data."""
+"""The Python API: token labels and rewards in memory, commands as functions, artifacts as datasets."""

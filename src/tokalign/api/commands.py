@@ -1,4 +1,4 @@
-"""Every command as a function: the options of the command line by keyword, the same artifacts, the same errors."""
+"""Every command as a function, with the options of the command line as keyword arguments."""
 
 import importlib
 import inspect
@@ -7,53 +7,58 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from tokalign.artifacts.result import StageResult
 from tokalign.config.commands import COMMANDS
 from tokalign.config.options import StageOptions, is_required
 from tokalign.runtime import invocation, sandbox
 
-_OTHERWISE = {"playground": "make_playground", "report": "make_report"}
-"""Functions that cannot have the name of their command, since a room of the package has it."""
-FUNCTIONS = {_OTHERWISE.get(name, name.replace("-", "_")): name for name in COMMANDS if name not in ("show", "verify")}
-"""Functions, with the commands that they are."""
+_RENAMED = {"playground": "make_playground", "report": "make_report"}
+"""Functions with another name than their command, because a package of tokalign has that name."""
+FUNCTIONS = {_RENAMED.get(name, name.replace("-", "_")): name for name in COMMANDS if name not in ("show", "verify")}
+"""Function name → command name."""
 
 
-def function(name: str) -> Callable[..., Any]:
-    """The function of a command; its parameters are the command's options.
+def function(name: str) -> Callable[..., StageResult]:
+    """Make the function of a command. Its parameters are the options of the command.
 
-    It raises what the command would have ended with: :class:`tokalign.errors.TokalignError` and its kinds.
+    The function returns the result of the command with its manifest. It raises the
+    :class:`tokalign.errors.TokalignError` that the command would have printed.
     """
     command = COMMANDS[FUNCTIONS[name]]
     options = command.load_options()
     hints, known = get_type_hints(options), fields(options)
-    first = [f.name for f in known if f.metadata["positional"]]
+    positional = [f.name for f in known if f.metadata["positional"]]
 
-    def run(*args: Any, **given: Any) -> Any:
-        if len(args) > len(first):
-            raise TypeError(f"{name}() takes {len(first)} argument{'s' * (len(first) != 1)} by position")
+    def run(*args: Any, **kwargs: Any) -> StageResult:
+        if len(args) > len(positional):
+            raise TypeError(
+                f"{name}() takes {len(positional)} positional argument{'s' * (len(positional) != 1)}, not {len(args)}"
+            )
         values = {"quiet": True} if "quiet" in hints else {}
-        values |= {**dict(zip(first, args, strict=False)), **given}
+        values |= {**dict(zip(positional, args, strict=False)), **kwargs}
         for key in values.keys() - hints.keys():
             raise TypeError(f"{name}() has no option {key!r}")
         for f in known:
             if f.name in values:
-                values[f.name] = _fitting(values[f.name], hints[f.name])
+                values[f.name] = _converted(values[f.name], hints[f.name])
             elif is_required(f):
                 raise TypeError(f"{name}() needs {f.name!r}")
         config = options(**values)
         if isinstance(config, StageOptions):
             sandbox.set_limits(sandbox.Limits(config.probe_seconds, config.probe_memory))
         with invocation.of(["python", f"tokalign.{name}"]):
-            return importlib.import_module(command.module).run(config)
+            result: StageResult = importlib.import_module(command.module).run(config)
+        return result
 
     run.__name__ = run.__qualname__ = name
     run.__module__ = "tokalign"
-    run.__doc__ = _described(command.about, known)
+    run.__doc__ = _docstring(command.about, known)
     run.__signature__ = signature(name)  # type: ignore[attr-defined]
     return run
 
 
 def signature(name: str) -> inspect.Signature:
-    """What a function takes: what is positional on the command line may be here, all the rest goes by keyword."""
+    """Make the signature of a function. Arguments of the command may be positional, options are keyword-only."""
     options = COMMANDS[FUNCTIONS[name]].load_options()
     hints = get_type_hints(options)
     parameters = []
@@ -71,28 +76,28 @@ def signature(name: str) -> inspect.Signature:
 
 
 def _accepted(hint: Any, role: str) -> Any:
-    """What may be given where the command line makes a path, or a list of one."""
+    """Return the type that a function accepts for an option: also str for a path, and one value for a list."""
     if hint is Path or (hint is str and role == "input"):
         return str | Path
     if hint == Path | None or (hint == str | None and role == "input"):
         return str | Path | None
     if get_origin(hint) is list:
         (inner,) = get_args(hint)
-        one = _accepted(inner, role)
-        return list[one] | one  # type: ignore[valid-type]
+        item = _accepted(inner, role)
+        return list[item] | item  # type: ignore[valid-type]
     return hint
 
 
-def _fitting(value: Any, hint: Any) -> Any:
-    """A value as the options have it: paths as what they are there, and a list of one for one."""
+def _converted(value: Any, hint: Any) -> Any:
+    """Convert a value to the type of its option: str to path or path to str, one value to a list of one."""
     if get_origin(hint) is list:
         (inner,) = get_args(hint)
-        return [_fitting(one, inner) for one in (value if isinstance(value, list | tuple) else [value])]
+        return [_converted(item, inner) for item in (value if isinstance(value, list | tuple) else [value])]
     if isinstance(value, str | Path):
         return Path(value) if Path in (hint, *get_args(hint)) else str(value)
     return value
 
 
-def _described(about: str, known: Any) -> str:
+def _docstring(about: str, known: Any) -> str:
     lines = [f"    {f.name}: {f.metadata['about']}." for f in known]
     return "\n".join([about, "", "Args:", *lines])

@@ -1,11 +1,11 @@
-"""Token labels of one edit, without a disk."""
+"""Token labels of one edit, in memory."""
 
 import copy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tokalign.api.checks import checked_text
-from tokalign.config.options import fits, wanted
+from tokalign.config.options import describe_type, fits
 from tokalign.config.stages import Align, Unit
 from tokalign.core.diff import BAD, GOOD, AlignOptions
 from tokalign.core.words import split
@@ -15,22 +15,23 @@ from tokalign.models.tokenizer import Tokenizer
 
 
 class Side(NamedTuple):
-    """One text of an edit, by tokens; the last token is EOS, with the label 0 and an empty place at the end."""
+    """One text of an edit and its tokens. All lists have one item per token; the last token is EOS (label 0)."""
 
     text: str
     ids: list[int]
+    """Token ids."""
     labels: list[int]
     """−1 bad, 0 neutral, +1 good."""
     offsets: list[tuple[int, int]]
-    """``[start, end)`` of each token, in code points of ``text``."""
+    """``[start, end)`` in code points of ``text``. EOS is empty, at the end."""
     spans: list[int]
-    """The number of the edit that a token belongs to, from 1; 0: none."""
+    """Number of the edit that the token belongs to, from 1; 0: none."""
     tokens: list[str]
-    """Each token by itself, for people to read."""
+    """The text of each token, for display."""
 
 
 class Labels(NamedTuple):
-    """Both texts of an edit, labelled."""
+    """Token labels of both texts of an edit."""
 
     original: Side
     edited: Side
@@ -47,35 +48,38 @@ def label(
     whole_sentence: float = 0.8,
     omissions: bool = False,
 ) -> Labels:
-    """Label every token of a response and of its edit, as ``tokalign diff`` does.
+    """Label every token of an original and an edited response, as ``tokalign diff`` does.
+
+    Removed tokens of the original are bad, inserted tokens of the edited response are good, the rest is neutral.
 
     Args:
         original: the response before the edit.
-        edited: … and after it.
-        tokenizer: a fast tokenizer of transformers, or a model folder or hub id.
-        unit: what is aligned: words, projected onto tokens, or tokens.
-        align: how; see ``tokalign diff --help``, for ``merge``, ``whole_sentence`` and ``omissions`` too.
-        merge: blocks: a run of so many kept words, or fewer, inside an edit is a part of it.
-        whole_sentence: blocks: a sentence of which this share changed was changed as a whole.
-        omissions: call the token bad, too, before which something was missing.
+        edited: the response after the edit.
+        tokenizer: a fast tokenizer of transformers, a model folder or a hub id.
+        unit: what to align: words, whose labels are projected onto tokens, or tokens.
+        align: ``blocks`` keeps words in long runs, ``lcs`` as many words as possible, ``levenshtein`` needs the fewest
+            operations.
+        merge: blocks: a run of this many kept words or fewer inside an edit becomes part of the edit.
+        whole_sentence: blocks: if this share of a sentence changed, all of it counts as changed; above 1 disables.
+        omissions: also label the token before which something was missing as bad.
 
     Raises:
-        InputError: the tokenizer is not a fast one, has no EOS token, or is not there; a text is none.
-        UsageError: an option is none.
+        InputError: the tokenizer is missing, is not a fast one or has no EOS token; or a text is not a string.
+        UsageError: ``unit`` or ``align`` is not one of the choices.
     """
-    loaded = isinstance(tokenizer, str | Path)
-    ours = Tokenizer.load(tokenizer) if loaded else Tokenizer(copy.deepcopy(tokenizer))  # never change the caller's
+    load = isinstance(tokenizer, str | Path)
+    own = Tokenizer.load(tokenizer) if load else Tokenizer(copy.deepcopy(tokenizer))  # a copy: Tokenizer modifies it
     for name, value, hint in (("unit", unit, Unit), ("align", align, Align)):
         if not fits(value, hint):
-            raise UsageError(f"{name} is {value!r}", remedy=f"give {wanted(hint)}")
+            raise UsageError(f"{name} is {value!r}", remedy=f"give {describe_type(hint)}")
     texts = [checked_text(text, name) for name, text in (("original", original), ("edited", edited))]
-    a, b = (ours.tokens([text], ours.encode([text])) for text in texts)
+    a, b = (own.tokens([text], own.encode([text])) for text in texts)
     options = AlignOptions(align, merge, whole_sentence)
     spans_a, spans_b, _ = compare(split([original]), split([edited]), a, b, options, unit, omissions)
     sides = []
     for text, tokens, spans, sign in ((original, a, spans_a, BAD), (edited, b, spans_b, GOOD)):
         ids = tokens.ids.tolist()
         labels = [sign if span else 0 for span in spans.tolist()]
-        places = [(start, end) for start, end in tokens.offsets.tolist()]
-        sides.append(Side(text, ids, labels, places, spans.tolist(), ours.pieces(ids)))
+        offsets = [(start, end) for start, end in tokens.offsets.tolist()]
+        sides.append(Side(text, ids, labels, offsets, spans.tolist(), own.pieces(ids)))
     return Labels(*sides)

@@ -1,4 +1,4 @@
-"""Artifacts as datasets."""
+"""Read artifacts as datasets."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from tokalign.errors import KindError
 
 
 def read(path: str | Path) -> Any:
-    """The rows of an artifact, checked against its manifest, as a ``datasets.Dataset`` in memory.
+    """Read the rows of an artifact into a ``datasets.Dataset`` in memory.
 
-    Of ``winrates`` these are the responses that were compared, with the preferences.
+    The files are checked against the manifest. For ``winrates`` the rows are the compared responses and their
+    preferences.
 
     Raises:
-        KindError: an artifact without rows (a model).
-        InputError: there is none, or it is damaged.
+        KindError: the artifact has no rows, because it is a model.
+        InputError: there is no artifact at ``path``, or it is damaged.
     """
     from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""Reward models: text in, a reward at every token out."""
+"""Score responses in memory: a reward for every token."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from tokalign.api.checks import checked_prompts, checked_text
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.methods import Normalise, Reading
-from tokalign.config.options import Dtype, fits, wanted
+from tokalign.config.options import Dtype, describe_type, fits
 from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.models import loading
@@ -15,12 +15,13 @@ from tokalign.models import reward as rewards
 
 
 class ScoredToken(NamedTuple):
-    """A token of a response and its reward; the probabilities are None for a sequence-level model."""
+    """A token of a response, its reward and its class probabilities (None for a sequence-level model)."""
 
     text: str
     start: int
-    """``[start, end)`` in code points of the response."""
+    """First code point of the token in the response."""
     end: int
+    """Code point after its last one."""
     reward: float
     p_bad: float | None
     p_neutral: float | None
@@ -28,15 +29,15 @@ class ScoredToken(NamedTuple):
 
 
 class ScoredResponse(NamedTuple):
-    """A response and its rewards."""
+    """The score of a response and the rewards of its tokens."""
 
     score: float
-    """The mean reward of its tokens; of a sequence-level model its one score, which stands at the last token."""
+    """Mean of the token rewards; for a sequence-level model its single score, which is placed at the last token."""
     tokens: list[ScoredToken]
 
 
 class RewardModel:
-    """A reward model of ``tokalign train-rm``, or any sequence classifier of transformers with one output."""
+    """A reward model made by ``tokalign train-rm``, or any sequence classifier of transformers with one output."""
 
     def __init__(self, model: rewards.RewardModel) -> None:
         self._model = model
@@ -51,22 +52,25 @@ class RewardModel:
         reward: Literal["expected", "discrete"] = "expected",
         normalise: Literal["none", "word", "span"] = "none",
     ) -> "RewardModel":
-        """Load from a folder or a hub id.
+        """Load a reward model.
 
         Args:
-            source: what to load; an artifact is checked against its manifest.
-            device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-            dtype: of weights and arithmetic.
-            reward: token level: p(good) − p(bad), or the likeliest class as −1 / 0 / +1.
-            normalise: token level: share a reward among the tokens of its word, or of its run (``span``).
+            source: folder or hub id; an artifact is checked against its manifest.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: data type of weights and computation.
+            reward: token-level models: ``expected`` is p(good) − p(bad), ``discrete`` the most likely class as −1, 0
+                or 1.
+            normalise: token-level models: share a reward among the tokens of its ``word``, or of its ``span``
+                (neighbouring tokens whose rewards have the same sign).
 
         Raises:
-            InputError: there is no reward model, or it is damaged.
+            InputError: there is no reward model at ``source``, or it is damaged.
+            UsageError: ``dtype``, ``reward`` or ``normalise`` is not one of the choices.
         """
-        given = (("dtype", dtype, Dtype), ("reward", reward, Reading), ("normalise", normalise, Normalise))
-        for name, value, hint in given:
+        options = (("dtype", dtype, Dtype), ("reward", reward, Reading), ("normalise", normalise, Normalise))
+        for name, value, hint in options:
             if not fits(value, hint):
-                raise UsageError(f"{name} is {value!r}", remedy=f"give {wanted(hint)}")
+                raise UsageError(f"{name} is {value!r}", remedy=f"give {describe_type(hint)}")
         dataset.model_lineage(str(source), "reward-model")
         model = rewards.RewardModel.load(source, dtype, reward, normalise)
         model.model.to(loading.pick_device(device))
@@ -85,39 +89,42 @@ class RewardModel:
         finished: Sequence[bool] | None = None,
         batch_size: int = 32,
     ) -> list[ScoredResponse]:
-        """Score responses, each to the prompt at its place.
+        """Score one response to each prompt.
 
         Args:
-            prompts: texts, or conversations as lists of ``{"role": …, "content": …}``.
-            responses: as many.
-            finished: whether each ended (then its EOS is rewarded too) or was cut; None: all ended.
-            batch_size: responses in one forward pass.
+            prompts: N texts, or conversations as lists of ``{"role": …, "content": …}``.
+            responses: N texts.
+            finished: N flags: False for a response that was cut off, whose EOS gets no reward; None: all ended.
+            batch_size: responses per forward pass.
+
+        Returns:
+            N scored responses, in the same order.
 
         Raises:
-            InputError: a text is none, or the chat template of the model refuses a prompt.
-            UsageError: there are not as many of one as of the other.
+            InputError: a text is not a string, or the chat template of the model refuses a prompt.
+            UsageError: the arguments have different lengths, or ``batch_size`` is below 1.
         """
         tokenizer = self._model.tokenizer
         sizes = {len(prompts), len(responses), *([len(finished)] if finished is not None else [])}
         if len(sizes) > 1 or batch_size < 1:
             raise UsageError(
                 f"{len(prompts)} prompts, {len(responses)} responses, batch_size {batch_size}",
-                remedy="as many of both (and of finished), and batches of 1 or more",
+                remedy="give lists of equal length (finished too) and a batch_size of at least 1",
             )
         prompts = checked_prompts(prompts)
         responses = [checked_text(r, f"responses[{k}]") for k, r in enumerate(responses)]
         if not prompts:
             return []
-        ends = finished if finished is not None else [True] * len(responses)
-        read = [
+        ended = finished if finished is not None else [True] * len(responses)
+        encoded = [
             r if end or len(r.ids) == 1 else r._replace(ids=r.ids[:-1], offsets=r.offsets[:-1])
-            for r, end in zip(tokenizer.responses(responses), ends, strict=True)
+            for r, end in zip(tokenizer.responses(responses), ended, strict=True)
         ]
-        pairs = [(prompt, r.ids) for prompt, r in zip(tokenizer.prompts(prompts), read, strict=True)]
-        rated = self._model.rate(pairs, batch_size)
-        found = []
-        for k, (r, score) in enumerate(zip(read, rated.means, strict=True)):
-            probs = [(None,) * 3] * len(r.ids) if rated.probs is None else rated.probs[k].tolist()
-            cells = zip(tokenizer.pieces(r.ids), r.offsets, rated.rewards[k].tolist(), probs, strict=True)
-            found.append(ScoredResponse(score, [ScoredToken(t, *place, reward, *p) for t, place, reward, p in cells]))
-        return found
+        pairs = [(prompt, r.ids) for prompt, r in zip(tokenizer.prompts(prompts), encoded, strict=True)]
+        ratings = self._model.rate(pairs, batch_size)
+        scored = []
+        for k, (r, score) in enumerate(zip(encoded, ratings.means, strict=True)):
+            probs = [(None,) * 3] * len(r.ids) if ratings.probs is None else ratings.probs[k].tolist()
+            tokens = zip(tokenizer.pieces(r.ids), r.offsets, ratings.rewards[k].tolist(), probs, strict=True)
+            scored.append(ScoredResponse(score, [ScoredToken(t, *span, reward, *p) for t, span, reward, p in tokens]))
+        return scored

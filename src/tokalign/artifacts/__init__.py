@@ -1,1 +1,1 @@
-"""Folders on disk: what they hold, how they are written, checked and gone on with."""
+"""Artifacts on disk: their schemas, and how they are written, checked and resumed."""

@@ -1,4 +1,4 @@
-"""A log that only grows, one JSON object a line: what stands in it when its writer is killed is found again."""
+"""Append-only logs with one JSON object per line. Complete entries survive a kill of the process that writes them."""
 
 import errno
 import json
@@ -11,51 +11,52 @@ from typing import Any, BinaryIO
 from tokalign.errors import InputError
 from tokalign.runtime.disk import check_nesting
 
-_BEGINS = b'{"event"'
-"""How every line of such a log begins: a last one that does not is somebody else's, and stays."""
+_LINE_START = b'{"event"'
+"""Start of every line of such a log. An incomplete last line with another start is from another program and is kept."""
 
 
 def replay(file: BinaryIO, path: Path, take: Callable[[dict[str, Any], int], None], remedy: str) -> None:
-    """Hand every entry, with the place where it stands, to ``take``; a last line that was cut short is removed.
+    """Read the log from the start and call ``take(entry, offset)`` for every entry; ``offset`` is in bytes.
 
-    A last line that is whole but for its end (an editor may leave it off) counts, and gets one.
+    An incomplete last line, left by a kill, is removed. A complete last line without a line feed (some editors omit
+    it) is read, and the line feed is added.
 
     Args:
-        file: open for reading and appending.
-        path: where it lies, for the message.
-        take: may raise ValueError, KeyError or TypeError at an entry that is none.
-        remedy: what to do about such an entry.
+        file: the log, open for reading and appending.
+        path: path of the log, for error messages.
+        take: called for every entry; may raise ValueError, KeyError or TypeError for an invalid entry.
+        remedy: remedy for the error about an invalid entry.
 
     Raises:
-        InputError: a line is no entry.
+        InputError: a line is not a valid entry.
     """
     file.seek(0)
-    whole = 0
-    unended = False
+    offset = 0
+    missing_newline = False
     for number, line in enumerate(iter(file.readline, b""), 1):
-        unended = not line.endswith(b"\n")
-        if unended and not _may_be_whole(line):
-            if line.startswith(_BEGINS) or _BEGINS.startswith(line):  # ours, cut short by a kill
-                file.truncate(whole)
+        missing_newline = not line.endswith(b"\n")
+        if missing_newline and not _is_complete(line):
+            if line.startswith(_LINE_START) or _LINE_START.startswith(line):  # our own line, incomplete after a kill
+                file.truncate(offset)
                 return
-            raise InputError("not a line that belongs here", where=f"{path}:{number}", remedy=remedy)
+            raise InputError("not a valid entry of this log", where=f"{path}:{number}", remedy=remedy)
         try:
             entry = json.loads(line)
             check_nesting(entry)
-            take(entry, whole)
+            take(entry, offset)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise InputError("not a line that belongs here", where=f"{path}:{number}", remedy=remedy) from e
-        whole += len(line)
-    if unended:
+            raise InputError("not a valid entry of this log", where=f"{path}:{number}", remedy=remedy) from e
+        offset += len(line)
+    if missing_newline:
         file.write(b"\n")
         file.flush()
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for reading and appending; a link is not followed, for what it points to is somebody else's.
+    """Open a log for reading and appending; create it if it does not exist. Symbolic links are not followed.
 
     Raises:
-        InputError: it is a link, or no regular file.
+        InputError: the path is a symbolic link or not a regular file.
     """
     try:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -68,13 +69,13 @@ def open_log(path: Path) -> BinaryIO:
         if handle >= 0:
             os.close(handle)
         raise InputError("not a regular file", where=str(path), remedy="move it elsewhere")
-    return open(handle, "a+b")  # noqa: PTH123 - of a descriptor
+    return open(handle, "a+b")  # noqa: PTH123 - a descriptor
 
 
-def _may_be_whole(line: bytes) -> bool:
+def _is_complete(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except RecursionError:  # no such line is ours, cut short or not
+    except RecursionError:  # we never write such a line, so it is not ours
         return True
     except ValueError:
         return False

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: folders ``checkpoint-STEP``, each sealed by a file of hashes once it is whole."""
+"""Training checkpoints: folders ``checkpoint-STEP``. A file of hashes marks a complete checkpoint."""
 
 import re
 from collections.abc import Callable
@@ -9,40 +9,51 @@ from tokalign.runtime.disk import read_regular, sealed, sha256, unseal
 
 SEAL = "sealed.json"
 KEPT = 2
-"""Two, so that one is whole whatever happens to the other."""
-_PLACE = re.compile(rf"{CHECKPOINTS}/checkpoint-(\d{{1,9}})/")
+"""Number of checkpoints to keep: if one is damaged, the other can be used."""
+_FILE = re.compile(rf"{CHECKPOINTS}/checkpoint-(\d{{1,9}})/")
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint was made after."""
+    """Return the training step of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def keep(space: Workspace, made: Path, step: int) -> None:
-    """Seal a checkpoint that lies whole in a scratch folder, and put it in its place; those no longer needed go."""
+    """Move a complete checkpoint from a scratch folder to its final place and delete old checkpoints.
+
+    Args:
+        space: workspace of the run.
+        made: scratch folder that holds the checkpoint.
+        step: training step of the checkpoint.
+    """
     hashes = {p.relative_to(made).as_posix(): sha256(p) for p in sorted(made.rglob("*")) if p.is_file()}
     (made / SEAL).write_text(sealed(hashes, indent=1), encoding="utf-8")
     space.remove(_name(step))
     space.place(made, _name(step), last=SEAL)
-    whole = [k for k in _steps(space) if (space.folder / _name(k) / SEAL).exists()]
-    for old in whole[KEPT:]:
+    complete = [k for k in _steps(space) if (space.folder / _name(k) / SEAL).exists()]
+    for old in complete[KEPT:]:
         space.remove(_name(old))
 
 
 def newest(space: Workspace, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole, or None. Later ones are removed; ``say`` is told of each."""
+    """Return the newest complete checkpoint, or None. Newer, incomplete ones are deleted.
+
+    Args:
+        space: workspace of the run.
+        say: prints a line: the step from which the run resumes, and each checkpoint that was deleted.
+    """
     for step in _steps(space):
         path = space.folder / _name(step)
-        if _is_whole(path):
-            say(f"going on after step {step}")
+        if _is_complete(path):
+            say(f"resuming after step {step}")
             return path
-        say(f"{path.name} is not whole: it was being written when the run ended, or has been damaged since")
+        say(f"deleting {path.name}: incomplete or damaged")
         space.remove(_name(step))
     return None
 
 
 def keep_last(space: Workspace) -> None:
-    """Remove all but the newest: the run has ended."""
+    """Delete all checkpoints but the newest, at the end of a run."""
     for old in _steps(space)[1:]:
         space.remove(_name(old))
 
@@ -52,11 +63,11 @@ def _name(step: int) -> str:
 
 
 def _steps(space: Workspace) -> list[int]:
-    """Of the run's own checkpoints, the newest first; what else lies there is not looked at."""
-    return sorted({int(found[1]) for name in space.names(CHECKPOINTS) if (found := _PLACE.match(name))}, reverse=True)
+    """Steps of the run's own checkpoints, newest first. Other folders are ignored."""
+    return sorted({int(found[1]) for name in space.names(CHECKPOINTS) if (found := _FILE.match(name))}, reverse=True)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
         hashes, _ = unseal(read_regular(checkpoint / SEAL))
         return bool(hashes) and all(sha256(checkpoint / name) == sha for name, sha in hashes.items())

@@ -1,8 +1,7 @@
-"""Artifacts on disk: a folder of data files and a ``manifest.json``, written last, that vouches for them.
+"""Artifacts on disk: a folder of data files and a ``manifest.json`` with their hashes, which is written last.
 
-A folder without a manifest is an unfinished run. :func:`open_artifact` is the one way in: it gives out regular files
-that the manifest lists, with the content that it says, and nothing else that may lie there. How an artifact is written
-stands in :mod:`tokalign.artifacts.writer`.
+A folder without a manifest is an unfinished run. Artifacts are read through :func:`open_artifact` only, which checks
+every listed file and gives no access to other files in the folder. :mod:`tokalign.artifacts.writer` writes artifacts.
 """
 
 import os
@@ -26,22 +25,22 @@ from tokalign.runtime.disk import hash_json, is_regular, parse, read_regular, sh
 
 MANIFEST, PLAN = "manifest.json", "unfinished.json"
 JOURNAL, ANNOTATIONS = "journal.jsonl", "annotations.jsonl"
-"""What was paid, or done by a person: it stays, whatever is made of it."""
+"""Paid API calls and the decisions of people. These files are never deleted or replaced."""
 LOGS = ("metrics.jsonl", "tensorboard", "wandb")
-"""What tells of a run and not of its result: two equal results have different ones."""
+"""Logs, left out of the digest: equal results may log differently."""
 LARGEST = 16 * 1024 * 1024
-"""Bytes of a manifest."""
+"""Maximum size of a manifest in bytes."""
 _UNSEALED = ("0.1.0",)
-"""Versions of tokalign whose manifests bear no seal."""
-_MARKS = (b'"kind"', b'"tokalign"', b'"config_hash"', b'"libraries"')
-"""Of a manifest of ours, however damaged; other tools have files of this name."""
+"""Versions of tokalign whose manifests have no seal."""
+_SIGNATURE = (b'"kind"', b'"tokalign"', b'"config_hash"', b'"libraries"')
+"""Strings that identify a manifest of tokalign, even a damaged one; other tools also write ``manifest.json``."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @with_config(_STRICT)
 class File(TypedDict):
-    """A data file, by its path within the artifact."""
+    """A data file. ``name`` is its path relative to the artifact, ``bytes`` its size, ``rows`` its number of rows."""
 
     name: str
     sha256: str
@@ -51,7 +50,7 @@ class File(TypedDict):
 
 @with_config(_STRICT)
 class Input(TypedDict):
-    """What an artifact was made from. ``path`` is relative to the artifact where it existed; ``sha256``: its digest."""
+    """An input of the run. ``path`` is relative to the artifact if it existed; ``sha256`` is the input's digest."""
 
     name: str
     sha256: str | None
@@ -73,13 +72,13 @@ Counts = TypedDict(
         "heldout": NotRequired[Count],
     },
 )
-"""Rows, by what became of them."""
+"""Numbers of rows: read, written, skipped, failed, counts by reason, and the size of the train and held-out sets."""
 Counts.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 
 
 @with_config(_STRICT)
 class Usage(TypedDict, total=False):
-    """What was paid; empty where nothing could be."""
+    """Cost of the run in US dollars; empty for commands that make no API calls."""
 
     usd: Amount
     perhaps_usd: Amount
@@ -90,7 +89,7 @@ class Usage(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``. ``rows`` holds in, out, skipped, failed and ``reasons`` with counts."""
+    """Contents of ``manifest.json``. ``rows`` has the counts in, out, skipped, failed and ``reasons``."""
 
     kind: str
     version: Annotated[int, Field(ge=1)]
@@ -109,16 +108,16 @@ class Manifest:
     seconds: Amount = 0.0
     status: Literal["complete"] = "complete"
     parts: list[str] = field(default_factory=list)
-    """Artifacts inside this one that are a part of it; each vouches for its own files."""
+    """Folders of nested artifacts, relative to this one. Each has its own manifest."""
     checkpoints: list[str] = field(default_factory=list)
-    """Files of the run that are no part of its result: what it would go on from, sealed apart."""
+    """Files of training checkpoints. They are not part of the result and have their own hashes."""
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read a folder's manifest and check all that stands in it.
+        """Read and validate the manifest of a folder.
 
         Raises:
-            InputError: it cannot be read, is not one of ours, was changed, or is newer than this program.
+            InputError: the manifest cannot be read, is not one of tokalign, was modified, or has a newer version.
         """
         path = folder / MANIFEST
         try:
@@ -128,24 +127,24 @@ class Manifest:
                 raise ValueError("not an object")
         except (OSError, ValueError) as e:
             problem = e.strerror if isinstance(e, OSError) else e
-            raise InputError(f"not a readable manifest: {problem}", where=str(path), remedy=_AGAIN) from e
+            raise InputError(f"not a readable manifest: {problem}", where=str(path), remedy=_REMEDY) from e
         kind, version, by = (raw.get(key) for key in ("kind", "version", "tokalign"))
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"unknown kind {str(kind)[:80]!r}", where=str(path), field="kind")
         newest = KINDS[kind].version
         if isinstance(version, int) and version > newest:
             raise InputError(
-                f"{kind}/{version} is newer than {kind}/{newest}, the latest known here",
+                f"{kind}/{version} is newer than {kind}/{newest}, the newest version that this tokalign reads",
                 where=str(path),
                 field="version",
-                remedy=f"upgrade tokalign (this is {__version__}, that was {str(by)[:40]})",
+                remedy=f"upgrade tokalign (installed: {__version__}, written by: {str(by)[:40]})",
             )
         try:
             raw, sealed = unseal(text)
         except ValueError as e:
-            raise InputError(f"not a readable manifest: {e}", where=str(path), remedy=_AGAIN) from e
+            raise InputError(f"not a readable manifest: {e}", where=str(path), remedy=_REMEDY) from e
         if not sealed and by not in _UNSEALED:
-            raise InputError("not a readable manifest: it has lost its seal", where=str(path), remedy=_AGAIN)
+            raise InputError("not a readable manifest: the seal is missing", where=str(path), remedy=_REMEDY)
         try:
             fields_of = _schema().model_validate(raw)
             manifest = cls(**{f.name: getattr(fields_of, f.name) for f in fields(cls)})
@@ -158,39 +157,39 @@ class Manifest:
             prefix = "" if first["loc"] and first["loc"][0] in raw else "stats."
             problem = f"{first['msg'].removeprefix('Value error, ')}; got {str(first['input'])[:80]!r}"
             raise InputError(
-                f"not a readable manifest: {problem}", where=str(path), field=prefix + place, remedy=_AGAIN
+                f"not a readable manifest: {problem}", where=str(path), field=prefix + place, remedy=_REMEDY
             ) from e
         except ValueError as e:
-            raise InputError(str(e), where=str(path), field="files", remedy=_AGAIN) from e
+            raise InputError(str(e), where=str(path), field="files", remedy=_REMEDY) from e
         return manifest
 
     @property
     def unresolved(self) -> bool:
-        """Whether the run ended with rows that failed, or with edits of which none is usable."""
+        """Whether some rows failed or, for edits, no row is usable."""
         nothing = self.kind == "edits" and not self.stats.get("status", {}).get("edited")
         return bool(self.rows.get("failed")) or nothing
 
     @property
     def digest(self) -> str:
-        """One hash of all files but logs: equal content, equal digest, whenever it was made."""
+        """Hash of all files except logs. Artifacts with equal content have equal digests."""
         return hash_json([[f["name"], f["sha256"]] for f in self.files if f["name"].split("/")[0] not in LOGS])
 
     def fingerprint(self, options: Iterable[str]) -> dict[str, Any]:
-        """What decided the rows, by those of these options that there were: as ``Writer.fingerprint``."""
+        """Return the recorded values of these options and the hashes of the inputs; see ``Writer.fingerprint``."""
         contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
         return {"kind": self.kind, **{k: self.config[k] for k in options if k in self.config}, **contents}
 
     def lineage(self) -> dict[str, Any]:
-        """What another artifact's manifest says of this one (but for the path)."""
+        """Return the entry (without the path) that describes this artifact as an input of another one."""
         return {"kind": self.kind, "version": self.version, "sha256": self.digest, "rows": self.rows.get("out")}
 
 
-_AGAIN = "make the artifact again; artifacts are never edited in place"
+_REMEDY = "make the artifact again; artifacts are never edited in place"
 
 
 @cache
 def _schema() -> type[BaseModel]:
-    """The fields of a manifest, as what checks them."""
+    """The pydantic model that validates a manifest."""
     hints = get_type_hints(Manifest, include_extras=True)
     hints |= {"inputs": list[Input], "files": list[File], "rows": Counts, "usage": Usage}
     defaults: dict[str, Any] = {}
@@ -202,74 +201,78 @@ def _schema() -> type[BaseModel]:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could lead out of a folder.
+    """Check that a file name stays inside the artifact.
 
     Raises:
-        ValueError: it could.
+        ValueError: the name is absolute, contains ``..`` or a null character, is not normalised, or is too long.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name:
         raise ValueError(f"{name[:200]!r} points outside the artifact")
-    if max(len(part.encode(errors="replace")) for part in path.parts) > _NAME or len(name) > _PATH:
-        raise ValueError(f"{name[:80]!r}… is longer than the name of a file can be")
+    if max(len(part.encode(errors="replace")) for part in path.parts) > _MAX_NAME or len(name) > _MAX_PATH:
+        raise ValueError(f"{name[:80]!r}… is too long for a file name")
 
 
-_NAME, _PATH = 255, 2048
-"""Bytes of a file's name that all file systems take, and characters of a path."""
+_MAX_NAME, _MAX_PATH = 255, 2048
+"""Maximum length of a file name (in bytes) and of a path (in characters)."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact whose files are what its manifest says."""
+    """A finished artifact whose files match its manifest."""
 
     folder: Path
     manifest: Manifest
 
     def find(self, pattern: str) -> list[Path]:
-        """Its files whose path within it matches, in order of their names."""
+        """Return the files whose path inside the artifact matches the glob ``pattern``, sorted by name."""
         names = sorted(f["name"] for f in self.manifest.files)
         return [self.folder / name for name in names if fnmatchcase(name, pattern)]
 
     def file(self, name: str) -> Path:
-        """One of its files.
+        """Return the path of a file of this artifact.
 
         Raises:
-            InputError: the manifest does not list it.
+            InputError: the manifest does not list the file.
         """
         if not any(f["name"] == name for f in self.manifest.files):
             where = str(self.folder / MANIFEST)
-            raise InputError(f"the manifest does not list {name}", where=where, field="files", remedy=_AGAIN)
+            raise InputError(f"the manifest does not list {name}", where=where, field="files", remedy=_REMEDY)
         return self.folder / name
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a finished artifact lies there, or says so."""
+    """Whether a folder has a manifest. The manifest is not read."""
     return is_regular(path / MANIFEST)
 
 
 def kind_of(path: Path) -> str | None:
-    """The kind of the artifact that lies there; None if none does."""
+    """Return the kind of the artifact in a folder, or None if the folder has no manifest."""
     return Manifest.read(path).kind if is_artifact(path) else None
 
 
 def looks_ours(folder: Path) -> bool:
-    """Whether a folder holds a manifest of ours, whole or damaged: other tools have files of this name."""
+    """Whether the ``manifest.json`` of a folder was written by tokalign, even if it is damaged."""
     try:
         raw = read_regular(folder / MANIFEST, LARGEST)
     except (OSError, ValueError):
         return False
-    return sum(mark in raw for mark in _MARKS) >= len(_MARKS) - 1
+    return sum(mark in raw for mark in _SIGNATURE) >= len(_SIGNATURE) - 1
 
 
 def open_artifact(folder: Path, *kinds: str) -> Artifact:
-    """The one way into an artifact: check its manifest, that it is one of ``kinds``, and every file that it lists.
+    """Open an artifact: check its manifest, its kind and every listed file.
 
-    Files are regular ones inside the folder, reached without links, with the size and the hash that the manifest says.
-    In a folder of a model, a file that is not listed but would be read with it is refused.
+    Every file must be a regular file inside the folder, reached without symbolic links, and have the size and hash in
+    the manifest. An unlisted file that a library would load together with a model is an error.
+
+    Args:
+        folder: folder of the artifact.
+        *kinds: accepted kinds; none accepts all.
 
     Raises:
-        KindError: another kind lies there.
-        InputError: the manifest is none; a file is missing, changed, or not inside the folder.
+        KindError: the artifact is of another kind.
+        InputError: the manifest is invalid, or a file is missing, modified, unlisted or outside the folder.
     """
     manifest = Manifest.read(folder)
     if kinds and manifest.kind not in kinds:
@@ -282,12 +285,12 @@ def open_artifact(folder: Path, *kinds: str) -> Artifact:
     data = KINDS[manifest.kind].data
     if not artifact.find(data):
         where = str(folder / MANIFEST)
-        raise InputError(f"the manifest lists no {data}", where=where, field="files", remedy=_AGAIN)
+        raise InputError(f"the manifest lists no {data}", where=where, field="files", remedy=_REMEDY)
     for entry in manifest.files:
         _check_file(folder, entry)
-    _refuse_strangers(artifact)
+    _refuse_unlisted(artifact)
     if manifest.kind == "winrates":
-        _compare(artifact)
+        _check_win_rates(artifact)
     return artifact
 
 
@@ -306,54 +309,56 @@ def _check_file(folder: Path, entry: dict[str, Any]) -> None:
         raise InputError(problem, where=str(path), remedy="make the artifact again") from e
     if not stat.S_ISREG(found.st_mode):
         raise InputError(
-            f"{entry['name']!r} is not a regular file; it points outside the artifact, or is none",
+            f"{entry['name']!r} is not a regular file (a symbolic link, a folder or a device)",
             where=str(folder / MANIFEST),
             field="files",
         )
     if entry.get("bytes", found.st_size) != found.st_size or sha256(path) != entry["sha256"]:
-        raise InputError("the content is not what the manifest says (sha256 differs)", where=str(path), remedy=_AGAIN)
+        raise InputError("the content is not what the manifest says (sha256 differs)", where=str(path), remedy=_REMEDY)
 
 
-_WITH_MODELS = (".json", ".safetensors", ".bin", ".jinja", ".model", ".py", ".pt", ".pth", ".msgpack", ".tiktoken")
-"""Ends of the names of files that are read with a model if they lie in its folder."""
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".jinja", ".model", ".py", ".pt", ".pth", ".msgpack", ".tiktoken")
+"""Suffixes of files that a library loads together with a model in the same folder."""
 _VOCABULARY = ("vocab.txt", "merges.txt")
-_READ_WITH_IT = ("", "adapter", "tokenizer", "additional_chat_templates")
-"""Folders of an artifact in which models and tokenizers look for their files."""
+_MODEL_FOLDERS = ("", "adapter", "tokenizer", "additional_chat_templates")
+"""Subfolders of an artifact from which models and tokenizers are loaded."""
 _OURS = (MANIFEST, PLAN, "progress.json")
 
 
-def _refuse_strangers(artifact: Artifact) -> None:
-    """Refuse files that the manifest does not list, but that would be read with a model: they could be another one."""
+def _refuse_unlisted(artifact: Artifact) -> None:
+    """Refuse unlisted files that a library would load together with the model: they could replace it."""
     listed = {f["name"] for f in artifact.manifest.files}
     if not listed & {"config.json", "tokenizer.json", "tokenizer/tokenizer.json"}:
         return
-    for below in _READ_WITH_IT:
+    for below in _MODEL_FOLDERS:
         folder = artifact.folder / below
         if not folder.is_dir():
             continue
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
             name = f"{below}/{entry.name}" if below else entry.name
-            read = entry.name.endswith(_WITH_MODELS) or entry.name in _VOCABULARY
+            read = entry.name.endswith(_MODEL_SUFFIXES) or entry.name in _VOCABULARY
             if read and name not in listed and name not in _OURS:
                 raise InputError(
-                    f"{name} lies in the folder of a model, where it would be read with it, but is none of its files",
+                    f"{name} is not listed in the manifest but would be loaded together with the model",
                     where=str(artifact.folder),
                     remedy="move it elsewhere",
                 )
 
 
-def _compare(artifact: Artifact) -> None:
-    """The manifest's win rates are those of the data.
+def _check_win_rates(artifact: Artifact) -> None:
+    """Check that the win rates in the manifest equal those in ``data.json``.
 
     Raises:
-        InputError: they are not.
+        InputError: they differ.
     """
     path = artifact.file("data.json")
     try:
         raw, _ = unseal(read_regular(path))
         found = stats_schemas.check("winrates", {"paired": [], **raw})["candidates"]
     except (OSError, ValueError) as e:
-        raise InputError("not a table of win rates", where=str(path), remedy=_AGAIN) from e
+        raise InputError("not a valid table of win rates", where=str(path), remedy=_REMEDY) from e
     if found != artifact.manifest.stats["candidates"]:
         where = str(artifact.folder / MANIFEST)
-        raise InputError("other win rates than in data.json", where=where, field="stats.candidates", remedy=_AGAIN)
+        raise InputError(
+            "the win rates differ from those in data.json", where=where, field="stats.candidates", remedy=_REMEDY
+        )

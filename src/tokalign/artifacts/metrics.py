@@ -1,4 +1,4 @@
-"""The log of a training run: ``metrics.jsonl`` always, TensorBoard or W&B if asked for."""
+"""Training metrics: ``metrics.jsonl`` and, on request, TensorBoard or W&B."""
 
 import json
 from collections.abc import Iterator
@@ -17,14 +17,20 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes one JSON object a line, flushed as it goes, with its ``step``.
+    """Writes one JSON object per step to ``metrics.jsonl`` and flushes every line.
 
-    A run that goes on after step ``after`` keeps the lines up to there, and its place at W&B.
+    Args:
+        space: workspace of the run.
+        report_to: also log to TensorBoard or W&B.
+        after: step after which the run resumes (0: new run). Earlier lines and the W&B run are kept.
+
+    Raises:
+        UsageError: wandb is not installed.
     """
 
     def __init__(self, space: Workspace, report_to: ReportTo = "none", after: int = 0) -> None:
         path = space.folder / METRICS
-        space.write(METRICS, "".join(_up_to(path, after)))  # whatever kills the run, these lines stay
+        space.write(METRICS, "".join(_up_to(path, after)))  # atomic: a kill loses none of these lines
         self._file = path.open("a", encoding="utf-8")
         self._space = space
         self._board: Any = None
@@ -47,7 +53,7 @@ class MetricsLog:
 
     @contextmanager
     def _adopting(self, below: str) -> Iterator[None]:
-        """Whatever a library makes meanwhile is the run's."""
+        """Claim the files that a library creates inside this block for the run."""
         before = self._files(below)
         yield
         self._space.adopt(self._files(below) - before)
@@ -89,6 +95,6 @@ def _up_to(path: Path, step: int) -> list[str]:
 
 
 def last_logged(folder: Path, key: str) -> Any:
-    """The last value of ``key`` in a folder's ``metrics.jsonl``; None if there is none."""
+    """Return the last value of ``key`` in the ``metrics.jsonl`` of a folder, or None if the key is not there."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return next((row[key] for row in map(json.loads, reversed(lines)) if key in row), None)

@@ -1,7 +1,7 @@
-"""Steps from an older version of a kind to the next. A row is migrated as it is read; files are never rewritten.
+"""Migrations of rows from older schema versions. Rows are migrated as they are read; files are never rewritten.
 
-A kind whose layout changes gets its version in :mod:`tokalign.artifacts.schemas` raised by one, an entry here, and a
-sample of the old version in ``data/`` (``data/KIND/vN``) that a test reads for ever.
+To change the schema of a kind, increase its version in :mod:`tokalign.artifacts.schemas` by one, add a migration here,
+and add a sample of the old version in ``data/KIND/vN``, which a test reads.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Any
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
 MIGRATIONS: dict[tuple[str, int], Migration] = {}
-"""(kind, version) → a row of that version to a row of the next. Every kind is at version 1 so far."""
+"""Maps (kind, version) to a function that converts a row of that version to the next. All kinds have version 1."""
 
 
 def migrate(kind: str, version: int, newest: int, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of ``kind/version`` as ``kind/newest`` has it."""
+    """Convert a row of ``kind/version`` to ``kind/newest``."""
     for step in range(version, newest):
         row = MIGRATIONS[kind, step](row)
     return row

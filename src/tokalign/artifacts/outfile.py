@@ -1,4 +1,4 @@
-"""Writing a single file, such as a report or an export: whole or not at all, and never over somebody else's."""
+"""Write a single file, such as a report or an export, atomically and without overwriting the user's files."""
 
 import os
 import sys
@@ -11,24 +11,24 @@ from pathlib import Path
 from tokalign.errors import ConflictError
 from tokalign.runtime.disk import is_regular, mode, sync
 
-_HEAD = 4096
-"""Bytes of a file from which it may tell that it is ours."""
+_HEAD_BYTES = 4096
+"""Number of leading bytes that ``is_ours`` gets."""
 
 
 @contextmanager
 def writing_file(
     path: Path, fresh: bool, quiet: bool, is_ours: Callable[[bytes], bool] | None = None
 ) -> Iterator[Path]:
-    """A path to write at; the file takes its name when the block ends well.
+    """Yield a temporary path; when the block ends without an error, the file is renamed to ``path``.
 
     Args:
-        path: the name.
-        fresh: a file that is there makes way: it is moved to a dated name beside, and stays.
-        quiet: not to say so.
-        is_ours: whether the first bytes of a file show that it was made by this program: then it need not stay.
+        path: final path of the file.
+        fresh: replace an existing file. It is kept beside the new one, under a name with the date and time.
+        quiet: do not print where the existing file was moved.
+        is_ours: gets the first bytes of an existing file. If it returns True, that file is overwritten and not kept.
 
     Raises:
-        ConflictError: a file is there, and ``fresh`` is not given; or a folder is.
+        ConflictError: the path is a folder, or the file exists and ``fresh`` is False.
     """
     refuse_taken(path, fresh)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def writing_file(
         temporary.chmod(mode())
         sync(temporary)
         refuse_taken(path, fresh)
-        if os.path.lexists(path) and not _may_go(path, is_ours):
-            kept = _beside(path)
+        if os.path.lexists(path) and not _may_overwrite(path, is_ours):
+            kept = _backup_path(path)
             path.rename(kept)
             if not quiet:
-                print(f"tokalign: what was there is {kept} now", file=sys.stderr)
+                print(f"tokalign: moved the existing {path.name} to {kept}", file=sys.stderr)
         temporary.replace(path)
         sync(path.parent)
     finally:
@@ -52,24 +52,24 @@ def writing_file(
 
 
 def refuse_taken(path: Path, fresh: bool) -> None:
-    """Refuse a name that is taken, before any work is done for it; see :func:`writing_file`."""
+    """Raise the ConflictError of :func:`writing_file` before any work is done."""
     if path.is_dir():
-        raise ConflictError(f"{path} is a folder", remedy="name a file")
+        raise ConflictError(f"{path} is a folder", remedy="choose a file name for --out")
     if os.path.lexists(path) and not fresh:
-        raise ConflictError(f"{path} is there already", remedy="choose another --out, or pass --fresh")
+        raise ConflictError(f"{path} already exists", remedy="choose another --out, or pass --fresh")
 
 
-def _may_go(path: Path, is_ours: Callable[[bytes], bool] | None) -> bool:
+def _may_overwrite(path: Path, is_ours: Callable[[bytes], bool] | None) -> bool:
     if is_ours is None or not is_regular(path):
         return False
     with path.open("rb") as file:
-        return is_ours(file.read(_HEAD))
+        return is_ours(file.read(_HEAD_BYTES))
 
 
-def _beside(path: Path) -> Path:
+def _backup_path(path: Path) -> Path:
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
     for k in range(1000):
         kept = path.with_name(f"{path.stem}.replaced-{stamp}{f'-{k}' if k else ''}{path.suffix}")
         if not os.path.lexists(kept):
             return kept
-    raise ConflictError(f"too many files {path.stem}.replaced-… beside {path}", remedy="remove some")
+    raise ConflictError(f"too many files {path.stem}.replaced-… beside {path}", remedy="delete some of them")

@@ -1,4 +1,4 @@
-"""A data file that grows by appending. A killed run goes on where its last saved state ends."""
+"""Data files that are written by appending. A killed run resumes from its last saved state."""
 
 import json
 import os
@@ -16,34 +16,41 @@ from tokalign.runtime.disk import read_regular, sealed, sync, unseal
 
 T = TypeVar("T")
 EVERY = 1.0
-"""Seconds of work that a kill may cost."""
+"""Seconds between saved states: the most work that a kill can lose."""
 
 
 class RowFile:
-    """Rows taken from the input, rows written, and what was counted on the way; all three survive together.
+    """A data file together with its progress: input rows processed, rows written and counters, saved as one state.
 
     ::
 
         with out.rows() as file:
             for part in file.left(rows, 256):
                 file.append_json(work(part))
+
+    Args:
+        space: workspace of the run.
+        name: file name. With several shards, the files are named ``STEM-00000-of-00002.SUFFIX``.
+        head: bytes at the start of every shard.
+        tail: bytes at the end of every shard.
+        shard: rows per shard; 0 writes a single file.
     """
 
     def __init__(self, space: Workspace, name: str, head: bytes = b"", tail: bytes = b"", shard: int = 0) -> None:
         self._space, self._folder, self._name, self._state = space, space.folder, Path(name), space.folder / PROGRESS
         self._head, self._tail, self._shard = head, tail, shard
         self._full: list[int] = []
-        """Rows of the shards that are full."""
+        """Number of rows in each complete shard."""
         self.taken = self.written = 0
         self.tally: dict[str, float] = {}
-        """What :meth:`count` added up."""
+        """Sums of the numbers that were passed to :meth:`count`."""
 
     def __enter__(self) -> "RowFile":
-        """Open the file, where an earlier run left it.
+        """Open the file and resume after the rows of an earlier run.
 
         Raises:
-            InputError: what that left is damaged.
-            ConflictError: something else has the name.
+            InputError: the saved state of the earlier run is damaged.
+            ConflictError: another file has this name.
         """
         for name in (str(self._name), PROGRESS):
             self._space.refuse_taken(name)
@@ -58,16 +65,16 @@ class RowFile:
         return self
 
     def parts(self, rows: Iterable[T], size: int) -> Iterator[list[T]]:
-        """The rows that are not done yet, ``size`` at a time, always cut at the same places; see :meth:`done`."""
-        rest = islice(rows, self.taken, None)
-        while part := list(islice(rest, size)):
+        """Yield the remaining rows in chunks of ``size``. A resumed run gets the same chunks; see :meth:`done`."""
+        remaining = islice(rows, self.taken, None)
+        while part := list(islice(remaining, size)):
             yield part
 
     def done(self, rows: int) -> None:
-        """So many more rows of the input are done with.
+        """Mark ``rows`` more input rows as processed; save the state once per second.
 
         Raises:
-            StoppedError: the end was asked for; what has been appended is saved.
+            StoppedError: SIGINT or SIGTERM was received; the state has been saved.
         """
         self.taken += rows
         if signals.asked() or time.monotonic() - self._saved >= EVERY:
@@ -75,13 +82,13 @@ class RowFile:
         signals.check()
 
     def left(self, rows: Iterable[T], size: int) -> Iterator[list[T]]:
-        """:meth:`parts`, each done with when the next is asked for."""
+        """Like :meth:`parts`, but call :meth:`done` for each chunk when the next one is requested."""
         for part in self.parts(rows, size):
             yield part
             self.done(len(part))
 
     def append(self, data: bytes, rows: int) -> None:
-        """Add rows, as the bytes they are on disk."""
+        """Append serialised rows; ``rows`` is their number."""
         if self._shard and self.written - sum(self._full) >= self._shard:
             self._close()
             self._full.append(self.written - sum(self._full))
@@ -91,24 +98,24 @@ class RowFile:
         self.written += rows
 
     def append_json(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows as JSON lines."""
+        """Append rows as JSON lines."""
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         self.append("".join(line + "\n" for line in lines).encode(), len(lines))
 
     def count(self, numbers: Mapping[str, float]) -> None:
-        """Add to numbers that are kept by name; see :func:`group`."""
+        """Add numbers to the counters of the same names; see :func:`group`."""
         for name, n in numbers.items():
             self.tally[name] = self.tally.get(name, 0) + n
 
-    def count_most(self, name: str, numbers: Mapping[str, float], most: int) -> None:
-        """Keep the largest of numbers that are counted as ``name/…``."""
+    def count_most(self, name: str, numbers: Mapping[str, float], limit: int) -> None:
+        """Keep the ``limit`` largest of the counters ``name/…`` and ``numbers``."""
         found = {**group(self.tally, name), **numbers}
-        best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
-        rest = {key: n for key, n in self.tally.items() if not key.startswith(f"{name}/")}
-        self.tally = {**rest, **{f"{name}/{key}": n for key, n in best}}
+        largest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        remaining = {key: n for key, n in self.tally.items() if not key.startswith(f"{name}/")}
+        self.tally = {**remaining, **{f"{name}/{key}": n for key, n in largest}}
 
     def mean(self, name: str) -> float:
-        """A number per row written."""
+        """Return the counter ``name`` divided by the number of rows written."""
         return self.tally[name] / self.written
 
     def __exit__(
@@ -126,7 +133,7 @@ class RowFile:
         self.files = sizes
 
     files: Mapping[str, int] = {}
-    """When all is written: the names of the files, with the rows of each."""
+    """File name → number of rows. Set when the block ends."""
 
     def _sizes(self) -> dict[str, int]:
         rows = [*self._full, self.written - sum(self._full)]
@@ -151,15 +158,15 @@ class RowFile:
         sync(self._part)
 
     def _reopen(self) -> None:
-        """Undo the names of a run that was killed between the last row and the manifest."""
-        if not self._state.exists():  # what lies there is of a run that came to its end
+        """Rename final files back to parts, after a kill between the last row and the manifest."""
+        if not self._state.exists():  # any files are those of a finished run
             return
-        stem, suffix, mine = self._name.stem, self._name.suffix, set(self._space.names())
+        stem, suffix, own = self._name.stem, self._name.suffix, set(self._space.names())
         for path in self._folder.glob(f"{stem}-?????-of-?????{suffix}"):
-            if path.name in mine:
+            if path.name in own:
                 self._space.renamed(path.name, self._part_of(int(path.name.split("-")[-3])).name)
         whole = self._folder / self._name
-        if whole.name in mine and whole.exists() and not self._part_of(0).exists():
+        if whole.name in own and whole.exists() and not self._part_of(0).exists():
             self._space.renamed(whole.name, self._part_of(0).name)
 
     def _save(self) -> None:
@@ -171,29 +178,29 @@ class RowFile:
         self._saved = time.monotonic()
 
     def _restore(self) -> int:
-        """Take up a saved state; returns where in the file at hand it ends."""
+        """Load the saved state. Returns the length of the current part in bytes, or 0 if there is no state."""
         if not os.path.lexists(self._state):
             return 0
         try:
             state, is_sealed = unseal(read_regular(self._state))
             full, size = [int(n) for n in state["full"]], int(state["bytes"])
-            there = all(self._part_of(shard).exists() for shard in range(len(full)))
+            exist = all(self._part_of(shard).exists() for shard in range(len(full)))
             if not is_sealed or state["file"] != str(self._name):
-                raise ValueError("not the state of this run")
-            if not there or self._part_of(len(full)).stat().st_size < size:
-                raise ValueError("more was written than is there")
+                raise ValueError("it is the state of another run")
+            if not exist or self._part_of(len(full)).stat().st_size < size:
+                raise ValueError("the data file is missing or too short")
             self.taken, self.written, self.tally = state["taken"], state["written"], state["tally"]
             self._full = full
             return size
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(
-                f"how far the run came cannot be read: {e}",
+                f"cannot read the progress of the run: {e}",
                 where=str(self._state),
-                remedy="bring the file back, or begin anew with --fresh (what was paid is not paid again)",
+                remedy="restore the file, or start again with --fresh (answers that were paid for are reused)",
             ) from e
 
 
 def group(tally: Mapping[str, float], name: str) -> dict[str, int]:
-    """What was counted as ``name/…``."""
-    lead = f"{name}/"
-    return {key.removeprefix(lead): int(n) for key, n in tally.items() if key.startswith(lead)}
+    """Return the counters ``name/KEY`` of a tally as ``{KEY: count}``."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): int(n) for key, n in tally.items() if key.startswith(prefix)}

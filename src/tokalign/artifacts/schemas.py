@@ -1,4 +1,4 @@
-"""What every artifact holds: row types, one integer version per kind, and the command that makes it."""
+"""Schemas of all artifacts: row types, and for each kind its version and the command that makes it."""
 
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -6,12 +6,12 @@ from annotated_types import Len
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 CATEGORIES = ("safety", "truthfulness", "helpfulness", "instruction following", "style", "none")
-"""What can be wrong with a response."""
+"""Categories of flaws in a response."""
 Prompt = str | list[dict[str, str]]
-"""A user turn, or a conversation of ``{role, content}`` turns."""
+"""The text of a user turn, or a list of ``{role, content}`` turns."""
 
 
-def _clean(text: str) -> str:
+def _no_surrogate(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as e:
@@ -19,33 +19,33 @@ def _clean(text: str) -> str:
     return text
 
 
-def _turns(prompt: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+def _valid_turns(prompt: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
     if isinstance(prompt, list):
         if not prompt:
             raise ValueError("a conversation needs at least one turn")
         for turn in prompt:
             if set(turn) != {"role", "content"}:
                 raise ValueError(f"a turn has role and content, got {sorted(turn)}")
-            _clean(turn["role"])
-            _clean(turn["content"])
+            _no_surrogate(turn["role"])
+            _no_surrogate(turn["content"])
         return prompt
-    return _clean(prompt)
+    return _no_surrogate(prompt)
 
 
-def _said(text: str) -> str:
+def _not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("the response is empty")
     return text
 
 
-Text = Annotated[str, AfterValidator(_clean)]
-Response = Annotated[str, AfterValidator(_clean), AfterValidator(_said)]
-PromptField = Annotated[str | list[dict[str, str]], AfterValidator(_turns)]
-Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_clean)]
+Text = Annotated[str, AfterValidator(_no_surrogate)]
+Response = Annotated[str, AfterValidator(_no_surrogate), AfterValidator(_not_empty)]
+PromptField = Annotated[str | list[dict[str, str]], AfterValidator(_valid_turns)]
+Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_no_surrogate)]
 
 
 class Row(BaseModel):
-    """Base of row types: strict types, columns we do not know are ignored."""
+    """Base class of row types. Types are strict; unknown columns are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -62,7 +62,7 @@ class Preference(Row):
 
 
 class RecordedEdit(Row):
-    """An edit made elsewhere, as a source of ``edit --editor recorded``."""
+    """An edit made by another tool: the input of ``edit --editor recorded``."""
 
     prompt: PromptField
     original: Response
@@ -90,18 +90,18 @@ class Edit(Row):
     attempts: int = 1
     usage: dict[str, Any] | None = None
     annotator: Text | None = None
-    """The person who decided it."""
+    """Name of the person who accepted or made the edit."""
     proposed: Text | None = None
-    """Another editor's edit, where a person reviewed one."""
+    """The edit of another editor that the person reviewed."""
 
     @property
     def stands(self) -> bool:
-        """Whether the edit may be used: it passed the gates, or there was nothing to change."""
+        """Whether the edit can be used: it passed the gates, or no change was needed."""
         return self.status in ("edited", "unchanged")
 
 
 class PromptRow(Row):
-    """``prompts/1``."""
+    """``prompts/1``: a prompt."""
 
     prompt: PromptField
 
@@ -114,7 +114,7 @@ class Sft(Row):
 
 
 class ResponseRow(Row):
-    """``responses/1``; key (id, sample). ``finished``: EOS was reached."""
+    """``responses/1``: a response, with key (id, sample). ``finished``: it ends with EOS."""
 
     sample: int = 0
     prompt: PromptField
@@ -124,14 +124,14 @@ class ResponseRow(Row):
 
 
 class Answer(NamedTuple):
-    """A response, and whether it ended: one that did not was cut at the longest that was allowed."""
+    """A response. ``finished`` is False if it was cut off at the maximum length."""
 
     text: str
     finished: bool = True
 
 
 class TokenRewards(Row):
-    """``token-rewards/1``. Probabilities are null for a sequence model, whose score stands on the last token."""
+    """``token-rewards/1``. Sequence-level models have null probabilities and their score at the last token."""
 
     sample: int
     prompt: PromptField
@@ -146,7 +146,7 @@ class TokenRewards(Row):
     score_sum: float
 
     @model_validator(mode="after")
-    def _of_equal_number(self) -> "TokenRewards":
+    def _equal_lengths(self) -> "TokenRewards":
         columns = (self.tokens, self.offsets, self.reward, self.p_bad, self.p_neutral, self.p_good)
         if len({len(c) for c in columns if c is not None}) > 1:
             raise ValueError("tokens, offsets, rewards and probabilities differ in number")
@@ -156,7 +156,7 @@ class TokenRewards(Row):
 
 
 class Judgement(Row):
-    """``judgements/1``; key (id, candidate, judge, order). ``preference``: 1 the reference … 2 the candidate."""
+    """``judgements/1``, with key (id, candidate, judge, order). ``preference``: 1 (reference) to 2 (candidate)."""
 
     candidate: Text
     reference: Text = ""
@@ -168,16 +168,16 @@ class Judgement(Row):
 
 
 class Compared(Row):
-    """A row of ``compared.jsonl`` in ``winrates/1``, which besides holds a response by the name of each candidate."""
+    """A row of ``compared.jsonl`` in ``winrates/1``. It also has a column with the response of each candidate."""
 
     prompt: PromptField
     preferences: dict[str, Annotated[float, Field(ge=1, le=2)] | None]
 
 
 class TokenLabels(NamedTuple):
-    """A row of ``token-labels/1``, as Arrow holds it. Response ids end with EOS (label 0, offsets [len, len)).
+    """A row of ``token-labels/1``. Response ids end with EOS (label 0, offsets [len, len)).
 
-    ``*_labels`` -1 bad, 0 neutral, +1 good; ``*_offsets`` code points; ``*_spans`` the edit a token belongs to.
+    ``*_labels``: -1 bad, 0 neutral, +1 good; ``*_offsets``: in code points; ``*_spans``: the edit that a token is in.
     """
 
     id: str
@@ -199,13 +199,13 @@ class TokenLabels(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of artifact: its version, the row type of its JSONL (if that is what it is), who makes it, its data."""
+    """A kind of artifact. ``row``: row type of its JSONL data, else None. ``made_by``: the command that makes it."""
 
     version: int
     row: type[Row] | None
     made_by: str
     data: str = "data.jsonl"
-    """Names of the files without which there is none."""
+    """Glob pattern of the required data files."""
 
 
 KINDS = {

@@ -1,6 +1,6 @@
-"""What the ``stats`` of a manifest hold, by kind: whoever prints a number can rely on its type and its bounds.
+"""Schemas of the ``stats`` of a manifest, one per kind, with the type and the bounds of every number.
 
-Numbers are finite; an estimate lies within its interval. Fields that a schema does not know are left out on reading.
+Numbers are finite, and every estimate lies within its interval. Unknown fields are dropped on reading.
 """
 
 from functools import cache
@@ -14,14 +14,14 @@ _STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 _ROUNDING = 1e-6
 
 
-def _ordered(ends: list[float]) -> list[float]:
+def _check_order(ends: list[float]) -> list[float]:
     if ends[0] > ends[1]:
-        raise ValueError(f"an interval from {ends[0]} to {ends[1]}")
+        raise ValueError(f"the interval [{ends[0]}, {ends[1]}] is reversed")
     return ends
 
 
-def _within(of: Any) -> Any:
-    """An estimate that does not lie within its interval was changed, or computed from something else."""
+def _check_estimate(of: Any) -> Any:
+    """Check that an estimate lies within its own interval."""
     if (ends := of.get("ci95")) is not None:
         value = next((of[name] for name in ("win_rate", "difference", "mean", "accuracy") if name in of), None)
         slack = _ROUNDING * max(1.0, abs(ends[0]), abs(ends[1]))
@@ -36,13 +36,13 @@ Amount = Annotated[int | float, Field(ge=0, le=_LARGEST)]
 Number = Annotated[int | float, Field(ge=-_LARGEST, le=_LARGEST)]
 Share = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
 Percent = Annotated[float, Field(ge=-_ROUNDING, le=100 + _ROUNDING)]
-Interval = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]
+Interval = Annotated[list[float], Len(2, 2), AfterValidator(_check_order)]
 Step = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
 @with_config(_STRICT)
 class Edits(TypedDict):
-    """Of ``edits``."""
+    """Statistics of ``edits``."""
 
     status: dict[str, Count]
     reasons: dict[str, Count]
@@ -53,7 +53,7 @@ class Edits(TypedDict):
 
 @with_config(_STRICT)
 class TokenLabels(TypedDict):
-    """Of ``token-labels``."""
+    """Statistics of ``token-labels``."""
 
     tokens: Amount
     share_bad: Share
@@ -83,8 +83,8 @@ class _Edits(TypedDict):
     edits: Count
 
 
-Pairs = Annotated[_Pairs, AfterValidator(_within)]
-SingleEdits = Annotated[_Edits, AfterValidator(_within)]
+Pairs = Annotated[_Pairs, AfterValidator(_check_estimate)]
+SingleEdits = Annotated[_Edits, AfterValidator(_check_estimate)]
 
 
 @with_config(_STRICT)
@@ -94,7 +94,7 @@ class _Flips(_Edits):
 
 @with_config(_STRICT)
 class Class(TypedDict):
-    """How well one class of tokens is found."""
+    """Precision, recall and F1 of one class of tokens. ``support``: number of tokens of that class."""
 
     precision: Share
     recall: Share
@@ -104,7 +104,7 @@ class Class(TypedDict):
 
 @with_config(_STRICT)
 class Area(TypedDict):
-    """Area under a ROC curve; the interval is from scores cut into steps."""
+    """Area under a ROC curve. The interval is computed from binned scores."""
 
     value: Share | None
     ci95: NotRequired[Interval | None]
@@ -112,7 +112,7 @@ class Area(TypedDict):
 
 @with_config(_STRICT)
 class Bin(TypedDict):
-    """Of a calibration."""
+    """A bin of the calibration: mean confidence, accuracy and number of tokens."""
 
     confidence: Share
     accuracy: Share
@@ -121,7 +121,7 @@ class Bin(TypedDict):
 
 @with_config(_STRICT)
 class Calibration(TypedDict):
-    """See :func:`tokalign.core.intervals.calibration`."""
+    """Expected calibration error and bins; see :func:`tokalign.core.intervals.calibration`."""
 
     ece: Share
     bins: list[Bin]
@@ -129,7 +129,7 @@ class Calibration(TypedDict):
 
 @with_config(_STRICT)
 class Recall(TypedDict):
-    """Of the tokens of one kind of flaw, on one side."""
+    """Recall of the bad or the good tokens of one flaw category."""
 
     recall: Share | None
     tokens: NotRequired[Count]
@@ -137,7 +137,7 @@ class Recall(TypedDict):
 
 @with_config(_STRICT)
 class Length(TypedDict):
-    """Correlation of scores with length."""
+    """Correlation of the mean and the summed reward with the response length."""
 
     mean: Annotated[float, Field(ge=-1 - _ROUNDING, le=1 + _ROUNDING)] | None
     sum: NotRequired[Annotated[float, Field(ge=-1 - _ROUNDING, le=1 + _ROUNDING)] | None]
@@ -148,7 +148,7 @@ Sides = Literal["bad", "good"]
 
 @with_config(_STRICT)
 class RewardModel(TypedDict):
-    """Of ``reward-model``; what tells tokens apart is of token-level models alone."""
+    """Statistics of ``reward-model``. Token-level models only: ``classes``, ``auroc``, ``calibration``, ``recall``."""
 
     level: Literal["token", "sequence"]
     steps: NotRequired[Count]
@@ -156,7 +156,7 @@ class RewardModel(TypedDict):
     best_step: NotRequired[Count]
     edited_over_original: Pairs
     chosen_over_rejected: Pairs
-    flips: Annotated[_Flips, AfterValidator(_within)]
+    flips: Annotated[_Flips, AfterValidator(_check_estimate)]
     length: NotRequired[Length]
     classes: NotRequired[dict[Literal["bad", "neutral", "good"], Class]]
     auroc: NotRequired[dict[Sides, Area]]
@@ -167,7 +167,7 @@ class RewardModel(TypedDict):
 
 @with_config(_STRICT)
 class SftPolicy(TypedDict):
-    """Of a ``policy`` by SFT."""
+    """Statistics of a ``policy`` trained by SFT."""
 
     steps: Count
     final_loss: Number | None
@@ -177,7 +177,7 @@ class SftPolicy(TypedDict):
 
 @with_config(_STRICT)
 class PpoPolicy(TypedDict):
-    """Of a ``policy`` by PPO."""
+    """Statistics of a ``policy`` trained by PPO."""
 
     steps: Count
     stopped: NotRequired[str]
@@ -194,7 +194,7 @@ class PpoPolicy(TypedDict):
 
 @with_config(_STRICT)
 class TokenRewards(TypedDict):
-    """Of ``token-rewards``."""
+    """Statistics of ``token-rewards``."""
 
     level: Literal["token", "sequence"]
     score_mean: Number
@@ -220,7 +220,7 @@ class _Candidate(TypedDict):
     prefers_first: NotRequired[Percent | None]
 
 
-Candidate = Annotated[_Candidate, AfterValidator(_within)]
+Candidate = Annotated[_Candidate, AfterValidator(_check_estimate)]
 
 
 @with_config(_STRICT)
@@ -236,7 +236,7 @@ class _Paired(TypedDict):
 
 @with_config(_STRICT)
 class Described(TypedDict):
-    """What a judge says of one set of responses."""
+    """A judge's statistics of one set of responses. Shares and faults: the playground judge only."""
 
     score: Number
     flawed: NotRequired[Share]
@@ -246,10 +246,10 @@ class Described(TypedDict):
 
 @with_config(_STRICT)
 class WinRates(TypedDict):
-    """Of ``winrates``."""
+    """Statistics of ``winrates``."""
 
     candidates: dict[str, Candidate]
-    paired: list[Annotated[_Paired, AfterValidator(_within)]]
+    paired: list[Annotated[_Paired, AfterValidator(_check_estimate)]]
     judge: NotRequired[dict[str, Described]]
     notes: NotRequired[list[str]]
 
@@ -268,10 +268,10 @@ def _schema(kind: str, by_ppo: bool) -> TypeAdapter[Any] | None:
 
 
 def check(kind: str, stats: dict[str, Any]) -> dict[str, Any]:
-    """The stats of an artifact of this kind, as far as a schema knows them; of kinds without one, as they are.
+    """Validate the stats of an artifact and drop unknown fields. Kinds without a schema are not checked.
 
     Raises:
-        pydantic.ValidationError: they are not.
+        pydantic.ValidationError: the stats do not match the schema.
     """
     schema = _schema(kind, "best_step" in stats)
     if schema is None:

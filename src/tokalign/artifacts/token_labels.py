@@ -1,4 +1,4 @@
-"""Arrow files of ``token-labels``: packed in batches, read back as rows."""
+"""Read and write the Arrow files of ``token-labels``."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,6 +15,7 @@ from tokalign.artifacts.manifest import Artifact
 from tokalign.artifacts.schemas import TokenLabels
 from tokalign.errors import InputError
 
+_REMEDY = "make the labels again: tokalign diff"
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 _IDS, _LABELS = pa.list_(pa.int32()), pa.list_(pa.int8())
 _OFFSETS = pa.list_(pa.list_(pa.int32(), 2))
@@ -37,21 +38,21 @@ LABELS_SCHEMA = pa.schema(
 
 HEAD: bytes = LABELS_SCHEMA.serialize().to_pybytes()
 TAIL = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-"""An Arrow IPC stream is the schema's message, those of the batches one after the other, and an end mark."""
+"""An Arrow IPC stream consists of the schema message (HEAD), the batch messages and an end marker (TAIL)."""
 
 
 class Ragged(NamedTuple):
-    """A column of lists: their ``values`` one after the other, list ``k`` being ``rows[k]:rows[k + 1]``."""
+    """A column of lists: the concatenated ``values``; list ``k`` is ``values[rows[k]:rows[k + 1]]``."""
 
     values: NDArray[Any]
     rows: NDArray[Any]
 
 
 def pack_labels(columns: Mapping[str, Any]) -> bytes:
-    """One batch of rows, as it stands between :data:`HEAD` and :data:`TAIL` in a file.
+    """Serialise a batch of rows to the bytes that belong between :data:`HEAD` and :data:`TAIL` in a file.
 
     Args:
-        columns: every column of :data:`LABELS_SCHEMA`, a list of values or a :class:`Ragged`.
+        columns: every column of :data:`LABELS_SCHEMA`, each a list of values or a :class:`Ragged`.
     """
     arrays = [_array(columns[field.name], field.type) for field in LABELS_SCHEMA]
     batch = pa.RecordBatch.from_arrays(arrays, schema=LABELS_SCHEMA)
@@ -68,31 +69,31 @@ def _array(column: Any, kind: Any) -> Any:
 
 
 def read_labels(labels: Artifact, limit: int | None = None) -> list[TokenLabels]:
-    """Rows of a ``token-labels`` artifact.
+    """Return the rows of a ``token-labels`` artifact, at most ``limit``.
 
     Raises:
-        InputError: a file is damaged, or has other columns or rows than it should.
+        InputError: a file is damaged or does not match the schema.
     """
     return list(islice(iter_labels(labels), limit))
 
 
 def iter_labels(labels: Artifact) -> Iterator[TokenLabels]:
-    """:func:`read_labels`, a batch of rows at a time."""
+    """Like :func:`read_labels`, but load one batch of rows at a time."""
     for batch in _batches(labels):
         yield from (TokenLabels(**row) for row in batch.to_pylist())
 
 
 def table(labels: Artifact) -> Any:
-    """All rows, as a ``pyarrow.Table``.
+    """Return all rows as a ``pyarrow.Table``.
 
     Raises:
-        InputError: as :func:`read_labels`.
+        InputError: see :func:`read_labels`.
     """
     return pa.Table.from_batches(list(_batches(labels)), schema=LABELS_SCHEMA)
 
 
 def look_up_labels(labels: Artifact) -> Iterator[tuple[dict[str, Any], Callable[[], TokenLabels]]]:
-    """Every row without what it says of tokens, and what loads the whole of it: cheap where few rows are wanted."""
+    """Yield every row without its token columns, with a function that loads the full row: cheap if few are needed."""
     light = [field.name for field in LABELS_SCHEMA if not field.name.startswith(("prompt_", "original_", "edited_"))]
     for batch in _batches(labels):
         for k, row in enumerate(batch.select(light).to_pylist()):
@@ -109,37 +110,37 @@ def _batches(labels: Artifact) -> Iterator[Any]:
 
 
 def batches(path: Path) -> Iterator[Any]:
-    """The batches of a file of labels, each checked before it is used: a damaged one would end the interpreter.
+    """Yield the batches of a label file. Each is validated first, because damaged Arrow data can crash the interpreter.
 
     Raises:
-        InputError: the file is damaged, or holds other columns.
+        InputError: the file is damaged or has other columns.
     """
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
             if stream.schema.remove_metadata() != LABELS_SCHEMA:
                 missing = sorted(set(LABELS_SCHEMA.names) - set(stream.schema.names))
-                problem = f"columns are missing: {missing}" if missing else "columns of other types"
-                raise InputError(problem, where=str(path), remedy="make it again: tokalign diff")
+                problem = f"missing columns: {missing}" if missing else "the columns have other types"
+                raise InputError(problem, where=str(path), remedy=_REMEDY)
             for batch in stream:
                 batch.validate(full=True)
                 _check_lengths(batch, path)
                 yield batch
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
-        raise InputError(f"not a whole Arrow stream: {e}", where=str(path), remedy="make it again") from e
+        raise InputError(f"not a complete Arrow stream: {e}", where=str(path), remedy=_REMEDY) from e
 
 
 def _check_lengths(batch: Any, path: Path) -> None:
-    """Ids, labels, offsets and spans of a side are of equal number in every row, and nothing is missing.
+    """Check that no value is missing and that every row has as many labels, offsets and spans as ids, on both sides.
 
     Raises:
-        InputError: they are not.
+        InputError: a value is missing, or a number differs.
     """
     for name in LABELS_SCHEMA.names:
         if batch[name].null_count and name != "chosen":
-            raise InputError("a value is missing", where=str(path), field=name, remedy="make it again")
+            raise InputError("a value is missing", where=str(path), field=name, remedy=_REMEDY)
     for side in ("original", "edited"):
         ids = pc.list_value_length(batch[f"{side}_ids"])
         for name in ("labels", "offsets", "spans"):
             if not pc.list_value_length(batch[f"{side}_{name}"]).equals(ids):
-                problem = f"another number of {name} than of ids"
-                raise InputError(problem, where=str(path), field=f"{side}_{name}", remedy="make it again")
+                problem = f"the number of {name} differs from the number of ids"
+                raise InputError(problem, where=str(path), field=f"{side}_{name}", remedy=_REMEDY)

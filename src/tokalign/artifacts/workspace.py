@@ -1,8 +1,8 @@
-"""The folder of an artifact while it is written: who holds it, which files in it are ours, what was there before.
+"""The output folder of a running command: the lock, the files of the run, and the artifact that it replaces.
 
-A plan, ``unfinished.json``, names every file of a run before the run makes it. What neither a plan nor a manifest names
-is somebody else's: it is never removed, moved, written over or listed. What a rewrite replaces is moved to a folder
-beside, and removed from there once the new artifact is whole.
+A plan, ``unfinished.json``, names every file of a run before the file is created. Files that neither a plan nor a
+manifest names belong to the user: they are never deleted, moved, overwritten or listed. The files that a rewrite
+replaces are moved to a sibling folder and deleted once the new artifact is complete.
 """
 
 import errno
@@ -30,17 +30,17 @@ from tokalign.runtime.disk import is_regular, mode, read_regular, sealed, sha256
 
 LOCK, PROGRESS, CHECKPOINTS = ".lock", "progress.json", "checkpoints"
 STAYS = (LOCK, JOURNAL, ANNOTATIONS)
-"""What is there before a run and after it: what was paid, and what a person did, is not thrown away."""
+"""Files that exist across runs. Paid API calls and the decisions of people are never deleted."""
 _ELSEWHERE = "move it elsewhere, or choose another --out"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder.
+    """Lock a folder for this process while the block runs.
 
     Raises:
-        LockedError: another process holds it; with its number.
-        ConflictError: what lies there under the lock's name is none.
+        LockedError: another process holds the lock; the message has its process id.
+        ConflictError: the lock file was not created by tokalign.
     """
     path, handle = folder / LOCK, -1
     try:
@@ -56,14 +56,14 @@ def locked(folder: Path) -> Iterator[None]:
     if held and not held.isdigit():
         if handle >= 0:
             os.close(handle)
-        raise ConflictError(f"{path} is not a lock of ours", remedy=_ELSEWHERE)
+        raise ConflictError(f"{path} is not a lock file of tokalign", remedy=_ELSEWHERE)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise LockedError(
-                f"{folder} is being written by process {held.decode() or '?'}",
-                remedy="wait for it to end, or choose another --out",
+                f"process {held.decode() or '?'} is writing to {folder}",
+                remedy="wait until it ends, or choose another --out",
             ) from e
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
@@ -85,38 +85,39 @@ class _Fields(TypedDict):
 
 
 _FIELDS = TypeAdapter(_Fields)
-_WHAT = "the plan of an unfinished run"
+_MARKER = "the plan of an unfinished run"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``unfinished.json``: a run that has not come to its end, and the files that are its own."""
+    """Contents of ``unfinished.json``: an unfinished run and its files."""
 
     token: str
-    """Stands in the name of whatever is half written."""
+    """Random string in the names of the temporary files of this run."""
     fingerprint: dict[str, Any]
-    """What decides the rows; see :meth:`tokalign.artifacts.writer.Writer.fingerprint`."""
+    """Options and inputs that determine the rows; see :meth:`tokalign.artifacts.writer.Writer.fingerprint`."""
     began: float
+    """Start of the current attempt, in seconds since the epoch."""
     spent: float = 0.0
-    """Seconds that earlier, cut runs took."""
+    """Seconds that earlier, interrupted attempts took."""
     made: list[str] = field(default_factory=list)
-    """Paths within the folder of files that the run has made, or was about to make."""
+    """Files that the run has created or was about to create, relative to the folder."""
     parts: list[str] = field(default_factory=list)
-    """Artifacts within the folder that are a part of this one."""
+    """Nested artifacts of the run, relative to the folder."""
     replaces: str | None = None
-    """Where what was there before has been put, relative to the folder."""
+    """The folder to which the replaced files were moved, relative to this folder; None if nothing was replaced."""
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """The plan in a folder; None if there is none.
+        """Read the plan in a folder; return None if there is none.
 
         Raises:
-            ValueError: it cannot be read, or was changed.
+            ValueError: the plan cannot be read or was modified.
         """
         try:
             raw, is_sealed = unseal(read_regular(folder / PLAN))
             if not is_sealed:
-                raise ValueError("it bears no seal; perhaps a run of an older version")
+                raise ValueError("the seal is missing; an older version may have written it")
             found = _FIELDS.validate_python(raw)
             for name in (*found["made"], *found["parts"]):
                 check_name(name)
@@ -125,64 +126,64 @@ class Plan:
         except FileNotFoundError:
             return None
         except ValidationError as e:
-            raise ValueError(f"not {_WHAT}: {e.errors()[0]['msg']}") from e
+            raise ValueError(f"not {_MARKER}: {e.errors()[0]['msg']}") from e
         except OSError as e:
             raise ValueError(str(e.strerror)) from e
 
     @property
     def text(self) -> str:
-        """What is written."""
-        return sealed({"tokalign": _WHAT, **asdict(self)})
+        """The text of the file, with its seal."""
+        return sealed({"tokalign": _MARKER, **asdict(self)})
 
 
 class Found(NamedTuple):
-    """What of ours lies in a folder."""
+    """The manifest and the plan in a folder; None for each that is missing."""
 
     manifest: Manifest | None
     plan: Plan | None
 
 
 def look(folder: Path) -> Found:
-    """Find out what lies in a folder in which something is to be written.
+    """Read the manifest and the plan of an output folder.
 
     Raises:
-        ConflictError: things that are not ours, or that were ours and are damaged; nothing there says what may go.
-        InputError: an artifact by a newer version.
+        ConflictError: the folder has other files but no manifest or plan, or one of the two is damaged. It is then
+            unknown which files belong to tokalign.
+        InputError: a newer version of tokalign wrote the manifest.
     """
     manifest = None
     try:
         plan = Plan.read(folder)
     except ValueError as e:
-        remedy = f"move what you need out of it ({JOURNAL} holds what was paid), or choose another --out"
-        raise ConflictError(f"{folder / PLAN} is damaged or not ours: {e}", remedy=remedy) from e
+        remedy = f"move the files that you need elsewhere ({JOURNAL} has the paid answers), or choose another --out"
+        raise ConflictError(f"{folder / PLAN} is damaged or not a file of tokalign: {e}", remedy=remedy) from e
     if os.path.lexists(folder / MANIFEST):
         try:
             manifest = Manifest.read(folder)
         except InputError as e:
             if "newer" in str(e):
                 raise
-            raise ConflictError(f"{_others(folder)} in {folder}: {e}", remedy=_ELSEWHERE) from e
+            raise ConflictError(f"{folder} holds {_others(folder)}: {e}", remedy=_ELSEWHERE) from e
     if manifest is None and plan is None and (others := _others(folder)):
         raise ConflictError(
-            f"{folder} is not empty and not an artifact of tokalign: {others} in the way", remedy=_ELSEWHERE
+            f"{folder} is not empty and not an artifact of tokalign: it holds {others}", remedy=_ELSEWHERE
         )
     return Found(manifest, plan)
 
 
-def _others(folder: Path, most: int = 5) -> str:
-    """The names of what lies there besides what a refused or killed run of ours may leave, or ""."""
-    left = f".{PLAN}."
-    names = sorted(p.name for p in folder.iterdir() if p.name not in STAYS and not p.name.startswith(left))
-    told = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-    return f"{told} {'stands' if len(names) == 1 else 'stand'}" if names else ""
+def _others(folder: Path, limit: int = 5) -> str:
+    """List the files in a folder as text, except those that a refused or killed run leaves behind; "" if none."""
+    temporary = f".{PLAN}."
+    names = sorted(p.name for p in folder.iterdir() if p.name not in STAYS and not p.name.startswith(temporary))
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 class Workspace:
-    """The files of one run in a folder that this process holds locked.
+    """The files of one run in a folder that this process has locked.
 
     Args:
-        folder: where.
-        plan: of the run; None in processes that leave the writing to another: then nothing here writes.
+        folder: output folder.
+        plan: plan of the run. None in processes that do not write; then the methods write nothing.
     """
 
     def __init__(self, folder: Path, plan: Plan | None) -> None:
@@ -191,7 +192,7 @@ class Workspace:
 
     @classmethod
     def at(cls, folder: Path) -> "Workspace":
-        """A folder for work that is no artifact: a new plan, or that of earlier work there."""
+        """Open a folder that is not an artifact, with the plan that is there or a new one."""
         folder.mkdir(parents=True, exist_ok=True)
         found = cls(folder, look(folder).plan or new_plan({"kind": "work"}))
         found.save()
@@ -205,19 +206,19 @@ class Workspace:
 
     @property
     def scratch(self) -> str:
-        """Name of a folder for a library that writes now and then, and makes it itself; see :meth:`place`."""
+        """Name of a temporary folder that a library creates and writes to repeatedly; see :meth:`place`."""
         return f".{self.plan.token}.saving"
 
     def save(self, **changes: Any) -> None:
-        """Write the plan down, with changes."""
+        """Write the plan, with these fields changed."""
         self._plan = replace(self.plan, made=sorted(self._made), **changes)
         write_at(self.temporary(PLAN), self.folder / PLAN, self._plan.text)
 
     def claim(self, *names: str) -> None:
-        """Name files that are about to be made.
+        """Add files to the plan before they are created.
 
         Raises:
-            ConflictError: something that is not of this run is in the way.
+            ConflictError: a file that is not of this run already has one of the names.
         """
         new = [name for name in names if name not in self._made]
         if not new or self._plan is None:
@@ -228,36 +229,37 @@ class Workspace:
         self.save()
 
     def adopt(self, names: Iterable[str]) -> None:
-        """Name files that a library has just made under names of its own."""
+        """Add files to the plan that a library has just created under names that it chose."""
         if self._plan is not None and (new := set(names) - self._made):
             self._made |= new
             self.save()
 
     def refuse_taken(self, name: str) -> None:
-        """See :meth:`claim`."""
+        """Raise the ConflictError of :meth:`claim` for this name, without adding it."""
         for above in PurePosixPath(name).parents[:-1]:
             with suppress(FileNotFoundError):
                 if not stat.S_ISDIR((self.folder / above).lstat().st_mode):
-                    raise ConflictError(f"{self.folder / above} is in the way: not a folder", remedy=_ELSEWHERE)
+                    raise ConflictError(f"{self.folder / above} exists and is not a folder", remedy=_ELSEWHERE)
         if name not in self._made and os.path.lexists(self.folder / name):
             raise ConflictError(
-                f"{self.folder / name} is in the way: it is not of this run", remedy=f"{_ELSEWHERE}; then run it again"
+                f"{self.folder / name} already exists and is not a file of this run",
+                remedy=f"{_ELSEWHERE}; then run the command again",
             )
 
     def part(self, name: str) -> Path:
-        """Name an artifact within this one that is a part of it; returns its folder."""
+        """Add a nested artifact to the plan; return its folder."""
         if self._plan is not None and name not in self.plan.parts:
             self.refuse_taken(name)
             self.save(parts=[*self.plan.parts, name])
         return self.folder / name
 
     def temporary(self, name: str) -> Path:
-        """Where a file of ours is written before it takes its name."""
+        """Return the temporary path at which a file is written before it is renamed."""
         path = self.folder / name
         return path.with_name(f".{path.name}.{self.plan.token}.tmp")
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
         if self._plan is None:
             return
         self.claim(name)
@@ -266,7 +268,7 @@ class Workspace:
 
     @contextmanager
     def saving(self, below: str = "") -> Iterator[Path]:
-        """A folder for a library to write into; when the block ends well, its files are moved to ``below``."""
+        """Yield a temporary folder; when the block ends without an error, its files are moved to ``below``."""
         if self._plan is None:
             yield self.folder / below
             return
@@ -278,14 +280,14 @@ class Workspace:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def place(self, source: Path, below: str, last: str = "") -> None:
-        """Move the files of a scratch folder to ``below``; ``last``: the name of that which vouches for the others."""
+        """Move the files of a scratch folder to ``below``. A file named ``last``, which marks completion, goes last."""
         paths = sorted((p for p in source.rglob("*") if p.is_file()), key=lambda p: (p.name == last, p))
-        lead = f"{below}/" if below else ""
-        names = [f"{lead}{p.relative_to(source).as_posix()}" for p in paths]
+        prefix = f"{below}/" if below else ""
+        names = [f"{prefix}{p.relative_to(source).as_posix()}" for p in paths]
         self.claim(*names)
         folders: dict[Path, None] = {}
         for path, name in zip(paths, names, strict=True):
-            path.chmod(mode())  # some libraries make files that nobody else may read
+            path.chmod(mode())  # some libraries create files that only the owner can read
             sync(path)
             target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -295,11 +297,11 @@ class Workspace:
             sync(folder)
 
     def names(self, below: str = "") -> list[str]:
-        """The files of this run, or those below a folder."""
+        """Return the files of this run, or those in a subfolder, sorted."""
         return sorted(n for n in self._made if not below or n == below or n.startswith(f"{below}/"))
 
     def remove(self, name: str) -> None:
-        """Remove a file of this run, or all that lie below a folder; what others put there stays."""
+        """Delete a file of this run, or all its files in a subfolder. Other files there are kept."""
         if self._plan is None or not (gone := self.names(name)):
             return
         for path in gone:
@@ -310,31 +312,31 @@ class Workspace:
         self.save()
 
     def renamed(self, old: str, new: str) -> None:
-        """Give a file of this run another name."""
+        """Rename a file of this run."""
         self.claim(new)
         (self.folder / old).replace(self.folder / new)
         self._made.discard(old)
         self.save()
 
     def sweep(self) -> None:
-        """Remove what was half written when a run was killed."""
+        """Delete the temporary files of a killed run."""
         if self._plan is not None:
-            _sweep(self.folder, self.plan)
+            _delete_temporary(self.folder, self.plan)
 
 
 def new_plan(fingerprint: dict[str, Any], **more: Any) -> Plan:
-    """The plan of a run that begins now."""
+    """Create the plan of a new run."""
     return Plan(secrets.token_hex(4), fingerprint, time.time(), **more)
 
 
 def plan_of(folder: Path, manifest: Manifest, fingerprint: dict[str, Any]) -> Plan:
-    """The plan of a run that goes on from a finished artifact: its files are the run's."""
+    """Create the plan of a run that continues a finished artifact and takes over its files."""
     made = [f["name"] for f in manifest.files] + _checkpoints(folder, manifest)
     return new_plan(fingerprint, spent=manifest.seconds, made=made, parts=_parts(folder, manifest))
 
 
 def spent(folder: Path, plan: Plan) -> float:
-    """Seconds that went into an unfinished run until it last wrote something."""
+    """Return the seconds that an unfinished run took until it last wrote a file."""
     times = [plan.began]
     for name in (PLAN, *plan.made):
         with suppress(OSError):
@@ -343,7 +345,7 @@ def spent(folder: Path, plan: Plan) -> float:
 
 
 def _checkpoints(folder: Path, manifest: Manifest) -> list[str]:
-    """Files of checkpoints; of older versions, whose manifests do not name them, by the seals of these."""
+    """Files of the checkpoints. Manifests of version 0.1.0 do not list them; their ``sealed.json`` files do."""
     if manifest.tokalign != "0.1.0":
         return manifest.checkpoints
     found = []
@@ -358,27 +360,27 @@ def _checkpoints(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _parts(folder: Path, manifest: Manifest) -> list[str]:
-    """Artifacts that are a part of this one; older versions do not name them."""
+    """Nested artifacts. Manifests of version 0.1.0 do not list them."""
     if manifest.tokalign != "0.1.0" or manifest.kind != "winrates":
         return manifest.parts
     paths = [folder / "judgements", *folder.glob("responses/*")]
-    return [p.relative_to(folder).as_posix() for p in paths if _of(p) != Found(None, None)]
+    return [p.relative_to(folder).as_posix() for p in paths if _read_documents(p) != Found(None, None)]
 
 
-# ── what was there before ────────────────────────────────────────────────────────────────────────────
+# ── replacing an earlier artifact ────────────────────────────────────────────────────────────────────
 
 
 def replace_in(folder: Path, found: Found, plan: Plan) -> Plan:
-    """Move what is there of ours out of the way, and leave the plan of the run that replaces it.
+    """Move the files of tokalign in the folder to a sibling folder, and write the plan of the new run.
 
-    A kill on the way is noticed by the plan: :func:`complete` goes on, :func:`restore` takes it back.
+    After a kill during the move, :func:`complete` continues it and :func:`restore` undoes it.
 
     Returns:
-        The plan, with where it all went.
+        The plan, with ``replaces`` set to the sibling folder.
     """
-    aside = _beside(folder)
+    aside = _new_sibling(folder)
     if found.plan is not None:
-        _sweep(folder, found.plan)
+        _delete_temporary(folder, found.plan)
         write_at(aside / f".{PLAN}.tmp", aside / PLAN, found.plan.text)
     plan = replace(plan, replaces=os.path.relpath(aside, folder.resolve()))
     Workspace(folder, plan).save()
@@ -387,20 +389,20 @@ def replace_in(folder: Path, found: Found, plan: Plan) -> Plan:
 
 
 def complete(folder: Path, plan: Plan) -> None:
-    """Move what is left to move to where the plan says."""
-    aside = _aside(folder, plan)
+    """Move the remaining files to the folder that the plan names."""
+    aside = _replaced_folder(folder, plan)
     if aside is not None:
-        documents = _of(aside)
-        manifest = documents.manifest or _of(folder).manifest
-        _move(folder, aside, _named(folder, Found(manifest, documents.plan)))
+        documents = _read_documents(aside)
+        manifest = documents.manifest or _read_documents(folder).manifest
+        _move(folder, aside, _listed_files(folder, Found(manifest, documents.plan)))
         if manifest is not None:
             _move(folder, aside, [MANIFEST])
 
 
 def remove_made(folder: Path, plan: Plan) -> None:
-    """Remove all that a run has made, but for its plan."""
-    _sweep(folder, plan)
-    names = _named(folder, Found(None, plan))
+    """Delete all files of a run except its plan."""
+    _delete_temporary(folder, plan)
+    names = _listed_files(folder, Found(None, plan))
     for name in names:
         if is_inside(folder, name):
             (folder / name).unlink()
@@ -409,14 +411,14 @@ def remove_made(folder: Path, plan: Plan) -> None:
 
 
 def restore(folder: Path, plan: Plan) -> None:
-    """Bring back what a rewrite that comes to nothing has replaced; its manifest and its plan last."""
-    aside = _aside(folder, plan)
+    """Move the replaced files back after a failed rewrite; the manifest and the plan are moved last."""
+    aside = _replaced_folder(folder, plan)
     if aside is None:
         (folder / PLAN).unlink(missing_ok=True)
         return
-    documents = _of(aside)
-    manifest = documents.manifest or _of(folder).manifest
-    _move(aside, folder, [*_named(aside, Found(manifest, documents.plan)), MANIFEST])
+    documents = _read_documents(aside)
+    manifest = documents.manifest or _read_documents(folder).manifest
+    _move(aside, folder, [*_listed_files(aside, Found(manifest, documents.plan)), MANIFEST])
     if documents.plan is not None:
         (aside / PLAN).replace(folder / PLAN)
     else:
@@ -427,26 +429,26 @@ def restore(folder: Path, plan: Plan) -> None:
 
 
 def drop(folder: Path, plan: Plan) -> list[Path]:
-    """Remove what was replaced, and what that had replaced; returns folders that hold more than that, and stay."""
+    """Delete the replaced artifact, and any that it had replaced. Return the folders that still hold other files."""
     kept = []
-    aside = _aside(folder, plan)
+    aside = _replaced_folder(folder, plan)
     while aside is not None:
-        documents = _of(aside)
-        older = _aside(folder, documents.plan) if documents.plan else None
-        if not _drop(aside, documents):
+        documents = _read_documents(aside)
+        older = _replaced_folder(folder, documents.plan) if documents.plan else None
+        if not _delete_replaced(aside, documents):
             kept.append(aside)
         aside = older
     return kept
 
 
-def _drop(folder: Path, documents: Found) -> bool:
-    """Remove a replaced artifact, but for files that are not as its manifest says; whether nothing is left."""
+def _delete_replaced(folder: Path, documents: Found) -> bool:
+    """Delete a replaced artifact, except files that differ from its manifest. Return whether the folder was deleted."""
     hashes = {f["name"]: f["sha256"] for f in documents.manifest.files} if documents.manifest else {}
-    for name in _named(folder, documents):
+    for name in _listed_files(folder, documents):
         path = folder / name
         if is_inside(folder, name) and (name not in hashes or (is_regular(path) and sha256(path) == hashes[name])):
             path.unlink()
-    _remove_empty(folder, _named(folder, documents))
+    _remove_empty(folder, _listed_files(folder, documents))
     rest = [p for p in folder.iterdir() if p.name not in (MANIFEST, PLAN)]
     if not rest:
         for name in (MANIFEST, PLAN):
@@ -455,16 +457,16 @@ def _drop(folder: Path, documents: Found) -> bool:
     return not rest
 
 
-def _aside(folder: Path, plan: Plan) -> Path | None:
-    """Where a plan says that what was there has been put, if it is there and holds what it should, or nothing yet."""
+def _replaced_folder(folder: Path, plan: Plan) -> Path | None:
+    """The folder with the replaced files; None if the plan names none or it does not exist."""
     if plan.replaces is None:
         return None
     aside = folder.resolve() / plan.replaces
     return aside if aside.is_dir() and not aside.is_symlink() else None
 
 
-def _beside(folder: Path) -> Path:
-    """A new folder beside one, named after the time; within it, where no folder can be made beside, or on no disk."""
+def _new_sibling(folder: Path) -> Path:
+    """Create a sibling folder named after the time; a subfolder if a sibling is on another disk or not writable."""
     place = folder.resolve()
     stamp = f"replaced-{datetime.now():%Y%m%d-%H%M%S}"
     for k in range(1000):
@@ -475,11 +477,11 @@ def _beside(folder: Path) -> Path:
         with suppress(FileExistsError):
             beside.mkdir()
             return beside
-    raise ConflictError(f"too many folders {place.name}.{stamp}-… beside {folder}", remedy="remove some")
+    raise ConflictError(f"too many folders {place.name}.{stamp}-… beside {folder}", remedy="delete some of them")
 
 
-def _of(folder: Path) -> Found:
-    """What of ours lies there, as far as it can be read."""
+def _read_documents(folder: Path) -> Found:
+    """The manifest and the plan in a folder; None for each that is missing or unreadable."""
     manifest = plan = None
     with suppress(InputError):
         manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() else None
@@ -488,8 +490,8 @@ def _of(folder: Path) -> Found:
     return Found(manifest, plan)
 
 
-def _named(folder: Path, documents: Found) -> list[str]:
-    """The files that a manifest and a plan name, those of parts among them; without the two themselves."""
+def _listed_files(folder: Path, documents: Found) -> list[str]:
+    """The files that a manifest and a plan list, including those of nested artifacts, without the two themselves."""
     names: dict[str, None] = {}
     parts: dict[str, None] = {}
     if (m := documents.manifest) is not None:
@@ -499,20 +501,25 @@ def _named(folder: Path, documents: Found) -> list[str]:
         names |= dict.fromkeys(p.made)
         parts |= dict.fromkeys(p.parts)
     for part in parts:
-        own = _of(folder / part)
+        own = _read_documents(folder / part)
         if own != Found(None, None):
-            inner = [*_named(folder / part, own), LOCK, PLAN, MANIFEST]  # these two last: they say what there is
+            inner = [
+                *_listed_files(folder / part, own),
+                LOCK,
+                PLAN,
+                MANIFEST,
+            ]  # PLAN and MANIFEST last: they list the others
             names |= dict.fromkeys(f"{part}/{name}" for name in inner)
     return list(names)
 
 
 def _move(source: Path, target: Path, names: list[str]) -> None:
-    """Move those of the files that are there; folders that are left empty go."""
+    """Move the files that exist, and delete the folders that are then empty."""
     for name in names:
         if not is_inside(source, name):
             continue
         if os.path.lexists(target / name):
-            raise ConflictError(f"{target / name} is in the way: it is not of this run", remedy=_ELSEWHERE)
+            raise ConflictError(f"{target / name} already exists and is not a file of this run", remedy=_ELSEWHERE)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).rename(target / name)
     _remove_empty(source, names)
@@ -520,7 +527,7 @@ def _move(source: Path, target: Path, names: list[str]) -> None:
 
 
 def is_inside(folder: Path, name: str) -> bool:
-    """Whether a file of that name lies below a folder, and no link leads to where it lies."""
+    """Whether a file exists in a folder and its path contains no symbolic link."""
     try:
         found = [(folder / p).lstat() for p in (PurePosixPath(name), *PurePosixPath(name).parents[:-1])]
     except (FileNotFoundError, NotADirectoryError):
@@ -529,15 +536,15 @@ def is_inside(folder: Path, name: str) -> bool:
 
 
 def _remove_empty(folder: Path, names: Iterable[str]) -> None:
-    """Remove the folders that these files were in, where nothing else is."""
+    """Delete the folders that contained these files, if they are empty."""
     above = {p for name in names for p in PurePosixPath(name).parents[:-1]}
     for path in sorted(above, key=lambda p: -len(p.parts)):
         with suppress(OSError):
             (folder / path).rmdir()
 
 
-def _sweep(folder: Path, plan: Plan) -> None:
-    """Remove what bears a plan's token."""
+def _delete_temporary(folder: Path, plan: Plan) -> None:
+    """Delete the temporary files and folders whose names contain the token of the plan."""
     places = {folder} | {folder / p for name in plan.made for p in PurePosixPath(name).parents[:-1]}
     for place in places:
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""Writing an artifact: one process at a time, whole or not at all, and on from where a killed run ended.
+"""Write artifacts: atomically, by one process at a time, resuming after a kill.
 
-Making the same thing again does nothing when it is finished and goes on when it is not; making another thing
-over it is refused without ``--fresh`` (see :func:`writing`).
+Repeating a run does nothing if it is finished and resumes it if it is not. A run with other settings is refused without
+``--fresh`` (see :func:`writing`).
 """
 
 import json
@@ -32,50 +32,51 @@ _LIBRARIES = ("datasets", "numpy", "pyarrow", "rapidfuzz", "tokenizers", "torch"
 
 
 class Writer:
-    """One artifact being written. Use :func:`writing`."""
+    """An artifact that is being written. Created by :func:`writing`."""
 
     def __init__(self, folder: Path, kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]]) -> None:
         self.folder, self.kind, self.config = folder, kind, config
-        # An option that names an input counts by the content that was read, not by how its path was spelt.
+        # Input options are left out: the inputs are compared by content, not by path.
         self.options = config.select("rows", "more")
         self.inputs = [
-            {"name": name, **entry, "path": _relative(entry["path"], folder)} for name, entry in inputs.items()
+            {"name": name, **entry, "path": _relative_path(entry["path"], folder)} for name, entry in inputs.items()
         ]
         self.space = Workspace(folder, None)
-        """The files of the run; :func:`writing` lets it write."""
+        """The files of the run; read-only until :func:`writing` sets the plan."""
         self.finished: Manifest | None = None
+        """The manifest, if the run is already finished."""
         self.resumed = False
-        """Whether something of this very run is there already."""
+        """Whether an earlier attempt of the same run left files."""
         self.again = False
-        """Whether it is all there, but with rows that failed and are tried again; it stays until they are."""
+        """Whether a finished run retries its failed rows. The old manifest is kept until the new one is written."""
         self._start = time.perf_counter()
         self._rows: RowFile | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the rows: options, and inputs by content."""
+        """Everything that determines the rows: the options, and the inputs by content."""
         contents = {f"input {i['name']}": i["sha256"] for i in self.inputs}
         return {"kind": self.kind, **self.options, **contents}
 
     def rows(self, name: str = "data.jsonl", head: bytes = b"", tail: bytes = b"", shard: int = 0) -> RowFile:
-        """A data file that grows by appending and survives a kill; see :class:`RowFile`."""
+        """Return a resumable data file; the arguments are those of :class:`RowFile`."""
         self._rows = RowFile(self.space, name, head, tail, shard)
         return self._rows
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """A path to write a data file at; it takes its name only when the block ends well."""
+        """Yield a temporary path for a data file, which is moved to ``name`` when the block ends without an error."""
         with self.space.saving() as scratch:
             yield scratch / name
 
     def part(
         self, kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]], name: str
     ) -> AbstractContextManager["Writer"]:
-        """:func:`writing` of an artifact inside this one that is a part of it: it goes when this one goes."""
+        """Like :func:`writing`, for an artifact nested in this one. It is deleted together with this one."""
         return writing(kind, replace(config, fresh=False), inputs, self.space.part(name))
 
     def jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Write rows as JSON lines; returns how many."""
+        """Write rows as JSON lines; return their number."""
         n = 0
         with self.file(name) as path, path.open("w", encoding="utf-8") as f:
             for row in rows:
@@ -89,7 +90,7 @@ class Writer:
         stats: Mapping[str, Any] | None = None,
         usage: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Write the manifest: from here on the artifact exists."""
+        """Write the manifest, which finishes the artifact, and return it."""
         files = []
         counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
         names = [name for name in self.space.names() if (self.folder / name).is_file() and name != PROGRESS]
@@ -126,17 +127,17 @@ class Writer:
 
 
 def _tidy(folder: Path, space: Workspace, config: StageOptions) -> None:
-    """The artifact is whole: what it was made with, and what it replaces, can go."""
+    """Delete the temporary files of a finished run and the artifact that it replaced."""
     kept = workspace.drop(folder, space.plan)
     space.sweep()
     if PROGRESS in space.names():
         (folder / PROGRESS).unlink(missing_ok=True)
     (folder / PLAN).unlink(missing_ok=True)
     for path in kept:
-        _say(config, f"{path} holds files that are not as its manifest says; it stays")
+        _print(config, f"keeping {path}: some of its files are not in its manifest or differ from it")
 
 
-def _say(config: StageOptions, line: str) -> None:
+def _print(config: StageOptions, line: str) -> None:
     if not config.quiet:
         print(f"tokalign: {line}", file=sys.stderr)
 
@@ -145,22 +146,22 @@ def _say(config: StageOptions, line: str) -> None:
 def writing(
     kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]], out: Path | None = None
 ) -> Iterator[Writer]:
-    """Hold the output folder while a stage writes it.
+    """Lock the output folder and yield a :class:`Writer` for it.
 
-    If the folder already holds this very run, ``finished`` is its manifest and there is nothing to do; if it
-    holds a part of it, ``resumed`` is true and what is there may be used. With ``--fresh`` what was there is moved to
-    a folder beside, and comes back if this run is refused. Files of others are left alone, wherever they lie. Signals
-    wait for :func:`tokalign.runtime.signals.check`.
+    If the folder holds the same run, finished, ``finished`` is its manifest and there is nothing to do. If it holds a
+    part of the same run, ``resumed`` is True and its files can be used. With ``--fresh``, an existing artifact is moved
+    to a sibling folder, and moved back if this run is refused. Files of the user are never touched. Signals take effect
+    at the next :func:`tokalign.runtime.signals.check`.
 
     Args:
-        kind: what is written.
-        config: the stage's options.
-        inputs: by name, the ``lineage`` of each input with its ``path``.
-        out: the folder, where it is not ``config.out``.
+        kind: kind of the artifact.
+        config: options of the command.
+        inputs: the lineage (with ``path``) of each input, by name.
+        out: output folder, if not ``config.out``.
 
     Raises:
-        ConflictError: the folder holds something else; the fields that differ, or the files in the way, are named.
-        LockedError: another process writes it.
+        ConflictError: the folder holds another run or other files; the message names the differences or the files.
+        LockedError: another process is writing to the folder.
     """
     folder = out or config.out
     made = not os.path.lexists(folder)
@@ -168,29 +169,29 @@ def writing(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as e:
         raise ConflictError(f"{folder} is a file, not a folder", remedy="choose another --out") from e
-    look(folder)  # before the lock, which leaves a file
+    look(folder)  # check before locking, because the lock creates a file
     with locked(folder), signals.patiently():
         writer = Writer(folder, kind, config, inputs)
-        found = _settled(writer, look(folder))
+        found = _finish_move(writer, look(folder))
         if not config.fresh:
-            _compare(writer, found)
+            _check_run(writer, found)
         if writer.finished is None:
-            _begin(writer, found)
-        elif found.plan is not None:  # killed when all was done
+            _prepare(writer, found)
+        elif found.plan is not None:  # killed after the manifest was written
             _tidy(folder, Workspace(folder, found.plan), config)
         try:
             yield writer
-        except ConflictError:  # something of the user's is in the way: once it is gone, the run can go on
+        except ConflictError:  # a file of the user has a name that the run needs: the run can resume once it is moved
             raise
-        except (InputError, UsageError):  # what was asked for cannot be: leave things as they were
+        except (InputError, UsageError):  # the request is invalid: restore the earlier state
             begun = any(name.startswith(f"{CHECKPOINTS}/") for name in writer.space.names())
             if writer.finished is None and not (writer.resumed or begun):
                 _undo(writer, made)
             raise
 
 
-def _settled(writer: Writer, found: Found) -> Found:
-    """Go on with, or take back, what a kill left of moving away what was there."""
+def _finish_move(writer: Writer, found: Found) -> Found:
+    """Finish or undo the move of an earlier artifact that a kill interrupted."""
     plan = found.plan
     if plan is None or plan.replaces is None or plan.made or plan.parts:
         return found
@@ -201,31 +202,31 @@ def _settled(writer: Writer, found: Found) -> Found:
     return Found(None, plan)
 
 
-def _compare(writer: Writer, found: Found) -> None:
-    """Find out what is there of this run: all of it, a part, or nothing."""
-    folder, there = writer.folder, found.manifest
-    if there is None and found.plan is None:
+def _check_run(writer: Writer, found: Found) -> None:
+    """Compare the folder with this run and set ``finished``, ``resumed`` and ``again``; refuse another run."""
+    folder, existing = writer.folder, found.manifest
+    if existing is None and found.plan is None:
         return
-    before = there.fingerprint(writer.options) if there else found.plan.fingerprint if found.plan else {}
-    # An option that an older version did not have is taken as its default, which does what was done without it.
+    before = existing.fingerprint(writer.options) if existing else found.plan.fingerprint if found.plan else {}
+    # Options that an older version did not have count as their defaults, which keep the old behaviour.
     before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.options}, **before}
     if changes := _changes(before, writer.fingerprint, writer.config.select("more")):
-        run = "another run" if there else "an unfinished other run"
+        run = "another run" if existing else "another unfinished run"
         raise ConflictError(
             f"{folder} holds {run}; changed: {', '.join(changes)}",
             remedy="choose another --out, or pass --fresh to rewrite it",
         )
-    if there and found.plan is None:
+    if existing and found.plan is None:
         open_artifact(folder)
-    if there and before == writer.fingerprint:
-        writer.again = bool(there.rows.get("failed"))
-        writer.finished, writer.resumed = (None, True) if writer.again else (there, False)
+    if existing and before == writer.fingerprint:
+        writer.again = bool(existing.rows.get("failed"))
+        writer.finished, writer.resumed = (None, True) if writer.again else (existing, False)
     else:
         writer.resumed = True
 
 
-def _begin(writer: Writer, found: Found) -> None:
-    """Make the folder ready for a run that is not finished."""
+def _prepare(writer: Writer, found: Found) -> None:
+    """Prepare the folder for a new or resumed run."""
     folder, fingerprint = writer.folder, writer.fingerprint
     if writer.resumed:
         if found.plan is not None:
@@ -239,19 +240,19 @@ def _begin(writer: Writer, found: Found) -> None:
         plan = workspace.new_plan(fingerprint)
         if found != Found(None, None):
             plan = workspace.replace_in(folder, found, plan)
-            _say(writer.config, f"what was there is in {_aside(folder, plan)} until this has come to its end")
+            _print(writer.config, f"the previous artifact is in {_replaced_path(folder, plan)} until this run finishes")
     writer.space = Workspace(folder, plan)
     writer.space.save()
     if not writer.again:
-        (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is asked for more
+        (folder / MANIFEST).unlink(missing_ok=True)  # of a finished run that is now extended
 
 
-def _aside(folder: Path, plan: workspace.Plan) -> str:
+def _replaced_path(folder: Path, plan: workspace.Plan) -> str:
     return os.path.relpath(folder.resolve() / (plan.replaces or ""))
 
 
 def _undo(writer: Writer, made: bool) -> None:
-    """Remove what a run that was refused has made, and bring back what it replaced."""
+    """Delete the files of a refused run and restore the artifact that it replaced."""
     folder, plan = writer.folder, writer.space.plan
     workspace.remove_made(folder, plan)
     workspace.restore(folder, plan)
@@ -262,7 +263,7 @@ def _undo(writer: Writer, made: bool) -> None:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], more: Iterable[str]) -> list[str]:
-    """What differs between the run that is there and the one asked for, in words; ``more`` options may have grown."""
+    """Describe the differences between the existing run and the requested one. Options in ``more`` may increase."""
     if before["kind"] != now["kind"]:
         return [f"kind {before['kind']} → {now['kind']}"]
     grown = {k for k in more if before.get(k) and now[k] > before[k]}
@@ -279,6 +280,6 @@ def _short(digest: str | None) -> str:
     return "none" if digest is None else digest if ":" in digest else digest[:12]
 
 
-def _relative(path: str, folder: Path) -> str:
-    """Paths that exist are kept relative to the artifact, so that a tree of artifacts can be moved."""
+def _relative_path(path: str, folder: Path) -> str:
+    """Make an existing path relative to the artifact, so that a tree of artifacts can be moved."""
     return os.path.relpath(path, folder) if Path(path).exists() else path

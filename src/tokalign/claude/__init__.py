@@ -1,1 +1,1 @@
-"""Paid work by Claude: what a call costs, what was asked and answered, the calls. The one room that knows the SDK."""
+"""Claude API client: calls, batches, prices, budget and a journal of all calls. The only package that uses the SDK."""

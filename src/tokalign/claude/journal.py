@@ -1,32 +1,33 @@
-"""What was asked of a paid service and what it answered: written down before and after each call, never rewritten.
+"""Append-only journal of paid API calls, written before and after each call.
 
-One JSON object a line: ``{"event", "key", …}``. The key is a hash of the request; retries of one request have one key.
+Each line is one JSON object: ``{"event", "key", …}``. The key is a hash of the request; retries of a request have the
+same key.
 
 ==========  ===================================================================================
 event       meaning
 ==========  ===================================================================================
-sent        a request is about to leave; with the most it can cost
-answered    the answer, as it came, and what it cost
-refused     no answer, and certainly nothing to pay (an error status, no connection)
-lost        no answer, and perhaps paid: it left, and then the connection went
+sent        a request is about to be sent; with its maximum cost
+answered    the answer, verbatim, and its cost
+refused     no answer, and certainly not billed (error status, no connection)
+lost        no answer, but possibly billed (the connection was lost after the request was sent)
 ==========  ===================================================================================
 
-A ``sent`` without any of the others, because the run was killed, is lost too. Of an answer only its place in the file
-is held. Requests that are submitted together, as a batch, have a plan of theirs, whose key is drawn at random:
+A ``sent`` without any other event, left by a killed run, counts as lost. Only the file offsets of answers are kept in
+memory. Requests that are submitted together as a batch share a plan with a random key:
 
 ==========  ===================================================================================
-planned     the keys of the requests that are about to leave together, and the most they can cost
-created     the service took them; with its name of the batch
-closed      its answers are all written down
-refused     it did not take them
-lost        it is not to be found
+planned     a batch is about to be submitted; with the keys of its requests and its maximum cost
+created     the API accepted the batch; with the ID of the batch
+closed      the outcomes of all requests are recorded
+refused     the API rejected the batch
+lost        the batch cannot be found
 ==========  ===================================================================================
 
-A ``planned`` without the others is not lost: it is looked for among the service's batches.
+A ``planned`` without any other event is not lost: the batch is searched for among the batches that the API lists.
 
 ==========  ===================================================================================
-discarded   the user wants all asked anew: answers up to here are forgotten, what they cost is not
-finished    a run has come to its end
+discarded   the user discarded all answers before this line; their cost still counts
+finished    a run is complete
 ==========  ===================================================================================
 """
 
@@ -49,15 +50,15 @@ SENT, ANSWERED, REFUSED, LOST = "sent", "answered", "refused", "lost"
 PLANNED, CREATED, CLOSED = "planned", "created", "closed"
 DISCARDED, FINISHED = "discarded", "finished"
 SYNC = 1.0
-"""Seconds of answers that a loss of power may cost; a killed process loses none."""
+"""Seconds between syncs to disk. A power failure loses at most this much; a killed process loses nothing."""
 
 
-_DEAREST = 1e100
-"""US dollars; any sum of so much is still a number."""
+_MAX_DOLLARS = 1e100
+"""Largest valid amount in US dollars; sums of such amounts stay finite."""
 
 
 class Answer(NamedTuple):
-    """A message, as the API gives it, and what it cost in US dollars."""
+    """A message as the API returned it, and its cost in US dollars."""
 
     message: dict[str, Any]
     cost: float
@@ -65,78 +66,85 @@ class Answer(NamedTuple):
 
 @dataclass
 class Plan:
-    """Requests that left, or were about to leave, together."""
+    """Requests submitted, or about to be submitted, as one batch."""
 
     id: str
     keys: list[str]
-    most: float
-    """US dollars they can cost."""
+    max_cost: float
+    """Maximum cost of all requests in US dollars."""
     at: datetime
+    """Time of submission."""
     rates: dict[str, Any]
-    """What they are priced by."""
-    left: set[str]
-    """Keys of those of which nothing is written down yet."""
+    """Fields of :class:`tokalign.claude.prices.Rates` at submission."""
+    open_keys: set[str]
+    """Keys of the requests without a recorded outcome."""
     batch: str | None = None
-    """The service's name of them, once it is known."""
+    """The API's ID of the batch, once it is known."""
 
 
 def key_of(request: Any) -> str:
-    """The hash of a request: equal for equal ones, in whatever order their fields stand."""
+    """Return a hash of a request that does not depend on the order of its fields."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _dollars(amount: Any) -> float:
-    """A sum of money as a journal has it: one that is none, or negative, would switch the cap off.
+    """Check an amount of money; a negative or invalid one would disable the budget.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is not a number from 0 to ``_MAX_DOLLARS``.
     """
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= _DEAREST:
-        raise ValueError(f"no sum of money: {amount!r}")
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= _MAX_DOLLARS:
+        raise ValueError(f"not an amount of money: {amount!r}")
     return float(amount)
 
 
 class Journal:
-    """``with Journal(path) as journal``: one process at a time, which its caller's lock sees to.
+    """Journal of calls: ``with Journal(path) as journal``. The caller must lock the folder against other processes.
 
-    ``spent``: US dollars paid; ``perhaps``: the most that lost calls cost besides; ``lost``: how many there are.
+    Args:
+        path: file of the journal; created if it does not exist.
 
     Raises:
-        InputError: the file is no journal.
+        InputError: the file is not a valid journal.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.spent = self.perhaps = 0.0
+        self.spent = 0.0
+        """US dollars paid for answers."""
+        self.perhaps = 0.0
+        """Maximum cost of lost calls in US dollars."""
         self.lost = 0
+        """Number of lost calls."""
         self.charged = 0
-        """Answers paid for."""
+        """Number of answers paid for."""
         self.retries: Counter[str] = Counter()
-        """Why calls had to be made again, with counts."""
+        """Number of failed calls by reason."""
         self.plans: dict[str, Plan] = {}
-        """Those whose answers are not all written down."""
+        """Batches with unrecorded outcomes, by plan ID."""
         self.batches: set[str] = set()
-        """The service's names of all that were created."""
+        """The API's IDs of all created batches."""
         self.discarded = False
-        """Whether answers were forgotten for a run that has not come to its end."""
+        """Whether answers were discarded for a run that is not complete."""
         self._answers: dict[str, int] = {}
         self._planned: dict[str, Plan] = {}
         self._synced = time.monotonic()
         self._open: dict[str, float] = {}
         self._file: BinaryIO = append_log.open_log(path)
-        remedy = "mend it, or pass --discard-journal (what was paid is then paid again)"
-        append_log.replay(self._file, path, self._take, remedy)
+        remedy = "repair the line, or move the file away (its answers are then paid for again)"
+        append_log.replay(self._file, path, self._apply, remedy)
         for key in list(self._open):
             self.lose(key, "the run ended")
 
-    def _take(self, entry: dict[str, Any], at: int) -> None:
+    def _apply(self, entry: dict[str, Any], at: int) -> None:
+        """Update the state by an entry at file offset ``at``."""
         event, key = entry["event"], entry["key"]
         if event == SENT:
             self._open[key] = _dollars(entry["most"])
         elif event == PLANNED:
-            keys, at_time = list(entry["keys"]), datetime.fromisoformat(entry["at"])
-            plan = Plan(key, keys, _dollars(entry["most"]), at_time, entry["rates"], set(keys))
+            keys, time_ = list(entry["keys"]), datetime.fromisoformat(entry["at"])
+            plan = Plan(key, keys, _dollars(entry["most"]), time_, entry["rates"], set(keys))
             self.plans[key] = plan
             self._planned |= dict.fromkeys(keys, plan)
         elif event == CREATED:
@@ -150,18 +158,18 @@ class Journal:
         elif event == FINISHED:
             self.discarded = False
         else:
-            self._end(event, key, entry, at)
+            self._settle(event, key, entry, at)
 
-    def _end(self, event: str, key: str, entry: dict[str, Any], at: int) -> None:
-        """A request has come to an end, or a plan as a whole."""
-        most, plan = self._open.pop(key, 0.0), self.plans.get(key)
+    def _settle(self, event: str, key: str, entry: dict[str, Any], at: int) -> None:
+        """Settle a request, or a plan as a whole."""
+        max_cost, plan = self._open.pop(key, 0.0), self.plans.get(key)
         if event == ANSWERED:
             self.spent += _dollars(entry["cost"])
             self._answers[key] = at
             self.charged += 1
         elif event == LOST:
-            self.perhaps += _dollars(entry.get("most", most))
-            self.lost += len(plan.left) if plan else 1
+            self.perhaps += _dollars(entry.get("most", max_cost))
+            self.lost += len(plan.open_keys) if plan else 1
             self.retries[entry["why"]] += 1
         elif event == REFUSED:
             self.retries[entry["why"]] += 1
@@ -170,97 +178,106 @@ class Journal:
         if plan is not None:
             self._drop(key)
         elif key in self._planned:
-            self._planned[key].left.discard(key)
+            self._planned[key].open_keys.discard(key)
 
     def _drop(self, plan: str) -> None:
         for key in self.plans.pop(plan).keys:
             self._planned.pop(key, None)
 
-    def _write(self, event: str, key: str, **more: Any) -> None:
-        for name in more.keys() & {"cost", "most"}:  # what cannot be read back is not written
-            _dollars(more[name])
-        entry = {"event": event, "key": key, **more}
+    def _write(self, event: str, key: str, **fields: Any) -> None:
+        for name in fields.keys() & {"cost", "most"}:  # validate before writing
+            _dollars(fields[name])
+        entry = {"event": event, "key": key, **fields}
         at = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(entry).encode() + b"\n")  # in ASCII: an answer may hold half a character
+        self._file.write(json.dumps(entry).encode() + b"\n")  # ASCII: an answer may contain lone surrogates
         self._file.flush()
-        self._take(entry, at)
+        self._apply(entry, at)
         if time.monotonic() - self._synced > SYNC:
             self.sync()
 
-    def send(self, key: str, most: float) -> None:
-        """A request is about to leave. ``most``: what it can cost, in US dollars."""
-        self._write(SENT, key, most=most)
+    def send(self, key: str, max_cost: float) -> None:
+        """Record that a request is about to be sent. ``max_cost``: its maximum cost in US dollars."""
+        self._write(SENT, key, most=max_cost)
 
     def answer(self, key: str, answer: Any, cost: float) -> None:
-        """An answer came, and was paid."""
+        """Record an answer and its cost in US dollars."""
         self._write(ANSWERED, key, cost=cost, answer=answer)
 
     def refuse(self, key: str, why: str) -> None:
-        """No answer, nothing to pay. ``key``: of a request or of a plan."""
+        """Record that a request, or a plan, got no answer and was not billed."""
         self._write(REFUSED, key, why=why)
 
-    def lose(self, key: str, why: str, **most: float) -> None:
-        """No answer, and perhaps paid. ``key``: of a request or of a plan; ``most``: US dollars, if it was no call."""
-        self._write(LOST, key, why=why, **most)
+    def lose(self, key: str, why: str, max_cost: float | None = None) -> None:
+        """Record that a request, or a plan, got no answer and was possibly billed.
 
-    def forsake(self, key: str, why: str) -> None:
-        """As :meth:`lose`, of a call that may be over already. It counts even where it cannot be written down."""
+        ``max_cost``: its maximum cost in US dollars; by default the amount given to :meth:`send`.
+        """
+        self._write(LOST, key, why=why, **({} if max_cost is None else {"most": max_cost}))
+
+    def lose_if_open(self, key: str, why: str) -> None:
+        """Call :meth:`lose` if the request has no recorded outcome. It counts even if it cannot be written."""
         if key in self._open:
             try:
                 self.lose(key, why)
             except OSError:
-                self._end(LOST, key, {"why": why}, 0)
+                self._settle(LOST, key, {"why": why}, 0)
 
     def discard(self) -> None:
-        """Forget all answers, but for a run that has done so and not come to its end."""
+        """Discard all answers, unless an incomplete run has already done so."""
         if not self.discarded:
             self._write(DISCARDED, "")
 
     def finish(self) -> None:
-        """A run has come to its end."""
+        """Record that the run is complete."""
         if self.discarded:
             self._write(FINISHED, "")
 
-    def plan(self, keys: Sequence[str], most: float, rates: dict[str, Any]) -> Plan:
-        """Requests are about to leave together."""
+    def plan(self, keys: Sequence[str], max_cost: float, rates: dict[str, Any]) -> Plan:
+        """Record that a batch is about to be submitted, and return its plan.
+
+        Args:
+            keys: keys of the requests.
+            max_cost: maximum cost of all requests in US dollars.
+            rates: fields of :class:`tokalign.claude.prices.Rates`.
+        """
         key, now = secrets.token_hex(8), datetime.now(UTC).isoformat()
-        self._write(PLANNED, key, keys=list(keys), most=most, rates=rates, at=now)
+        self._write(PLANNED, key, keys=list(keys), most=max_cost, rates=rates, at=now)
         self.sync()
         return self.plans[key]
 
     def create(self, plan: Plan, batch: str) -> None:
-        """The service took the requests of a plan as ``batch``."""
+        """Record that the API accepted a plan as the batch with this ID."""
         self._write(CREATED, plan.id, batch=batch)
 
     def close(self, plan: Plan) -> None:
-        """All that came of a plan is written down."""
+        """Record that the outcomes of all requests of a plan are recorded."""
         self._write(CLOSED, plan.id)
 
     @property
     def reserved(self) -> float:
-        """The most that the calls under way can cost."""
-        return sum(self._open.values()) + sum(plan.most for plan in self.plans.values())
+        """Maximum cost of the calls and batches in progress, in US dollars."""
+        return sum(self._open.values()) + sum(plan.max_cost for plan in self.plans.values())
 
     @property
     def committed(self) -> float:
-        """US dollars that are paid, perhaps paid, or may yet be."""
+        """US dollars paid, possibly paid and reserved."""
         return self.spent + self.perhaps + self.reserved
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
 
     def recall(self, key: str) -> Answer:
-        """The answer to a request that was answered before.
+        """Return the recorded answer to a request.
 
         Raises:
-            KeyError: it was not.
+            KeyError: the request has no recorded answer.
         """
         self._file.seek(self._answers[key])
         entry = json.loads(self._file.readline())
         return Answer(entry["answer"], float(entry["cost"]))
 
     def sync(self) -> None:
-        """Have all of it on disk, against a loss of power."""
+        """Flush the file to disk."""
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""When the next call may leave: rate limits as the service tells them, and a cap on spending."""
+"""Limits on calls: the API's rate limits and the budget."""
 
 import asyncio
 import time
@@ -7,78 +7,78 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from tokalign.claude.journal import Journal
-from tokalign.claude.retry import nap
+from tokalign.claude.retry import sleep
 from tokalign.errors import BudgetError
 
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
-"""Of ``anthropic-ratelimit-KIND-remaining`` and ``-reset``."""
+"""KIND in the headers ``anthropic-ratelimit-KIND-remaining`` and ``anthropic-ratelimit-KIND-reset``."""
 
 
 class RateLimiter:
-    """Holds calls back while the service has none left for us, and has fewer under way once it has said so.
+    """Limits concurrent calls. Halves the limit after a 429 response, and pauses until the time that the API gives.
 
     Args:
-        most: calls under way at a time, at most.
+        limit: maximum number of concurrent calls.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._allowed, self._out = most, float(most), 0
-        self._until = 0.0
+    def __init__(self, limit: int) -> None:
+        self._limit, self._allowed, self._active = limit, float(limit), 0
+        self._resume_at = 0.0
         self._changed = asyncio.Condition()
 
     @property
-    def left(self) -> float:
-        """Seconds until a call may leave."""
-        return max(0.0, self._until - time.monotonic())
+    def wait_time(self) -> float:
+        """Seconds until the next call may be sent."""
+        return max(0.0, self._resume_at - time.monotonic())
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Room for one call, once there is.
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait until one more call is allowed; the context is the duration of the call.
 
         Raises:
-            StoppedError: the end was asked for meanwhile.
+            StoppedError: the run was interrupted while waiting.
         """
         while True:
-            await nap(self.left)
+            await sleep(self.wait_time)
             async with self._changed:
-                if self._out < max(1, int(self._allowed)) and not self.left:
-                    self._out += 1
+                if self._active < max(1, int(self._allowed)) and not self.wait_time:
+                    self._active += 1
                     break
-                if not self.left:
+                if not self.wait_time:
                     await self._changed.wait()
         try:
             yield
         finally:
             async with self._changed:
-                self._out -= 1
+                self._active -= 1
                 self._changed.notify_all()
 
     def refuse(self, headers: Mapping[str, str]) -> None:
-        """The service has had too much: wait as long as it says, and then have half as many calls under way."""
-        if not self.left:  # the others that left with this one say the same
+        """Handle a rate-limit response: halve the number of concurrent calls and pause for ``retry-after`` seconds."""
+        if not self.wait_time:  # concurrent calls that are refused together count once
             self._allowed = max(1.0, self._allowed / 2)
         self._pause(retry_after(headers) or 0.0)
 
-    def learn(self, headers: Mapping[str, str]) -> None:
-        """An answer came: of what it says is left; where that is nothing, calls wait for the reset."""
-        self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
+    def update(self, headers: Mapping[str, str]) -> None:
+        """Handle the headers of an answer: raise the limit again, and pause until the reset if nothing remains."""
+        self._allowed = min(float(self._limit), self._allowed + 1 / self._allowed)
         for kind in _KINDS:
             if headers.get(f"anthropic-ratelimit-{kind}-remaining") == "0":
-                self._pause(_seconds_to(headers.get(f"anthropic-ratelimit-{kind}-reset", "")))
+                self._pause(_seconds_until(headers.get(f"anthropic-ratelimit-{kind}-reset", "")))
 
     def _pause(self, seconds: float) -> None:
-        self._until = max(self._until, time.monotonic() + seconds)
+        self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
 
-def _seconds_to(moment: str) -> float:
+def _seconds_until(timestamp: str) -> float:
     try:
-        return max(0.0, datetime.fromisoformat(moment).timestamp() - time.time())
+        return max(0.0, datetime.fromisoformat(timestamp).timestamp() - time.time())
     except ValueError:
         return 1.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks us to wait, if it does."""
+    """Return the seconds in the ``retry-after`` header, or None."""
     try:
         return max(0.0, float(headers["retry-after"]))
     except (KeyError, ValueError):
@@ -86,44 +86,47 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 class Budget:
-    """Reserves the most that a call can cost before it leaves.
+    """Reserves the maximum cost of a call before it is sent.
 
     Args:
-        journal: what is paid, perhaps paid, and under way.
-        cap: US dollars for all of it; None: no cap.
+        journal: records paid and reserved amounts.
+        limit: budget in US dollars over all runs with this journal; None: unlimited.
     """
 
-    def __init__(self, journal: Journal, cap: float | None) -> None:
-        self.journal, self.cap = journal, cap
+    def __init__(self, journal: Journal, limit: float | None) -> None:
+        self.journal, self.limit = journal, limit
         self.closed = False
-        """Whether nothing may leave any more."""
+        """Whether further calls are refused."""
         self._changed = asyncio.Condition()
 
-    async def reserve(self, key: str, most: float) -> bool:
-        """Write the call down as sent, once its price fits under the cap; whether it may leave.
+    async def reserve(self, key: str, max_cost: float) -> bool:
+        """Wait until a call fits within the budget and record it as sent.
+
+        Returns:
+            Whether the call may be sent; False if the budget is closed.
 
         Raises:
-            BudgetError: it does not fit, and no call under way can make room.
+            BudgetError: the call does not fit, and no call in progress can free any money.
         """
         async with self._changed:
-            while not self.closed and self.cap is not None and self.journal.committed + most > self.cap:
+            while not self.closed and self.limit is not None and self.journal.committed + max_cost > self.limit:
                 if not self.journal.reserved:
-                    raise over_the_cap(self.journal, most, self.cap)
+                    raise over_budget(self.journal, max_cost, self.limit)
                 await self._changed.wait()
             if not self.closed:
-                self.journal.send(key, most)
+                self.journal.send(key, max_cost)
             return not self.closed
 
     async def settled(self) -> None:
-        """A call has ended, or all are to: those that wait look again."""
+        """Wake up waiting reservations after a call has ended or the budget was closed."""
         async with self._changed:
             self._changed.notify_all()
 
 
-def over_the_cap(journal: Journal, most: float, cap: float | None) -> BudgetError:
-    """What is said when a call that can cost ``most`` does not fit."""
+def over_budget(journal: Journal, max_cost: float, limit: float | None) -> BudgetError:
+    """Build the error for a call that can cost ``max_cost`` US dollars and does not fit within the budget."""
     return BudgetError(
-        f"${journal.spent:.4f} are spent and ${journal.perhaps:.4f} perhaps; the next call can cost ${most:.4f}, "
-        f"over the cap of ${cap or 0:.4f}",
-        remedy="raise --max-cost and run the same command again: nothing is paid twice",
+        f"${journal.spent:.4f} spent, and up to ${journal.perhaps:.4f} for calls with unknown outcome; the next call "
+        f"can cost up to ${max_cost:.4f}, over the budget of ${limit or 0:.4f}",
+        remedy="raise --max-cost and run the same command again; no answer is paid for twice",
     )

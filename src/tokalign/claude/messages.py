@@ -1,4 +1,4 @@
-"""Messages to Claude and from it, as every use of it here needs them: one question, a structured answer."""
+"""Requests with one user message and a JSON schema for the answer, and the parsing of answers."""
 
 import json
 from collections import Counter
@@ -17,18 +17,25 @@ _TRUNCATED = ("max_tokens", "model_context_window_exceeded")
 
 
 def model_of(options: ClaudeOptions) -> str:
-    """The model to ask.
+    """Return the Claude model ID.
 
     Raises:
-        UsageError: none is named.
+        UsageError: no model is given.
     """
     if not options.model:
-        raise UsageError("Claude needs a model", remedy="name one with --model, e.g. claude-sonnet-5-5")
+        raise UsageError("Claude needs a model", remedy="pass one with --model, e.g. claude-sonnet-5-5")
     return options.model
 
 
 def request(options: ClaudeOptions, system: str, content: str, schema: dict[str, Any]) -> Request:
-    """A question: what never changes first, so that it can be cached, and an answer by a schema."""
+    """Build a request. The system prompt, which is the same for all rows, is marked for the prompt cache.
+
+    Args:
+        options: model, effort and ``max_tokens``.
+        system: system prompt.
+        content: user message.
+        schema: JSON schema of the answer.
+    """
     output: dict[str, Any] = {"format": {"type": "json_schema", "schema": schema}}
     if options.effort is not None:
         output["effort"] = options.effort
@@ -42,12 +49,12 @@ def request(options: ClaudeOptions, system: str, content: str, schema: dict[str,
 
 
 def is_truncated(message: dict[str, Any]) -> bool:
-    """Whether an answer was cut off."""
+    """Whether the answer reached the token limit."""
     return message.get("stop_reason") in _TRUNCATED
 
 
 def unusable(message: dict[str, Any]) -> str:
-    """Why an answer holds nothing, whatever stands in it; "" if it may."""
+    """Return the reason if the answer is a refusal or truncated, otherwise ""."""
     if message.get("stop_reason") == "refusal":
         details = message.get("stop_details")
         category = details.get("category") if isinstance(details, dict) else None
@@ -56,7 +63,7 @@ def unusable(message: dict[str, Any]) -> str:
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """All that a message says; thoughts are left out."""
+    """Return the concatenated text blocks of a message, without thinking blocks."""
     content = message.get("content")
     blocks = content if isinstance(content, list) else []
     texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
@@ -64,7 +71,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def fields(message: dict[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
-    """The object that a message consists of, if it has these fields and no others. Trusts nothing in it."""
+    """Parse the text of an untrusted message as a JSON object. None unless it has exactly the fields ``names``."""
     try:
         found = json.loads(text_of(message))
     except (ValueError, RecursionError):
@@ -73,18 +80,18 @@ def fields(message: dict[str, Any], names: Sequence[str]) -> dict[str, Any] | No
 
 
 def one_line(text: str) -> str:
-    """A remark on one line, of a length that fits."""
+    """Join the words of a text with single spaces and cut it to 1000 characters."""
     return " ".join(text.encode(errors="replace").decode().split())[:1000]
 
 
 def answered_by(answers: Sequence[Answer]) -> str | None:
-    """The model that the service names in the last answer."""
+    """Return the model named in the last answer that names one, or None."""
     names = [m for a in answers if isinstance(m := a.message.get("model"), str)]
     return one_line(names[-1]) if names else None
 
 
 def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Tokens by kind and US dollars of some answers; what is no number of tokens is left out."""
+    """Return the total tokens by kind and the cost in US dollars of some answers. Invalid token counts are ignored."""
     total: Counter[str] = Counter()
     for answer in answers:
         usage = answer.message.get("usage")
@@ -97,7 +104,11 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def read_text(file: Path, remedy: str) -> str:
-    """A user's part of a prompt.
+    """Read a user's text file for a prompt.
+
+    Args:
+        file: text file in UTF-8.
+        remedy: what the file should contain, for the error message.
 
     Raises:
         InputError: the file cannot be read, or is empty.
@@ -105,7 +116,7 @@ def read_text(file: Path, remedy: str) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"not a readable text: {e}", where=str(file), remedy="a text file in UTF-8") from e
+        raise InputError(f"cannot read the file: {e}", where=str(file), remedy="give a text file in UTF-8") from e
     if not text.strip():
         raise InputError("the file is empty", where=str(file), remedy=remedy)
     return text

@@ -1,4 +1,4 @@
-"""What can go wrong with a call, and what it means: for money, for trying again, for the run."""
+"""API errors: whether a failed call may have been billed, is retried, or stops the run."""
 
 import asyncio
 import random
@@ -10,62 +10,67 @@ import anthropic
 from tokalign.errors import ServiceError
 from tokalign.runtime import signals
 
-_SPENT_OUT = "enforced_spend_limit_reached"
-_FOR_THE_RUN = {
-    401: ("the API key is not accepted", "set ANTHROPIC_API_KEY to a key that is"),
+_SPEND_LIMIT = "enforced_spend_limit_reached"
+_FATAL = {
+    401: ("the API key is invalid", "set ANTHROPIC_API_KEY to a valid key"),
     402: ("the account has no credit", "add credit, then run the same command again"),
-    403: ("the key may not do this", "use a key with the right to"),
-    404: ("there is no such model for this key", "see --model"),
+    403: ("the API key does not have permission for this request", "use a key that has it"),
+    404: ("the model does not exist or is not available to this API key", "check --model"),
 }
-"""Status → what it means for the whole run, and what to do."""
+"""Statuses that stop the run, each with the problem and the remedy."""
 _NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL")
 
 
 class Failed(NamedTuple):
-    """A call that ended without an answer."""
+    """A call without an answer, not to be retried in this run."""
 
     why: str
-    passing: bool = True
-    """Whether it may go better another time; else the request itself is at fault."""
+    transient: bool = True
+    """Whether a later run may succeed. False: the API rejected the request itself."""
 
 
-class Again(NamedTuple):
-    """Why a call is to be made again."""
+class Retry(NamedTuple):
+    """A call to be retried."""
 
     why: str
-    told: bool = False
-    """Whether the service said when: then it does not count as a failure."""
+    scheduled: bool = False
+    """Whether the API said when to retry; such a retry does not count towards ``--max-retries``."""
 
 
-def after_status(error: anthropic.APIStatusError, key: str | None = None) -> Failed | Again:
-    """What an error status means for its request. ``key``: the API key, which is left out of what is said.
+def classify(error: anthropic.APIStatusError, key: str | None = None) -> Failed | Retry:
+    """Decide whether a request with an error status is retried.
+
+    Args:
+        error: error raised by the SDK.
+        key: API key, which is removed from the message of a failure.
 
     Raises:
-        ServiceError: no request can succeed: a key, a right, money, a name.
+        ServiceError: the API rejects all requests: invalid key, missing permission or credit, unknown model.
     """
-    status, said = error.status_code, str(error.api_message or "")
-    # The message of a limit that a customer sets has no code of its own.
-    if error.error_code == _SPENT_OUT or "specified API usage limits" in said or "credit balance" in said:
-        raise ServiceError("the spending limit of the account is reached", remedy="raise it, then run again") from None
-    if status in _FOR_THE_RUN:
-        what, remedy = _FOR_THE_RUN[status]
-        raise ServiceError(f"{what} ({status})", remedy=remedy) from None
+    status, message = error.status_code, str(error.api_message or "")
+    # A spending limit set by the customer has no error code.
+    if error.error_code == _SPEND_LIMIT or "specified API usage limits" in message or "credit balance" in message:
+        remedy = "raise the limit, then run the same command again"
+        raise ServiceError("the spending limit of the account is reached", remedy=remedy) from None
+    if status in _FATAL:
+        problem, remedy = _FATAL[status]
+        raise ServiceError(f"{problem} (status {status})", remedy=remedy) from None
     if status in (408, 409, 429) or status >= 500:
-        return Again(str(status), told=status == 429 and "retry-after" in error.response.headers)
-    line = " ".join(said.encode(errors="replace").decode().split())[:200]
-    return Failed(f"{status} {error.type or ''}: {line}".replace(key or "\0", "…"), passing=False)
+        return Retry(str(status), scheduled=status == 429 and "retry-after" in error.response.headers)
+    line = " ".join(message.encode(errors="replace").decode().split())[:200]
+    return Failed(f"{status} {error.type or ''}: {line}".replace(key or "\0", "…"), transient=False)
 
 
-def may_have_passed(status: int, submission: bool = False) -> bool:
-    """Whether a request with this error status may have been worked on, and paid, all the same.
+def may_be_billed(status: int, submission: bool = False) -> bool:
+    """Whether a request with this error status may have been processed and billed, as after an error of a gateway.
 
-    A gateway in between does not know. ``submission``: of a batch; an error of the service says nothing of it either.
+    ``submission``: the request creates a batch; then status 500 leaves this open too.
     """
     return status in (408, 502, 504) or 520 <= status < 528 or (submission and status == 500)
 
 
-def never_left(error: anthropic.APIConnectionError) -> bool:
-    """Whether a connection could not be made at all, so that the request was not sent."""
+def was_not_sent(error: anthropic.APIConnectionError) -> bool:
+    """Whether the connection failed before the request was sent."""
     cause: BaseException | None = error
     while cause is not None:
         if type(cause).__name__ in _NOT_SENT:
@@ -74,19 +79,19 @@ def never_left(error: anthropic.APIConnectionError) -> bool:
     return False
 
 
-def patience(attempt: int) -> float:
-    """Seconds to wait before a call is made again: twice as long each time, to a minute, with chance in it."""
+def backoff(attempt: int) -> float:
+    """Seconds to wait before retry number ``attempt``: exponential, at most one minute, with jitter."""
     return float(min(60.0, 0.5 * 2**attempt)) * random.uniform(0.5, 1.0)
 
 
-async def nap(seconds: float) -> None:
-    """Sleep, unless the end is asked for.
+async def sleep(seconds: float) -> None:
+    """Sleep for some seconds, checking for signals.
 
     Raises:
-        StoppedError: it is.
+        StoppedError: the run was interrupted.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     signals.check()
-    while (left := until - time.monotonic()) > 0:
+    while (left := deadline - time.monotonic()) > 0:
         await asyncio.sleep(min(left, 0.2))
         signals.check()

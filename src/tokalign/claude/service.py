@@ -1,4 +1,4 @@
-"""Opening the service for a stage: its journal in the stage's folder, its prices, one call at a time or in batches."""
+"""Claude client for a stage, with its journal and prices, and synchronous wrappers around asynchronous calls."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -19,18 +19,18 @@ from tokalign.errors import UsageError
 async def service(
     folder: Path, model: str, options: ClaudeOptions, say: Callable[[str], None]
 ) -> AsyncIterator[Claude]:
-    """Claude, with a journal in ``folder``; what an earlier run submitted is waited for first.
+    """Context manager for a Claude client. Waits first for batches that an earlier run submitted.
 
     Args:
-        folder: of the stage, which holds it locked.
-        model: whose prices count.
-        options: how to ask.
-        say: tells the user something that takes long.
+        folder: output folder of the stage; holds the journal. The caller must hold its lock.
+        model: model ID, used to look up prices.
+        options: request options.
+        say: prints a progress line.
 
     Raises:
-        UsageError: the price of the model is not known.
-        ServiceError: there is no key.
-        InputError: the journal, or the file of prices, is not one.
+        UsageError: no price is known for the model.
+        ServiceError: no API key is set.
+        InputError: the journal or the price file is invalid.
     """
     rates = prices.load(model, options.prices, options.allow_unpriced)
     with Journal(folder / JOURNAL) as journal:
@@ -48,7 +48,7 @@ async def service(
             await claude.close()
 
 
-async def worked(
+async def run_calls(
     items: Iterable[T],
     work: Callable[[T, Claude], Awaitable[R]],
     start: int,
@@ -56,51 +56,62 @@ async def worked(
     model: str,
     options: ClaudeOptions,
     say: Callable[[str], None],
-    tell: Callable[[dict[str, Any]], None],
+    report_usage: Callable[[dict[str, Any]], None],
 ) -> AsyncGenerator[R]:
-    """What came of ``work`` on each item from ``start``, in order. ``tell`` hears before each what is spent so far."""
+    """Run ``work`` on each item from index ``start`` and yield the results in order.
+
+    ``report_usage`` is called with the current :func:`usage` once at the start and before each result.
+    """
     async with (
         service(folder, model, options, say) as claude,
-        aclosing(claude.each(items, lambda item: work(item, claude), start)) as found,
+        aclosing(claude.each(items, lambda item: work(item, claude), start)) as results,
     ):
-        tell(spent(claude.journal))
-        async for _, result in found:
-            tell(spent(claude.journal))
+        report_usage(usage(claude.journal))
+        async for _, result in results:
+            report_usage(usage(claude.journal))
             yield result
 
 
-def in_turn(found: AsyncGenerator[R]) -> Iterator[R]:
-    """What an asynchronous generator gives, for a loop that does not wait by itself; the calls go on while it waits."""
-    nothing = object()
+def iterate(generator: AsyncGenerator[R]) -> Iterator[R]:
+    """Iterate over an asynchronous generator from synchronous code; its tasks make progress while an item is awaited.
 
-    async def following() -> Any:
-        return await anext(found, nothing)
+    Raises:
+        UsageError: called within a running event loop.
+    """
+    end = object()
+
+    async def advance() -> Any:
+        return await anext(generator, end)
 
     refuse_running_loop()
     with asyncio.Runner() as runner:
         try:
-            while (item := runner.run(following())) is not nothing:
+            while (item := runner.run(advance())) is not end:
                 yield item
         finally:
-            with suppress(RuntimeError):  # it is running already, where an interruption came while it ended
-                runner.run(found.aclose())
+            with suppress(RuntimeError):  # the generator is already running if it was interrupted while closing
+                runner.run(generator.aclose())
 
 
-def one(asked: Coroutine[Any, Any, R]) -> R:
-    """What comes of one call that waits."""
+def run_async(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine from synchronous code and return its result.
+
+    Raises:
+        UsageError: called within a running event loop.
+    """
     try:
         refuse_running_loop()
     except UsageError:
-        asked.close()
+        coroutine.close()
         raise
-    return asyncio.run(asked)
+    return asyncio.run(coroutine)
 
 
 def refuse_running_loop() -> None:
-    """Say what to do in a notebook, where a loop runs that waits for this very call.
+    """Check that no event loop runs in this thread, as it does in a notebook.
 
     Raises:
-        UsageError: one runs in this thread.
+        UsageError: an event loop is running.
     """
     try:
         asyncio.get_running_loop()
@@ -109,8 +120,13 @@ def refuse_running_loop() -> None:
     raise UsageError("called within a running event loop", remedy="in a notebook: await asyncio.to_thread(FUNCTION, …)")
 
 
-def spent(journal: Journal) -> dict[str, Any]:
-    """What a manifest says of money: dollars paid, dollars perhaps paid besides, calls lost, and why calls failed."""
+def usage(journal: Journal) -> dict[str, Any]:
+    """Usage entry of the manifest.
+
+    Returns:
+        US dollars paid, the maximum cost of calls with unknown outcome, the number of answers and of calls with unknown
+        outcome, and the number of failed calls by reason.
+    """
     return {
         "usd": round(journal.spent, 6),
         "perhaps_usd": round(journal.perhaps, 6),

@@ -1,1 +1,1 @@
-"""What every command can be told: options in groups, and one dataclass a stage."""
+"""Options of all commands: option groups, and one dataclass per command."""

@@ -1,4 +1,4 @@
-"""The commands: of each the dataclass of its options, the module that works, and what it is for."""
+"""The table of commands: name, options dataclass, module, and the description that ``--help`` shows."""
 
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,68 +8,79 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """A command: its dataclass in :mod:`tokalign.config.stages`, the module whose ``run`` works, its help."""
+    """A command of the command line."""
 
     options: str
+    """Name of its options dataclass in :mod:`tokalign.config.stages`."""
     module: str
+    """Module whose function ``run`` executes it."""
     about: str
+    """Description for ``--help``."""
 
     def load_options(self) -> "type[Options]":
-        """The dataclass, imported only when the command is asked for."""
-        found: type[Options] = getattr(importlib.import_module("tokalign.config.stages"), self.options)
-        return found
+        """Import and return the options dataclass. The import is deferred to keep ``tokalign --help`` fast."""
+        options: type[Options] = getattr(importlib.import_module("tokalign.config.stages"), self.options)
+        return options
 
 
 COMMANDS = {
     "playground": Command(
         "PlaygroundConfig",
         "tokalign.stages.playground",
-        "Make the offline world: preferences, sft data and three sets of prompts that never overlap.",
+        "Generate the playground: synthetic preferences, SFT data, and disjoint training, held-out and test prompts.",
     ),
     "edit": Command(
         "EditConfig",
         "tokalign.stages.edit",
-        "Edit the less preferred response of each pair as little as possible, so that it becomes the better one.",
+        "Improve the less preferred response of each pair with a minimal edit, by Claude, a person or rules.",
     ),
     "diff": Command(
-        "DiffConfig", "tokalign.stages.diff", "Label every token of original and edited: bad, neutral or good."
+        "DiffConfig",
+        "tokalign.stages.diff",
+        "Label every token of the original and the edited responses as bad, neutral or good.",
     ),
     "train-sft": Command(
         "TrainSftConfig",
         "tokalign.stages.sft",
-        "Train the policy that PPO starts from, on prompts with responses (or on the edited side of edits).",
+        "Fine-tune a policy on prompts with responses, or on edited responses: the starting point of PPO.",
     ),
     "train-rm": Command(
         "TrainRmConfig",
         "tokalign.stages.reward",
-        "Train a reward model: one that judges every token, or the classical one that scores the whole.",
+        "Train a reward model that rewards every token, or one that gives a single score per response.",
     ),
-    "generate": Command("GenerateConfig", "tokalign.stages.generate", "Sample responses from a policy."),
-    "score": Command("ScoreConfig", "tokalign.stages.score", "Reward every token of any response."),
+    "generate": Command(
+        "GenerateConfig", "tokalign.stages.generate", "Sample responses from a policy, or the best of n."
+    ),
+    "score": Command("ScoreConfig", "tokalign.stages.score", "Compute the reward of every token of a response."),
     "train-ppo": Command(
         "TrainPpoConfig",
         "tokalign.stages.ppo",
-        "Train a policy by PPO, with a reward at every token or one at the end.",
+        "Train a policy with PPO, with a reward at every token or one at the end of the response.",
     ),
     "eval-winrate": Command(
-        "EvalWinrateConfig", "tokalign.stages.winrate", "How often a judge prefers each candidate to the reference."
+        "EvalWinrateConfig",
+        "tokalign.stages.winrate",
+        "Measure how often a judge prefers the responses of each candidate to those of the reference.",
     ),
     "export": Command(
-        "ExportConfig", "tokalign.stages.export", "Write edits, preferences or responses in another tool's layout."
+        "ExportConfig",
+        "tokalign.stages.export",
+        "Export edits, preferences or responses to a file in another tool's layout.",
     ),
     "report": Command(
         "ReportConfig",
         "tokalign.report.page",
-        "Write one page of all that was made: labels, rewards, curves, win rates.",
+        "Write one HTML page with all artifacts below a folder: labels, rewards, training curves, win rates.",
     ),
     "verify": Command(
         "VerifyConfig",
         "tokalign.report.verify",
-        "Check that artifacts are what they say: content, what they were made from, what was paid.",
+        "Verify artifacts: the hashes of their content, the inputs they were made from, and their recorded cost.",
     ),
     "show": Command(
         "ShowConfig",
         "tokalign.report.show",
-        "Look at an artifact, or at all artifacts below a folder, in the terminal.",
+        "Show an artifact, or all artifacts below a folder, in the terminal.",
     ),
 }

@@ -1,4 +1,4 @@
-"""Options of what computes: editors, judges, the losses of reward models, PPO. Nothing here says where results go."""
+"""Options of editors, judges, reward models and PPO. The output folder is not among them."""
 
 from dataclasses import Field, dataclass
 from pathlib import Path
@@ -33,48 +33,71 @@ class EditOptions(ClaudeOptions, RunOptions):
 
     editor: Editor | None = option(
         None,
-        "claude; human; recorded: SOURCE carries edits made elsewhere; rules: the playground's, there the default",
+        "who edits: claude, human (on a local page), recorded (SOURCE contains edits), or rules (playground texts "
+        "only, and the default for them)",
     )
     min_similarity: float = option(
-        0.3, "an edit that keeps less of the words is rejected (recorded: only counted)", low=0, high=1
+        0.3,
+        "smallest share of the words that an edit must keep; claude, rules: rejected below it; human: a warning; "
+        "recorded: only counted",
+        low=0,
+        high=1,
     )
-    prompt: Path | None = option(None, "claude: file that says how to edit, in place of our prompt", role="input")
-    show_chosen: bool = option(True, "claude: show the preferred response as guidance")
-    port: int = option(
-        0, "human: where the page is served on this machine; 0: any that is free", role="run", high=65535
+    prompt: Path | None = option(
+        None, "claude: file with editing instructions; replaces the built-in prompt", role="input"
     )
-    annotator: str = option("", "human: who edits; kept on every row", role="run")
-    open: bool = option(True, "human: open the page in a browser", role="run")
-    re_ask: bool = option(True, "claude: ask once more where a gate can say what is wrong with an edit")
+    show_chosen: bool = option(True, "claude: include the preferred response in the request, as guidance")
+    port: int = option(0, "human: local port of the annotation page; 0: any free port", role="run", high=65535)
+    annotator: str = option("", "human: name of the annotator, saved in every row", role="run")
+    open: bool = option(True, "human: open the annotation page in a browser", role="run")
+    re_ask: bool = option(True, "claude: request a rejected edit once more, with a description of what was wrong")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(ClaudeOptions, ComputeOptions, RunOptions):
     """Options of judges."""
 
-    reference: str | None = option(None, "policy, or responses, to compare with", role="input")
-    judge: Judge = option("playground", "who compares; recorded: someone did, see --judgements")
-    reward_model: list[str] = option(
-        [], "reward: what scores responses, one or more; and what picks the best of N", role="input"
+    reference: str | None = option(None, "policy or responses that all candidates are compared with", role="input")
+    judge: Judge = option(
+        "playground",
+        "who compares: playground (rules; playground prompts only), claude, reward (scores of --reward-model) or "
+        "recorded (--judgements)",
     )
-    judgements: str | None = option(None, "recorded: judgements made elsewhere: an artifact or a file", role="input")
-    rubric: Path | None = option(None, "claude: file that says what makes a response better", role="input")
-    both_orders: bool = option(True, "claude: show each pair both ways; a disagreement is a tie")
-    batch_size: int = option(64, "responses sampled at a time", low=1)
+    reward_model: list[str] = option(
+        [],
+        "reward model folder, hub id or MODULE:NAME for --judge reward; repeatable; the first also selects the best "
+        "of N",
+        role="input",
+    )
+    judgements: str | None = option(
+        None, "recorded: existing judgements, an artifact or a file with id, candidate, order, preference", role="input"
+    )
+    rubric: Path | None = option(
+        None, "claude: file with the criteria of a better response; replaces the built-in rubric", role="input"
+    )
+    both_orders: bool = option(True, "claude: judge each pair in both orders and average the two verdicts")
+    batch_size: int = option(64, "responses sampled or scored at a time", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelOptions(Options):
-    """What a reward model learns, and its loss."""
+    """Training target and loss of a reward model."""
 
-    level: Level = option(..., "token: bad / neutral / good at every token; sequence: Bradley-Terry")
-    pairs: Pairs = option("chosen", "sequence level trains on chosen over rejected, edited over original, or both")
-    weight_bad: float = option(1.0, "class weight of bad tokens in the loss", low=0)
-    weight_neutral: float = option(0.2, "class weight of neutral tokens in the loss", low=0)
-    weight_good: float = option(1.0, "class weight of good tokens in the loss", low=0)
-    neutral: Neutral = option("hard", "what a neutral token is called: neutral, or (soft) as likely bad as good")
+    level: Level = option(
+        ...,
+        "token: classify every token as bad, neutral or good; sequence: one score per response (Bradley-Terry loss)",
+    )
+    pairs: Pairs = option(
+        "chosen", "sequence level: train on chosen over rejected (chosen), edited over original (edited), or both"
+    )
+    weight_bad: float = option(1.0, "token level: loss weight of the class bad", low=0)
+    weight_neutral: float = option(0.2, "token level: loss weight of the class neutral", low=0)
+    weight_good: float = option(1.0, "token level: loss weight of the class good", low=0)
+    neutral: Neutral = option(
+        "hard", "token level: target of a neutral token, either the class neutral (hard) or half bad, half good (soft)"
+    )
     label_smoothing: float = option(
-        0.0, "token level: share of a label that goes to all classes alike", low=0, high=0.9
+        0.0, "token level: share of the target spread equally over all classes; 0 disables", low=0, high=0.9
     )
 
 
@@ -83,37 +106,66 @@ class PpoOptions(LoraOptions, SamplingOptions, ComputeOptions, RunOptions):
     """Options of PPO: rewards, losses, optimisation."""
 
     granularity: Granularity = option(
-        "token", "where rewards land: at every token, at the end of a sentence, at the last"
+        "token",
+        "where rewards are placed: at every token, at the last token of each sentence (segment), or at the last "
+        "token of the response (sequence)",
     )
-    reward: Reading = option("expected", "token level: p(good) - p(bad), or the likeliest class as -1 / 0 / +1")
+    reward: Reading = option(
+        "expected",
+        "token-level models: reward p(good) - p(bad) (expected), or the most likely class as -1, 0 or 1 (discrete)",
+    )
     normalise: Normalise = option(
-        "none", "token level: share a reward among the tokens of its word, or of its run (span)"
+        "none",
+        "token-level models: share a reward among the tokens of its word, or of its span (neighbouring tokens whose "
+        "rewards have the same sign)",
     )
-    batch_size: int = option(64, "prompts in a rollout", low=1)
+    batch_size: int = option(64, "prompts per rollout, over all processes", low=1)
     epochs: int = option(2, "passes over each rollout", low=1)
-    minibatches: int = option(2, "optimiser steps in a pass", low=1)
-    microbatch: int = option(16, "responses in one forward pass, of similar length", role="run", low=1)
+    minibatches: int = option(2, "optimiser steps per pass", low=1)
+    microbatch: int = option(16, "responses per forward pass; affects memory and speed only", role="run", low=1)
     lr: float = option(1e-6, "learning rate of the policy", low=0)
     value_lr: float = option(5e-6, "learning rate of the value model", low=0)
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never", low=0)
-    value_model: ValueModel = option("separate", "a network of its own, or (shared) a head on the policy's states")
-    vf_coef: float = option(0.1, "weight of the value loss where the network is shared", low=0)
-    kl_coef: float = option(0.2, "price of a nat of drift from the starting policy", low=0)
-    kl_target: float = option(0.0, "nats a response at which --kl-coef is kept by adapting it; 0: it stays", low=0)
-    kl_estimator: KlEstimator = option("k1", "k1: difference of log-probabilities; k3: never negative, less spread")
-    gamma: float = option(1.0, "discount", low=0, high=1)
-    gae_lambda: float = option(0.95, "trade of bias for variance in advantages", low=0, high=1)
-    clip_range: float = option(0.2, "how far a probability ratio may move in one rollout", low=0)
-    value_clip: float = option(0.2, "how far a value may move in one rollout; 0: anywhere", low=0)
-    scale: bool = option(True, "divide rewards by the spread of a response's total over the first rollout")
-    centre: bool = option(True, "token and segment: subtract the mean payment of the first rollout")
-    missing_eos_penalty: float = option(1.0, "taken from the last reward of a response that never ends", low=0)
-    length_guard: float = option(
-        2.0, "nothing good is paid beyond so many times the 95th percentile of the first lengths; 0: off", low=0
+    max_grad_norm: float = option(1.0, "clip gradients to this norm; 0 disables", low=0)
+    value_model: ValueModel = option(
+        "separate", "separate: a second network; shared: a value head on the policy's hidden states"
     )
-    max_length: int = option(2048, "longest prompt and response together; longer prompts are skipped", low=2)
-    sample_batch: int = option(0, "responses sampled at a time; 0: all of a process", role="run", low=0)
+    vf_coef: float = option(0.1, "weight of the value loss with --value-model shared", low=0)
+    kl_coef: float = option(
+        0.2, "coefficient of the KL penalty for moving away from the starting policy; 0 disables", low=0
+    )
+    kl_target: float = option(
+        0.0, "adapt --kl-coef to hold the KL divergence per response at this many nats; 0 disables", low=0
+    )
+    kl_estimator: KlEstimator = option(
+        "k1", "estimator of the KL penalty: k1, the log-ratio; k3, never negative and with less variance"
+    )
+    gamma: float = option(1.0, "discount factor; 1 disables", low=0, high=1)
+    gae_lambda: float = option(0.95, "lambda of GAE: lower values give less variance and more bias", low=0, high=1)
+    clip_range: float = option(0.2, "clip probability ratios to 1 ± this value", low=0)
+    value_clip: float = option(0.2, "clip values to the rollout's values ± this value; 0 disables", low=0)
+    scale: bool = option(
+        True, "divide rewards by the standard deviation of a response's total reward in the first rollout"
+    )
+    centre: bool = option(
+        True,
+        "subtract the mean reward per payout position of the first rollout; no effect with one reward per response",
+    )
+    missing_eos_penalty: float = option(
+        1.0, "subtracted at the last token of a response that does not end with EOS; 0 disables", low=0
+    )
+    length_guard: float = option(
+        2.0,
+        "set positive rewards to 0 beyond this multiple of the 95th percentile of response lengths in the first "
+        "rollout; 0 disables",
+        low=0,
+    )
+    max_length: int = option(
+        2048, "maximum tokens of prompt and response; prompts without room for --max-new-tokens are skipped", low=2
+    )
+    sample_batch: int = option(
+        0, "responses that a process samples at a time, to save memory; 0: all at once", role="run", low=0
+    )
 
     def role(self, field: Field[Any]) -> Role:
-        """In half precision a response depends on those that it is drawn with."""
+        """Return the role of an option. In half precision, a response depends on the others in its batch."""
         return "rows" if field.name == "sample_batch" and self.dtype != "float32" else super().role(field)

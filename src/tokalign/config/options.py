@@ -1,13 +1,13 @@
-"""What an option is, and those that commands share: where results go, how inputs are read, models run, money is spent.
+"""Option fields and the option groups that commands share: output, inputs, devices, sampling, training, Claude.
 
-One frozen dataclass a stage. The command line, the TOML tables and the manifests are all read off these
-fields. An option's role says how a finished folder is compared when a command is run again:
+Each command has one frozen dataclass. Its fields define the command line, the TOML tables and the manifest. The role
+of an option decides what happens when a command runs again on an existing output folder:
 
-* ``rows``: changes the rows; another value is refused without ``--fresh``;
-* ``more``: as ``rows``, but a larger value goes on from where the run ended;
-* ``run``: how the work is done or shown; recorded, never compared;
-* ``input``: a path; what counts is the content, by hash;
-* ``out``: where the result goes.
+* ``rows``: affects the result; another value is refused without ``--fresh``.
+* ``more``: like ``rows``, but a larger value continues the run from where it ended.
+* ``run``: affects how the work is done or shown; recorded, never compared.
+* ``input``: a path; its content is compared, by hash.
+* ``out``: the output path.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,17 @@ def option(
     positional: bool = False,
     env: bool = True,
 ) -> Any:
-    """A documented, bounded field. ``default=...`` makes it required; ``env``: environment variables may set it."""
+    """Declare an option field.
+
+    Args:
+        default: default value; ``...`` makes the option required.
+        about: help text.
+        role: how another value is treated when the command runs again; see the module docstring.
+        low: smallest allowed value; None: no bound.
+        high: largest allowed value; None: no bound.
+        positional: a positional argument on the command line.
+        env: whether environment variables can set the option.
+    """
     meta = {"about": about, "role": role, "low": low, "high": high, "positional": positional, "env": env}
     if default is ...:
         return field(metadata=meta)
@@ -54,38 +64,38 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base: validates types and bounds at construction.
+    """Base class of all options. Validates types, choices and bounds at construction.
 
     Raises:
-        UsageError: a value is of another type, none of the choices, or outside its bounds.
+        UsageError: a value has the wrong type, is not one of the choices, or is out of bounds.
     """
 
     def __post_init__(self) -> None:
-        this: Any = type(self)
-        hints = _hints(this)
+        options_class: Any = type(self)
+        hints = _hints(options_class)
         for f in fields(self):
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if not fits(value, hints[f.name]):
-                raise UsageError(f"{option_name(f)} is {value!r}", remedy=f"give {wanted(hints[f.name])}")
+                raise UsageError(f"{option_name(f)} is {value!r}", remedy=f"give {describe_type(hints[f.name])}")
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
             low, high = -float_info.max if low is None else low, float_info.max if high is None else high
-            if not low <= value <= high:  # so said, NaN and infinity lie outside too
+            if not low <= value <= high:  # written this way, NaN and infinity are out of bounds too
                 bounds = " to ".join(str(end) if isinstance(end, int) else f"{end:g}" for end in (low, high))
                 raise UsageError(f"{option_name(f)} is {value}", remedy=f"choose a value from {bounds}")
 
     def role(self, field: Field[Any]) -> Role:
-        """What an option is for, with the others as they are."""
+        """Return the role of an option, given the values of the other options."""
         role: Role = field.metadata["role"]
         return role
 
     def select(self, *roles: Role) -> dict[str, Any]:
-        """The options of these roles, as plain JSON values."""
+        """Return the options that have one of ``roles``, as plain JSON values by name."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if self.role(f) in roles}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The options that have a default, with it, as plain JSON values."""
+        """Return the defaults of all options that have one, as plain JSON values by name."""
         plain = [f for f in fields(cls) if f.default is not MISSING]
         return {f.name: _plain(f.default) for f in plain}
 
@@ -96,33 +106,33 @@ def _hints(options: Any) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type of an option; an integer serves as a float."""
+    """Whether a value has the type ``hint``. An integer is accepted as a float."""
     origin = get_origin(hint)
     if origin is Literal:
         return isinstance(value, str) and value in get_args(hint)
     if origin in (Union, UnionType):
-        return any(fits(value, one) for one in get_args(hint))
+        return any(fits(value, member) for member in get_args(hint))
     if origin is list:
-        return isinstance(value, list) and all(fits(one, get_args(hint)[0]) for one in value)
+        return isinstance(value, list) and all(fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, int | float if hint is float else hint)
 
 
-def wanted(hint: Any) -> str:
-    """What a value of a type is, in words."""
+def describe_type(hint: Any) -> str:
+    """Describe the accepted values of a type in words, for error messages."""
     origin = get_origin(hint)
     if origin is Literal:
         return f"one of {', '.join(get_args(hint))}"
     if origin in (Union, UnionType):
-        return " or ".join(wanted(one) for one in get_args(hint) if one is not NoneType)
+        return " or ".join(describe_type(member) for member in get_args(hint) if member is not NoneType)
     if origin is list:
-        return f"a list, of which each is {wanted(get_args(hint)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}[hint]
+        return f"a list; each item is {describe_type(get_args(hint)[0])}"
+    return {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}[hint]
 
 
 def option_name(f: Field[Any]) -> str:
-    """How a field is spelt on the command line."""
+    """Return the name of a field on the command line: ``--max-cost``, or ``SOURCE`` for a positional argument."""
     name = f.name.replace("_", "-")
     return name.upper() if f.metadata["positional"] else f"--{name}"
 
@@ -144,140 +154,163 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """What everything that computes for a while has."""
+    """Options of everything that runs for a while."""
 
-    seed: int = option(0, "seed of everything random", low=0, high=2**62)
-    quiet: bool = option(False, "no progress, no summary", role="run")
+    seed: int = option(0, "random seed", low=0, high=2**62)
+    quiet: bool = option(False, "show no progress and no summary", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(RunOptions):
-    """What every command that writes an artifact has."""
+    """Options of every command that writes an artifact."""
 
-    out: Path = option(..., "folder to write", role="out")
-    limit: int | None = option(None, "take only the first N rows of the input", low=1)
-    fresh: bool = option(False, "rewrite a folder that holds another run", role="run")
-    json: bool = option(False, "print the manifest on stdout as one JSON object", role="run")
+    out: Path = option(..., "output folder", role="out")
+    limit: int | None = option(None, "use only the first N rows", low=1)
+    fresh: bool = option(False, "replace an output folder that holds another run", role="run")
+    json: bool = option(
+        False,
+        "print the result to stdout as one JSON object: the manifest, or for export the file and its counts",
+        role="run",
+    )
     probe_seconds: float = option(
         4.0,
-        "seconds of computing that a table or tokenizer of others may take to open, for each 8 MB",
+        "CPU time limit for opening an untrusted table or tokenizer, in seconds per 8 MB of file size",
         role="run",
         low=1,
     )
-    probe_memory: int = option(1024, "megabytes of memory that it may take", role="run", low=128)
+    probe_memory: int = option(
+        1024, "memory limit for opening an untrusted table or tokenizer, in MB", role="run", low=128
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(Options):
-    """How an input that is no artifact of ours is read."""
+    """How to read inputs that are files or datasets, not tokalign artifacts."""
 
-    format: Format = option("auto", "layout of a file or dataset")
+    format: Format = option("auto", "layout of an input file or dataset; auto detects it from the columns")
     revision: str | None = option(None, "commit, tag or branch of a Hugging Face dataset", role="input")
     subset: str | None = option(None, "configuration of a Hugging Face dataset", role="input")
     split: str = option("train", "split of a Hugging Face dataset", role="input")
-    passages: bool = option(True, "qa-feedback: put the passages into the prompt")
+    passages: bool = option(True, "qa-feedback: include the passages in the prompt")
     strict: bool = option(
         False,
-        "a row that cannot be used is an error, not skipped: of a foreign layout, or refused by a chat template",
+        "fail on a row that cannot be converted from its layout or that the chat template refuses, "
+        "instead of skipping it",
         role="run",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(Options):
-    """Where and in what precision models run."""
+    """Device and precision of models."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", role="run")
-    dtype: Dtype = option("float32", "precision of weights and arithmetic")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", role="run")
+    dtype: Dtype = option("float32", "data type of computation and of frozen weights; trained weights stay in float32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateOptions(Options):
-    """How prompts are put into a model's chat template."""
+    """How prompts are rendered with a model's chat template."""
 
     template_arg: list[str] = option(
-        [], "KEY=VALUE, a variable of the chat template, such as enable_thinking=false; repeatable", env=False
+        [], "chat template variable as KEY=VALUE, such as enable_thinking=false; repeatable", env=False
     )
     system: SystemTurns | None = option(
-        None, "a system turn where the template has none: fold it into the user's (the default), drop it, or refuse"
+        None,
+        "if the chat template does not support a system turn: fold it into the user turn (the default), drop it, "
+        "or refuse the row",
     )
     template_date: str = option(
-        "2024-07-26", "the day that a chat template is told, where it asks: not that of the run"
+        "2024-07-26",
+        "date (YYYY-MM-DD) given to chat templates that ask for today's date; fixed, for reproducible prompts",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(Options):
-    """How responses are drawn."""
+    """How responses are sampled."""
 
     sampler: SamplerName = option(
         "auto",
-        "what draws responses: our own loop, generate of transformers, or a loop without a cache; "
-        "auto: the first of them that is right for the model",
+        "sampling loop: builtin (fastest), generate (of transformers) or uncached (no key-value cache, slow); "
+        "auto tests them in this order and uses the first that is correct for the model",
     )
-
-    max_new_tokens: int = option(256, "longest response, in tokens", low=1)
-    temperature: float = option(1.0, "0 takes the most likely token", low=0)
-    top_p: float = option(1.0, "draw from the most likely tokens that hold this much probability", low=1e-6, high=1)
+    max_new_tokens: int = option(256, "maximum length of a response, in tokens", low=1)
+    temperature: float = option(1.0, "sampling temperature; 0 always takes the most likely token", low=0)
+    top_p: float = option(
+        1.0, "nucleus sampling: keep the most likely tokens with this total probability; 1 disables", low=1e-6, high=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(ComputeOptions):
-    """Supervised training (sft and reward models)."""
+    """Options of supervised training: SFT and reward models."""
 
     steps: int = option(
-        0, "optimiser steps; 0: as many as --epochs needs; a finished run is carried on to more", role="more", low=0
+        0, "optimiser steps; 0: set by --epochs; a finished run continues if you raise --steps", role="more", low=0
     )
-    epochs: float = option(1.0, "passes over the data, where --steps is 0", low=0)
-    batch_size: int = option(16, "rows (pairs, for a reward model) in an optimiser step", low=1)
-    microbatch: int = option(0, "rows in one forward pass, for memory; 0: the whole batch", role="run", low=0)
+    epochs: float = option(1.0, "passes over the data; used if --steps is 0", low=0)
+    batch_size: int = option(16, "rows (for a reward model, pairs) per optimiser step, over all processes", low=1)
+    microbatch: int = option(0, "rows per forward pass, to save memory; 0: the whole batch", role="run", low=0)
     lr: float = option(1e-5, "peak learning rate of AdamW", low=0)
-    optimizer: Optimizer = option("adamw", "muon: matrices by Muon, the rest by AdamW; for models from scratch")
+    optimizer: Optimizer = option(
+        "adamw", "adamw; muon: Muon for matrices and AdamW for the rest, for models trained from scratch"
+    )
     muon_lr: float = option(0.02, "peak learning rate of Muon", low=0)
-    weight_decay: float = option(0.0, "decoupled weight decay", low=0)
-    warmup: float = option(0.03, "share of the steps over which the learning rate rises", low=0, high=1)
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never", low=0)
-    max_length: int = option(2048, "rows with more tokens (prompt and response) are skipped and counted", low=2)
-    save_every: int = option(100, "steps between checkpoints, from which a killed run goes on", role="run", low=1)
-    report_to: ReportTo = option("none", "where metrics go besides metrics.jsonl", role="run")
+    weight_decay: float = option(0.0, "decoupled weight decay; 0 disables", low=0)
+    warmup: float = option(0.03, "fraction of the steps in which the learning rate rises to its peak", low=0, high=1)
+    max_grad_norm: float = option(1.0, "clip gradients to this norm; 0 disables", low=0)
+    max_length: int = option(2048, "maximum tokens of prompt and response; longer rows are skipped and counted", low=2)
+    save_every: int = option(100, "steps between checkpoints; an interrupted run resumes from one", role="run", low=1)
+    report_to: ReportTo = option(
+        "none", "also send metrics to tensorboard or wandb; metrics.jsonl is always written", role="run"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions(Options):
-    """Whether weights or adapters are trained, and what is kept for the backward pass."""
+    """LoRA and gradient checkpointing."""
 
     lora: bool = option(
-        False, "train low-rank adapters on the frozen weights; they are kept, and merged into the result"
+        False, "train LoRA adapters over frozen weights; the adapters are saved and merged into the saved model"
     )
-    lora_rank: int = option(16, "rank of the adapters", low=1)
-    lora_alpha: int = option(32, "the adapters count alpha / rank times", low=0)
-    gradient_checkpointing: bool = option(False, "less memory, a third more time", role="run")
+    lora_rank: int = option(16, "rank of the LoRA adapters", low=1)
+    lora_alpha: int = option(32, "LoRA scale: adapter outputs are multiplied by alpha / rank", low=0)
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass: less memory, about a third more time", role="run"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedOptions(LoraOptions, TrainingOptions, RunOptions):
-    """Supervised training, in whole or of adapters."""
+    """Options of supervised training, with or without LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaudeOptions(Options):
-    """How a paid service is asked."""
+    """Options of the Claude API client."""
 
-    model: str | None = option(None, "claude: the model to ask; none is taken unasked")
-    effort: Effort | None = option(None, "claude: how much the model works on an answer; unset: its own default")
-    max_tokens: int = option(8192, "claude: longest answer, thoughts among it", low=1)
-    dry_run: bool = option(False, "claude: ask nothing; say how much there is to ask, and what it may cost", role="run")
+    model: str | None = option(None, "claude: model ID, such as claude-haiku-4-5; required, no default")
+    effort: Effort | None = option(None, "claude: effort level of the model; unset: the model's default")
+    max_tokens: int = option(8192, "claude: maximum length of an answer in tokens, including thinking", low=1)
+    dry_run: bool = option(
+        False, "claude: count the requests and estimate their cost, but send none (counting is free)", role="run"
+    )
     max_cost: float | None = option(
-        None, "claude: US dollars that may be spent, in all runs together", role="run", low=0
+        None, "claude: budget in US dollars, over all runs on this output folder; unset: no limit", role="run", low=0
     )
-    batch: bool = option(False, "claude: in batches, for half the price and within a day", role="run")
-    concurrency: int = option(16, "claude: calls under way at a time", role="run", low=1)
-    prices: Path | None = option(None, "claude: TOML file of prices, in place of ours", role="run")
-    allow_unpriced: bool = option(False, "claude: go on with a model whose price is not known", role="run")
-    max_retries: int = option(6, "claude: how often a call that failed is made again", role="run", low=0)
-    timeout: float = option(600.0, "claude: seconds after which a call is given up", role="run", low=1)
-    poll: float = option(30.0, "claude: seconds between looks at a batch", role="run", low=0.01)
+    batch: bool = option(False, "claude: send Message Batches: half the price, answers within 24 hours", role="run")
+    concurrency: int = option(16, "claude: maximum number of concurrent requests", role="run", low=1)
+    prices: Path | None = option(None, "claude: TOML file of prices; replaces the built-in prices", role="run")
+    allow_unpriced: bool = option(
+        False, "claude: allow a model without a known price; its cost and --max-cost are then meaningless", role="run"
+    )
+    max_retries: int = option(6, "claude: retries of a failed request; 0 disables", role="run", low=0)
+    timeout: float = option(600.0, "claude: timeout of a request, in seconds", role="run", low=1)
+    poll: float = option(30.0, "claude: seconds between status checks of a batch", role="run", low=0.01)
     resend_lost: bool = option(
-        False, "claude: a batch that is not to be found never was: ask again, perhaps paying twice", role="run"
+        False, "claude: treat a missing batch as never submitted and send it again; may bill twice", role="run"
     )
-    discard_journal: bool = option(False, "claude: forget what was answered, and pay for it again", role="run")
+    discard_journal: bool = option(
+        False, "claude: delete the journal of earlier answers; they are requested and billed again", role="run"
+    )

@@ -1,4 +1,4 @@
-"""Under which heading of a command's help an option stands."""
+"""The headings of a command's help, and which options are listed under each."""
 
 from dataclasses import Field
 from typing import Any
@@ -8,15 +8,17 @@ from tokalign.config.options import Options
 
 PANELS = (
     "Data", "Model", "Chat template", "Labels", "Candidates", "Judge", "Rewards", "Sampling", "Loss", "Optimisation",
-    "LoRA and memory", "Drift and clipping", "Guards", "Evaluation", "Claude", "Page", "Device", "Output and run",
+    "LoRA and memory", "KL penalty and clipping", "EOS and length", "Evaluation", "Claude", "Annotation page",
+    "Device", "Output and run",
 )  # fmt: skip
-"""In their order."""
+"""All headings, in the order of the help."""
 _SHARED = {
     options.RunOptions: "Output and run", options.StageOptions: "Output and run", options.ReadOptions: "Data",
     options.TemplateOptions: "Chat template", options.SamplingOptions: "Sampling", options.ComputeOptions: "Device",
     options.TrainingOptions: "Optimisation", options.LoraOptions: "LoRA and memory", options.ClaudeOptions: "Claude",
 }  # fmt: skip
-_OWN = {
+"""Option group → heading of all its options."""
+_BY_HEADING = {
     "Data": "preferences sft prompts prompt heldout test loose source editor min_similarity edits data labels pairs "
             "cut_prompts responses max_length to folders artifact id grep sort skip limit context full only title "
             "examples",
@@ -28,13 +30,14 @@ _OWN = {
     "Rewards": "reward_weight granularity reward normalise scale centre",
     "Sampling": "n sample_batch",
     "Optimisation": "steps batch_size epochs minibatches microbatch lr value_lr max_grad_norm gamma gae_lambda vf_coef",
-    "Drift and clipping": "kl_coef kl_target kl_estimator clip_range value_clip stop_kl",
-    "Guards": "missing_eos_penalty length_guard",
+    "KL penalty and clipping": "kl_coef kl_target kl_estimator clip_range value_clip stop_kl",
+    "EOS and length": "missing_eos_penalty length_guard",
     "Evaluation": "eval_prompts eval_judge eval_every patience",
-    "Page": "port annotator open",
+    "Annotation page": "port annotator open",
     "Claude": "show_chosen re_ask",
     "Output and run": "out fresh workers save_every sample_every report_to table_format json quiet pager",
 }  # fmt: skip
+"""Heading → names of other options."""
 _BY_COMMAND = {
     ("EditConfig", "prompt"): "Claude",
     ("GenerateConfig", "batch_size"): "Sampling",
@@ -46,13 +49,15 @@ _BY_COMMAND = {
     ("EvalWinrateConfig", "model"): "Claude",
     ("EditConfig", "model"): "Claude",
 }
-_PANEL = {name: panel for panel, names in _OWN.items() for name in names.split()}
+"""Exceptions: dataclass and option → heading."""
+_PANEL = {name: panel for panel, names in _BY_HEADING.items() for name in names.split()}
 OTHER = "Options"
+"""Heading of an option that has no other."""
 
 
 def panel(command: type[Options], f: Field[Any]) -> str:
-    """The heading for an option of a command."""
-    if own := _BY_COMMAND.get((command.__name__, f.name)):
-        return own
+    """Return the heading under which an option of a command is listed; :data:`OTHER` if it has none."""
+    if heading := _BY_COMMAND.get((command.__name__, f.name)):
+        return heading
     declared = next(base for base in command.__mro__ if f.name in vars(base).get("__annotations__", {}))
     return _SHARED.get(declared) or _PANEL.get(f.name, OTHER)

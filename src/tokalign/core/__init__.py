@@ -1,1 +1,1 @@
-"""Pure functions: no I/O, no frameworks but numpy and torch."""
+"""Pure functions: no I/O; numpy and torch are the only frameworks."""

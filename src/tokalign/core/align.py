@@ -1,13 +1,14 @@
-"""An alignment that follows how people edit: words kept in long runs, many pairs at a time.
+"""Block alignment: keeps words in long runs, as people do when they edit. Aligns many pairs at a time.
 
-What is optimised: the number of words kept, less ``cost`` for every run of kept words that is at neither end of
-both texts. A run of ``cost`` words or fewer in the middle of an edit is thus never kept: a person who rewrote a
-sentence did not keep its "the". With ``cost`` 0 this is the longest common subsequence. Of alignments that are
-equally good, those whose runs begin and end with a sentence come first: of "The cat sat. The dog ran." with a
-sentence removed, a whole sentence was removed.
+The objective is the number of kept words, minus ``cost`` for every run of kept words. A run at the beginning of both
+texts, or at the end of both, is free. Inside an edit, a run of at most ``cost`` words is therefore never kept: someone
+who rewrites a sentence does not keep its "the". With ``cost`` 0 this is the longest common subsequence. Ties prefer
+runs that begin and end at sentence boundaries: if one sentence of "The cat sat. The dog ran." is removed, the edit is
+that sentence.
 
-It is solved exactly, by dynamic programming over rows of a whole batch: no Python loop runs over the words of a pair.
-A longest common subsequence bounds how far from the diagonal the best alignment can be, and only that band is filled.
+The optimum is found by dynamic programming, vectorised over a batch of pairs and the diagonals of each row. The
+length of a longest common subsequence bounds how far the best alignment is from the diagonal; only that band is
+computed.
 """
 
 from array import array
@@ -20,41 +21,43 @@ from rapidfuzz.distance import Indel
 
 Places = NDArray[np.int64]
 Match = NDArray[np.int32]
-"""(n,): for each word of the one side, its word on the other, -1 for none; rising where it is not -1."""
+"""(n,): for each word of one text, the index of the matching word of the other, or -1; increasing where not -1."""
 
 CELLS = 2_000_000
-"""Cells of the table worked on at a time."""
+"""Maximum number of table cells in a batch."""
 
 _WORD = 4
-"""What a kept word counts in the table; a run that begins, or ends, with a sentence counts 1 more."""
+"""Score of a kept word; a run that begins, or ends, at a sentence boundary scores 1 more for each."""
 
 
 class Side(NamedTuple):
-    """One text."""
+    """The words of one text."""
 
     ids: NDArray[np.int32]
-    """(n,), from 0: equal ids stand for equal words."""
+    """(n,): non-negative ids; equal words have equal ids."""
     starts: NDArray[np.bool_]
-    """(n,): a sentence begins with the word."""
+    """(n,): True if the word begins a sentence."""
 
     def part(self, start: int, end: int) -> "Side":
-        """Words ``start`` to ``end``."""
+        """Words ``[start, end)``."""
         return Side(self.ids[start:end], self.starts[start:end])
 
     def part_at(self, places: Places) -> "Side":
-        """Words at some places."""
+        """Words at the indices ``places``."""
         return Side(self.ids.take(places), self.starts.take(places))
 
 
 class _Middle(NamedTuple):
-    """What is left of pair ``k`` without ``head`` words that both begin with; ``turned``: the sides are swapped.
+    """The part of pair ``k`` between its common prefix and suffix.
 
-    ``a`` is not the longer. The best alignment stays on diagonals (place in b less place in a) ``low`` to ``high``.
+    ``a`` is never longer than ``b``; ``swapped`` says that ``a`` is part of the second text of the pair. The best
+    alignment stays on the diagonals (index in ``b`` minus index in ``a``) ``low`` to ``high``, inclusive.
     """
 
     k: int
-    head: int
-    turned: bool
+    prefix: int
+    """Words in the common prefix."""
+    swapped: bool
     a: Side
     b: Side
     low: int
@@ -62,69 +65,76 @@ class _Middle(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Diagonals in the band."""
+        """Number of diagonals in the band."""
         return self.high - self.low + 1
 
 
 def align_blocks(pairs: Sequence[tuple[Side, Side]], cost: int) -> list[Match]:
-    """For each pair, which words of the first are kept, and where.
+    """Align pairs of texts.
 
-    Swapping the sides of a pair gives the same words the other way round.
+    The result is symmetric: swapping the two texts of a pair gives the inverse mapping.
 
     Args:
-        pairs: the two texts of each.
-        cost: words that a run must be worth.
+        pairs: the two texts of each pair.
+        cost: penalty of a run of kept words, in words (see the module docstring).
+
+    Returns:
+        For each pair, the index of the matching word of the second text for each word of the first, or -1.
     """
     matches: list[Match] = []
     middles: list[_Middle] = []
-    heads, tails = _ends(pairs)
-    for k, ((a, b), head, tail) in enumerate(zip(pairs, heads.tolist(), tails.tolist(), strict=True)):
+    prefixes, suffixes = _common_ends(pairs)
+    for k, ((a, b), prefix, suffix) in enumerate(zip(pairs, prefixes.tolist(), suffixes.tolist(), strict=True)):
         n, m = len(a.ids), len(b.ids)
         match = np.full(n, -1, dtype=np.int32)
-        match[:head] = np.arange(head)
-        match[n - tail :] = np.arange(m - tail, m)
+        match[:prefix] = np.arange(prefix)
+        match[n - suffix :] = np.arange(m - suffix, m)
         matches.append(match)
-        one, other = a.part(head, n - tail), b.part(head, m - tail)
+        one, other = a.part(prefix, n - suffix), b.part(prefix, m - suffix)
         if len(one.ids) and len(other.ids):
-            # Of equally good alignments one is taken; which, must not depend on the order of the sides.
-            turned = (len(one.ids), one.ids.tobytes()) > (len(other.ids), other.ids.tobytes())
-            short, long = (other, one) if turned else (one, other)
-            middles.append(_Middle(k, head, turned, short, long, *_band(short, long, cost)))
+            # A canonical order of the two texts, so that ties are broken the same way if they are swapped.
+            swapped = (len(one.ids), one.ids.tobytes()) > (len(other.ids), other.ids.tobytes())
+            short, long = (other, one) if swapped else (one, other)
+            middles.append(_Middle(k, prefix, swapped, short, long, *_band(short, long, cost)))
     for batch in _batches(middles):
-        for middle, got in zip(batch, _solve(batch, cost), strict=True):
-            rows = np.flatnonzero(got >= 0)
-            columns = got[rows]
-            if middle.turned:
+        for middle, match in zip(batch, _solve(batch, cost), strict=True):
+            rows = np.flatnonzero(match >= 0)
+            columns = match[rows]
+            if middle.swapped:
                 rows, columns = columns, rows
-            matches[middle.k][middle.head + rows] = middle.head + columns
+            matches[middle.k][middle.prefix + rows] = middle.prefix + columns
     return matches
 
 
-def _ends(pairs: Sequence[tuple[Side, Side]]) -> tuple[Places, Places]:
-    """(N,) each: how many words both begin with, and end with, in whole sentences."""
+def _common_ends(pairs: Sequence[tuple[Side, Side]]) -> tuple[Places, Places]:
+    """(N,) each: words in the common prefix and in the common suffix of each pair, both in whole sentences."""
     if not pairs:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     sides = [Side(*(np.concatenate(part) for part in zip(*some, strict=True))) for some in zip(*pairs, strict=True)]
     sizes = np.array([[len(side.ids) for side in pair] for pair in pairs]).T
     first = np.cumsum(sizes, axis=1) - sizes
-    same, sentence = _shared(sides, first, sizes.min(axis=0), 1)
-    heads = np.where((same == sizes).all(axis=0), same, np.maximum(sentence, 0))
-    return heads, _shared(sides, first + sizes - 1, sizes.min(axis=0) - heads, -1)[1] + 1
+    same, sentence = _common_run(sides, first, sizes.min(axis=0), 1)
+    prefixes = np.where((same == sizes).all(axis=0), same, np.maximum(sentence, 0))
+    return prefixes, _common_run(sides, first + sizes - 1, sizes.min(axis=0) - prefixes, -1)[1] + 1
 
 
-def _shared(sides: Sequence[Side], first: Places, most: Places, step: int) -> tuple[Places, Places]:
-    """(N,) each: how many words in a row are the same, and the last of them with which both begin a sentence, or -1.
+def _common_run(sides: Sequence[Side], first: Places, limits: Places, step: int) -> tuple[Places, Places]:
+    """Count equal words from given positions on.
 
     Args:
-        sides: the words of all pairs.
-        first: (2, N): where to begin on either side.
-        most: (N,): how far to look.
-        step: 1: onwards, -1: backwards.
+        sides: the words of the first texts, joined, and of the second texts, joined.
+        first: (2, N): where to start in each side.
+        limits: (N,): number of words to compare.
+        step: 1 to go forwards, -1 to go backwards.
+
+    Returns:
+        (N,) length of each run of equal words; and (N,) distance from ``first`` of the last word of the run that
+        begins a sentence in both texts, or -1.
     """
-    ends = np.cumsum(most)
-    begins = ends - most
+    ends = np.cumsum(limits)
+    begins = ends - limits
     along = step * np.arange(ends[-1])
-    a, b = (side.part_at(along + np.repeat(at - step * begins, most)) for side, at in zip(sides, first, strict=True))
+    a, b = (side.part_at(along + np.repeat(at - step * begins, limits)) for side, at in zip(sides, first, strict=True))
     differ = np.append(np.flatnonzero(a.ids != b.ids), ends[-1])
     same = np.minimum(differ[np.searchsorted(differ, begins)], ends) - begins
     starts = np.append(-1, np.flatnonzero(a.starts & b.starts))
@@ -133,10 +143,10 @@ def _shared(sides: Sequence[Side], first: Places, most: Places, step: int) -> tu
 
 
 def _band(a: Side, b: Side, cost: int) -> tuple[int, int]:
-    """The lowest and the highest diagonal that the best alignment can touch.
+    """Lowest and highest diagonal that the best alignment can touch.
 
-    A longest common subsequence is an alignment, so the best is worth no less; one that leaves the diagonals between
-    the corners by d words keeps at most ``len(a) - d``.
+    A longest common subsequence is an alignment, so the best one scores at least as much. An alignment that goes d
+    diagonals beyond those of the two corners keeps at most ``len(a) - d`` words.
     """
     n, m = len(a.ids), len(b.ids)
     floor = 0
@@ -144,13 +154,13 @@ def _band(a: Side, b: Side, cost: int) -> tuple[int, int]:
         if op.tag == "equal":
             outer = (op.src_start == op.dest_start == 0) + (op.src_end == n and op.dest_end == m)
             floor += max(0, _WORD * (op.src_end - op.src_start) - _WORD * cost * (1 - outer))
-    bonus = 4 if cost else 2 * int(a.starts.sum()) + 2  # the most that sentences can add to what words are worth
-    off = n + (bonus - floor) // _WORD
-    return max(-off, 1 - n), min(m - n + off, m - 1)
+    bonus = 4 if cost else 2 * int(a.starts.sum()) + 2  # upper bound of the scores for sentence boundaries
+    reach = n + (bonus - floor) // _WORD
+    return max(-reach, 1 - n), min(m - n + reach, m - 1)
 
 
 def _batches(middles: list[_Middle]) -> list[list[_Middle]]:
-    """Pairs of similar size together, no more than :data:`CELLS` in a batch."""
+    """Group pairs of similar size, with at most :data:`CELLS` table cells per batch."""
     batches: list[list[_Middle]] = []
     high = wide = 0
     for middle in sorted(middles, key=lambda x: (len(x.a.ids) // 32, x.width)):
@@ -162,108 +172,112 @@ def _batches(middles: list[_Middle]) -> list[list[_Middle]]:
     return batches
 
 
-def _laid(rows: Sequence[NDArray[Any]], leads: Sequence[int], height: int, fill: int, kind: Any) -> NDArray[Any]:
-    """(height, B): a column for each row, after so many places, ``fill`` around it."""
-    out = np.full((len(rows), height), fill, dtype=kind)
-    for line, row, lead in zip(out, rows, leads, strict=True):
-        line[lead : lead + len(row)] = row[: height - lead]
+def _columns(rows: Sequence[NDArray[Any]], offsets: Sequence[int], height: int, fill: int, dtype: Any) -> NDArray[Any]:
+    """(height, B): column k has ``rows[k]`` from index ``offsets[k]`` on, and ``fill`` elsewhere."""
+    out = np.full((len(rows), height), fill, dtype=dtype)
+    for line, row, offset in zip(out, rows, offsets, strict=True):
+        line[offset : offset + len(row)] = row[: height - offset]
     return np.ascontiguousarray(out.T)
 
 
 def _solve(batch: list[_Middle], cost: int) -> Match:
-    """(B, n): the best alignment of each pair."""
+    """(B, n): the best alignment of each pair, as a :data:`Match`."""
     short, long = [x.a for x in batch], [x.b for x in batch]
     lens_a, lens_b = (np.array([len(x.ids) for x in some]) for some in (short, long))
     lows = np.array([x.low for x in batch])
     size, n, width = len(batch), int(lens_a.max()), max(x.width for x in batch)
-    number: Any = np.int16 if (_WORD + 2) * (n + 2) + _WORD * cost < 2**13 else np.int32
-    never, price, word = number(-(2**14) if number is np.int16 else -(2**30)), number(_WORD * cost), number(_WORD)
-    # Cell (c, k) of row i is for words i of a and j = i + lows[k] + c of b: b is laid so that j stands at i + c.
-    none, leads, height = [0] * size, (-lows).tolist(), n + width
+    dtype: Any = np.int16 if (_WORD + 2) * (n + 2) + _WORD * cost < 2**13 else np.int32
+    minus_infinity = dtype(-(2**14) if dtype is np.int16 else -(2**30))
+    penalty, word = dtype(_WORD * cost), dtype(_WORD)
+    # Cell (c, k) of row i compares word i of a with word j = i + lows[k] + c of b; b is shifted so that j is at i + c.
+    zeros, offsets, height = [0] * size, (-lows).tolist(), n + width
     a, b = (
-        _laid([x.ids for x in short], none, n, -1, np.int32),
-        _laid([x.ids for x in long], leads, height, -2, np.int32),
+        _columns([x.ids for x in short], zeros, n, -1, np.int32),
+        _columns([x.ids for x in long], offsets, height, -2, np.int32),
     )
-    begins_a, ends_a = (_laid(x, none, n, 0, number) for x in _edges(short))
-    begins_b, ends_b = (_laid(x, leads, height, 0, number) for x in _edges(long))
-    # best: of the words up to i and up to j; run: the same, where the last word of both is kept.
-    best = np.zeros((width, size), dtype=number)
-    run = np.full((width, size), never, dtype=number)
-    over = np.zeros((width, size), dtype=number)  # best without word i of a
-    start, spare, other = np.empty_like(best), np.empty_like(best), np.empty((width, size), dtype=bool)
+    begins_a, ends_a = (_columns(x, zeros, n, 0, dtype) for x in _edges(short))
+    begins_b, ends_b = (_columns(x, offsets, height, 0, dtype) for x in _edges(long))
+    # best: score of the words up to i and up to j; run: the same, if words i and j are kept.
+    best = np.zeros((width, size), dtype=dtype)
+    run = np.full((width, size), minus_infinity, dtype=dtype)
+    skip_a = np.zeros((width, size), dtype=dtype)  # best without word i of a
+    start, buffer, flags = np.empty_like(best), np.empty_like(best), np.empty((width, size), dtype=bool)
     moves = np.empty((n, width, size), dtype=np.uint8)
     which = np.arange(size)
     for i in range(n):
-        part = slice(i, i + width)
-        # Bonus of a run that begins, or ends, with a sentence; at both beginnings, and both ends, a run is free.
-        np.bitwise_and(begins_b[part], begins_a[i], out=start)
+        band = slice(i, i + width)
+        # 1 for a run that begins (ends) at a sentence boundary; no penalty at the beginning (end) of both texts.
+        np.bitwise_and(begins_b[band], begins_a[i], out=start)
         start += best
-        start -= price
+        start -= penalty
         if i == 0:
-            start[-lows, which] += price
+            start[-lows, which] += penalty
         move = moves[i]
-        np.greater(run, start, out=other)
-        np.multiply(other, _LONGER, out=move)
+        np.greater(run, start, out=flags)
+        np.multiply(flags, _EXTEND, out=move)
         np.maximum(run, start, out=run)
         run += word
-        np.not_equal(b[part], a[i], out=other)
-        np.copyto(run, never, where=other)
-        done = np.bitwise_and(ends_b[part], ends_a[i], out=start)
+        np.not_equal(b[band], a[i], out=flags)
+        np.copyto(run, minus_infinity, where=flags)
+        done = np.bitwise_and(ends_b[band], ends_a[i], out=start)
         done += run
         last = np.flatnonzero(lens_a == i + 1)
-        done[(lens_b - lens_a - lows)[last], last] += price
-        over[:-1] = best[1:]
-        np.maximum(over, done, out=best)
-        best, spare = _highest(best, spare)
-        move += np.equal(over, best, out=other)
-        over[-1] = never  # out of the band, but for the first row, which has nothing above it
-        np.less(best[:-1], best[1:], out=other[1:])
-        other[0] = True
-        move += np.multiply(other, _KEPT, dtype=np.uint8)
+        done[(lens_b - lens_a - lows)[last], last] += penalty
+        skip_a[:-1] = best[1:]
+        np.maximum(skip_a, done, out=best)
+        best, buffer = _running_max(best, buffer)
+        move += np.equal(skip_a, best, out=flags)
+        skip_a[-1] = minus_infinity  # outside the band; for i = 0 it stays 0, the score of no words
+        np.less(best[:-1], best[1:], out=flags[1:])
+        flags[0] = True
+        move += np.multiply(flags, _NEED_B, dtype=np.uint8)
     return _trace(moves, lens_a, lens_b, lows)
 
 
-def _highest(table: NDArray[Any], spare: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The highest so far in every column, in doubling steps (``accumulate`` takes twice as long). Overwrites both."""
+def _running_max(table: NDArray[Any], buffer: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Running maximum along axis 0, in doubling steps (twice as fast as ``accumulate``).
+
+    Overwrites both arrays. Returns the result and the array that is free again.
+    """
     step = 1
     while step < len(table):
-        np.maximum(table[step:], table[:-step], out=spare[step:])
-        spare[:step] = table[:step]
-        table, spare = spare, table
+        np.maximum(table[step:], table[:-step], out=buffer[step:])
+        buffer[:step] = table[:step]
+        table, buffer = buffer, table
         step *= 2
-    return table, spare
+    return table, buffer
 
 
-_OVER, _KEPT, _LONGER = np.uint8(1), np.uint8(2), np.uint8(4)
-"""Of a cell: the best alignment up to it does without the word of a; else it needs the word of b; and if the two are
-kept, the words before are of the same run."""
+_SKIP_A, _NEED_B, _EXTEND = np.uint8(1), np.uint8(2), np.uint8(4)
+"""Bits of a cell: a best alignment up to it skips the word of a; every best one uses the word of b; if both words are
+kept, they extend the run of the previous words."""
 
 
 def _edges(sides: list[Side]) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
-    """Where sentences begin, and where they end."""
+    """For every word of each text, whether it begins a sentence; and whether it ends one."""
     return [x.starts for x in sides], [np.append(x.starts[1:], True) for x in sides]
 
 
 def _trace(
     moves: NDArray[np.uint8], lens_a: NDArray[np.int64], lens_b: NDArray[np.int64], lows: NDArray[np.int64]
 ) -> Match:
-    """Walk back from the end of every pair of the batch, all at once."""
+    """(B, n): backtrack from the end of all pairs of the batch at once."""
     n, width, size = moves.shape
     match = np.full((size, n), -1, dtype=np.int32)
     moves, flat = moves.reshape(-1), match.reshape(-1)
     which = np.arange(size)
     i, c = lens_a - 1, lens_b - lens_a - lows
-    inside = np.zeros(size, dtype=bool)  # in a run: the words at (i, c) are kept
+    inside = np.zeros(size, dtype=bool)  # inside a run: the words at (i, c) are kept
     while len(which):
         move = moves[(i * width + c) * size + which]
-        keep = inside | (move & (_OVER | _KEPT) == _KEPT)
-        up = ~inside & (move & _OVER > 0)
+        keep = inside | (move & (_SKIP_A | _NEED_B) == _NEED_B)
+        up = ~inside & (move & _SKIP_A > 0)
         j = i + c + lows
         flat[(which * n + i)[keep]] = j[keep]
-        inside = keep & (move >= _LONGER)
+        inside = keep & (move >= _EXTEND)
         back = keep | up
         i, c = i - back, c + up - ~back
-        left = (i >= 0) & (i + c + lows >= 0)
-        if not left.all():
-            which, i, c, inside, lows = which[left], i[left], c[left], inside[left], lows[left]
+        active = (i >= 0) & (i + c + lows >= 0)
+        if not active.all():
+            which, i, c, inside, lows = which[active], i[active], c[active], inside[active], lows[active]
     return match

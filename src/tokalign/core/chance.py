@@ -1,41 +1,42 @@
-"""Whether a reward model is better than chance on what it was not trained on. Pure: numbers in, a finding out."""
+"""Comparison of a reward model's held-out metrics with chance. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 FEWEST = 6
-"""Pairs below which even a model that is always right is not above chance: 2 · 0.5⁵ is more than 5 %."""
+"""Minimum number of pairs. With 5, a model that is always right is not significantly above chance: 2 · 0.5⁵ > 5 %."""
 HALF = 0.5
-_SAID = {"chosen": "chosen over rejected", "edited": "edited over original", "both": "edited over original"}
+_METRICS = {"chosen": "chosen over rejected", "edited": "edited over original", "both": "edited over original"}
 
 
 class Finding(NamedTuple):
-    """What there is to say."""
+    """Result of the comparison."""
 
     above: bool | None
-    """None: there is too little to tell by."""
+    """Whether the model is above chance; None: too few pairs to tell."""
     why: str
+    """The evidence, as a phrase for a message."""
 
 
 def against_chance(stats: Mapping[str, Any], pairs: str = "edited") -> Finding:
-    """Compare held-out metrics with a coin.
+    """Compare the held-out metrics of a reward model with chance (0.5), by their 95 % intervals.
 
-    A token-level model is above chance if its interval of edited over original, or both of its areas under the ROC
-    curve, are above a half; a sequence-level one if the interval of the pairs that it was trained on is.
+    A token-level model is above chance if the interval of edited over original is above 0.5, or the intervals of both
+    areas under the ROC curve are. A sequence-level model is above chance if the interval of its training pairs is.
 
     Args:
-        stats: of a reward model, as its manifest has them.
-        pairs: what a sequence-level one was trained on: ``chosen``, ``edited``, ``both``.
+        stats: ``stats`` of the reward model's manifest.
+        pairs: training pairs of a sequence-level model: ``chosen``, ``edited`` or ``both``.
     """
     token = stats["level"] == "token"
-    said = _SAID["edited" if token else pairs]
-    found = stats[said.replace(" ", "_")]
+    metric = _METRICS["edited" if token else pairs]
+    found = stats[metric.replace(" ", "_")]
     areas = stats.get("auroc", {}) if token else {}
     lows = [area["ci95"][0] for area in areas.values() if area.get("ci95")]
     if token and len(lows) == len(areas) == 2 and min(lows) > HALF and found["pairs"] >= FEWEST:
-        return Finding(True, "its areas under the ROC curve are above .5 by their intervals")
+        return Finding(True, "the 95 % intervals of both areas under the ROC curve are above chance (0.5)")
     if found["pairs"] < FEWEST or not found.get("ci95"):
-        return Finding(None, f"{found['pairs']} held-out pairs ({said}) are too few to tell it from chance")
+        return Finding(None, f"{found['pairs']} held-out pairs are too few to compare {metric} with chance")
     low, high = found["ci95"]
-    shown = f"{said} {found['mean']:.3f} [{low:.3f}, {high:.3f}] of {found['pairs']} held-out pairs"
-    return Finding(low > HALF, f"{shown} is {'above' if low > HALF else 'not above'} chance (.5) by its interval")
+    shown = f"{metric} is {found['mean']:.3f} (95 %: {low:.3f} to {high:.3f}) on {found['pairs']} held-out pairs"
+    return Finding(low > HALF, f"{shown}, {'above' if low > HALF else 'not above'} chance (0.5)")

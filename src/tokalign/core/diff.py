@@ -1,16 +1,16 @@
-"""What an edit changed, and the label that every token gets for it.
+"""Diffs of original and edited texts, and the edit that each token belongs to.
 
-Pure: no I/O, no torch, no tokenizer; many pairs at a time, and no Python loop over words, characters or tokens.
-† marks what is the paper's (Xu et al., ACL 2024); the rest is ours.
+Pure functions (no I/O, torch or tokenizer), vectorised over many pairs. † marks what comes from the paper (Xu et al.,
+ACL 2024); the rest is ours.
 
-Two units of alignment:
+Texts are aligned by one of two units:
 
 * ``token`` †: token ids (:func:`compare_tokens`).
-* ``word``: words (:func:`compare_words`), carried over to tokens by character offsets (:func:`project`). One
-  diff serves every tokenizer, and an edited word is labelled whole: aligned by token, the subwords that two
-  different words happen to share stay neutral.
+* ``word``: words (:func:`compare_words`), projected onto tokens by character offsets (:func:`project`). One diff
+  serves every tokenizer, and an edited word is labelled as a whole. (Aligned by token, subwords that two different
+  words share would be neutral.)
 
-Either gives a :class:`Alignment`, from which come labels (:func:`spans`), and for one pair :func:`opcodes`.
+Both give an :class:`Alignment`. :func:`spans` gives the edit of each position, :func:`opcodes` the opcodes of a pair.
 """
 
 from array import array
@@ -29,42 +29,45 @@ Tag = Literal["equal", "replace", "insert", "delete"]
 Spans = NDArray[np.int32]
 BAD, NEUTRAL, GOOD = -1, 0, 1
 NEVER = 2.0
-"""A share of a sentence that is never reached."""
+"""Value of :attr:`AlignOptions.whole` that no share of changed words reaches."""
 
 
 class AlignOptions(NamedTuple):
-    """How to align.
+    """Alignment options.
 
-    ``levenshtein`` † replaces, inserts and removes as little as possible (words with the white space before them);
-    ``lcs`` keeps as much as possible; ``blocks`` keeps long runs (see :mod:`tokalign.core.align`). The other two are
-    for blocks alone.
+    ``align``: ``levenshtein`` † minimises the edit distance with unit costs (a word includes the white space before
+    it); ``lcs`` is the longest common subsequence; ``blocks`` keeps long runs (see :mod:`tokalign.core.align`). The
+    other options apply to ``blocks`` only.
     """
 
     align: Literal["blocks", "lcs", "levenshtein"] = "blocks"
     merge: int = 2
-    """A run of so many kept words, or fewer, inside an edit is a part of it."""
+    """A run of at most this many kept words inside an edit becomes part of the edit."""
     whole: float = 0.8
-    """A sentence of which this share changed was changed as a whole; above 1, never."""
+    """A sentence is edited as a whole if at least this share (0 to 1) of its words changed; above 1: never."""
 
 
 class Alignment(NamedTuple):
-    """What is kept of N pairs: pieces in order, and after those of each pair an empty one where the pair ends.
+    """The kept pieces of N pairs, in order. An empty piece marks the end of each pair.
 
-    Places (characters or tokens) count through all texts of a side, joined. What lies between one piece and the
-    next is an edit, if anything does.
+    Positions (characters or tokens) count through the joined texts of a side. Whatever lies between two successive
+    pieces is an edit.
     """
 
     a0: Ints
-    """(K,): where a piece begins in the originals, ``a1``: ends; ``b0``, ``b1``: in the edited texts."""
+    """(K,): start of each piece in the originals."""
     a1: Ints
+    """(K,): its end, exclusive."""
     b0: Ints
+    """(K,): start of each piece in the edited texts."""
     b1: Ints
+    """(K,): its end, exclusive."""
     stops: Ints
-    """(N,): the empty piece that ends each pair."""
+    """(N,): index of the empty piece that ends each pair."""
 
 
 class Opcode(NamedTuple):
-    """``original[i1:i2]`` becomes ``edited[j1:j2]``; half-open, in order, covering both sides."""
+    """``original[i1:i2]`` becomes ``edited[j1:j2]``. The opcodes of a pair are in order and cover both texts."""
 
     tag: Tag
     i1: int
@@ -74,18 +77,18 @@ class Opcode(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Words, each with the white space before it; joined they are ``text``."""
+    """Split ``text`` into words, each with the white space before it. Joined they are ``text``."""
     found = split([text])
     return [text[i:j] for i, j in zip(found.begins.tolist(), found.ends.tolist(), strict=True)]
 
 
 def similarity(original: str, edited: str) -> float:
-    """Share of words kept, 0 to 1: ``1 - indel distance / (words of both)``; 1 for two empty texts."""
+    """Word similarity, 0 to 1: ``1 - indel distance / (number of words in both)``; 1 for two empty texts."""
     return similarities(split([original]), split([edited]))[0]
 
 
 def similarities(originals: Words, editeds: Words) -> list[float]:
-    """:func:`similarity` of many pairs."""
+    """Similarity of each pair; see :func:`similarity`."""
     sides = (_parts(side.raw, side.rows) for side in (originals, editeds))
     return [
         Indel.normalized_similarity(array("Q", a.tobytes()), array("Q", b.tobytes()))
@@ -94,28 +97,28 @@ def similarities(originals: Words, editeds: Words) -> list[float]:
 
 
 def compare_words(originals: Words, editeds: Words, options: AlignOptions) -> Alignment:
-    """Which characters each edit kept, from alignments over words.
+    """Align by words. The pieces of the result are in characters.
 
-    But for ``levenshtein``, white space before a word is no part of it: where only that differs, the word is kept.
-    A word that only composes its letters otherwise (NFC, NFD) is kept, so that the two sides of what is kept can differ
-    in characters.
+    Except with ``levenshtein``, the white space before a word is not part of it: a word is kept even if that differs.
+    Words that differ only in Unicode composition (NFC or NFD) are equal, so the two sides of a kept piece can have
+    different characters.
     """
     kept = _compare_words(originals, editeds, options)
-    if not _are_equal(originals.characters, editeds.characters, kept):  # two unequal words have one hash
+    if not _are_equal(originals.characters, editeds.characters, kept):  # a hash collision
         a, b = number(originals, editeds)
         kept = _compare_words(a, b, options)
     return kept
 
 
 def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints, options: AlignOptions) -> Alignment:
-    """Which tokens each edit kept; sentences play no part.
+    """Align by token ids. The pieces of the result are in tokens; sentence boundaries are not used.
 
     Args:
-        a: (T,) ids of all originals, joined.
+        a: (T,) token ids of all originals, joined.
         rows_a: (N + 1,): the ids of original ``k`` are ``a[rows_a[k]:rows_a[k + 1]]``.
-        b: ids of the edited texts.
-        rows_b: as ``rows_a``.
-        options: how to align.
+        b: token ids of all edited texts, joined.
+        rows_b: row bounds of ``b``, as ``rows_a``.
+        options: alignment options; ``whole`` has no effect.
     """
     i, j = _match(
         _sides(a, np.zeros(len(a), dtype=bool), rows_a), _sides(b, np.zeros(len(b), dtype=bool), rows_b), options
@@ -124,10 +127,10 @@ def compare_tokens(a: NDArray[Any], rows_a: Ints, b: NDArray[Any], rows_b: Ints,
 
 
 def spans(kept: Alignment) -> tuple[Spans, Spans]:
-    """For every place of originals and edited texts, the number (from 1, by pair) of the edit it is part of, or 0.
+    """Edit numbers of all positions of the joined originals, and of the joined edited texts.
 
-    † What is part of an edit is bad in the original and good in the edited text. Both sides of a replacement carry
-    the same number.
+    Edits are numbered from 1 in each pair; 0 is no edit. Both sides of a replacement have the same number. † Positions
+    in an edit are bad in the original and good in the edited text.
     """
     numbers = np.stack([_numbers(kept), np.zeros(len(kept.a0), dtype=np.int32)], axis=1).ravel()
     a, b = (
@@ -138,22 +141,25 @@ def spans(kept: Alignment) -> tuple[Spans, Spans]:
 
 
 def edits(kept: Alignment) -> Ints:
-    """(N,): how many edits each pair has."""
+    """(N,): number of edits of each pair."""
     return _numbers(kept)[kept.stops].astype(np.int64)
 
 
 def project(of_characters: Spans, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
-    """Spans of characters, carried over to tokens.
+    """Project edit numbers from characters onto tokens.
 
-    A token belongs to the edit of the first changed character it touches, and to none if it touches none; white
-    space counts only in tokens that are nothing else.
+    A token gets the edit of the first changed character it overlaps, or 0. White space counts only in tokens that
+    consist of white space.
 
     Args:
-        of_characters: (C,) :func:`spans` of all texts, joined.
+        of_characters: (C,) edit numbers of the characters, from :func:`spans`.
         words: the texts.
-        offsets: (T, 2) ``[start, end)`` of every token in its own text, in code points. One that is empty (EOS)
-            belongs to no edit.
+        offsets: (T, 2) ``[start, end)`` of each token in its own text, in code points. A token with an empty range
+            (EOS) belongs to no edit.
         tokens: (N + 1,): the tokens of text ``k`` are ``tokens[k]:tokens[k + 1]``.
+
+    Returns:
+        (T,): edit number of each token; 0: none.
     """
     first = np.repeat(words.places[:-1].astype(np.int32), np.diff(tokens))
     starts, ends = offsets[:, 0] + first, offsets[:, 1] + first
@@ -165,7 +171,7 @@ def project(of_characters: Spans, words: Words, offsets: NDArray[Any], tokens: I
 
 
 def _first(of_characters: Spans, counts: Any, starts: Spans, ends: Spans) -> Spans:
-    """(T,): the edit of the first changed character in each token, of those that count; 0: none."""
+    """(T,): edit of the first changed character in ``[starts, ends)`` at which ``counts`` is True; 0: none."""
     changed = (of_characters != 0) & counts
     up_to = _up_to(changed)
     low = up_to.take(starts)
@@ -174,10 +180,10 @@ def _first(of_characters: Spans, counts: Any, starts: Spans, ends: Spans) -> Spa
 
 
 def omissions(kept: Alignment, words: Words, offsets: NDArray[Any], tokens: Ints) -> Spans:
-    """(T,): the number of the edit that put something in before a token of an original and removed nothing; 0: none.
+    """(T,): for the tokens of the originals, the number of the pure insertion right before the token; 0: none.
 
-    These are the tokens of the next character that is no white space, or EOS; the arguments are as for
-    :func:`project`, and each text ends with EOS.
+    The token is the one with the next character that is not white space, or EOS at the end of the text. Arguments are
+    as for :func:`project`; each text ends with EOS.
     """
     piece, numbers = _omitted(kept)
     pair = np.searchsorted(kept.stops, piece)
@@ -191,7 +197,7 @@ def omissions(kept: Alignment, words: Words, offsets: NDArray[Any], tokens: Ints
 
 
 def token_omissions(kept: Alignment) -> Spans:
-    """As :func:`omissions`, where tokens were compared."""
+    """(T,): as :func:`omissions`, for an alignment by token."""
     of_tokens = np.zeros(kept.a1[-1], dtype=np.int32)
     piece, numbers = _omitted(kept)
     of_tokens[kept.a0[piece]] = numbers
@@ -199,7 +205,7 @@ def token_omissions(kept: Alignment) -> Spans:
 
 
 def opcodes(kept: Alignment, pair: int = 0) -> list[Opcode]:
-    """The opcodes of one pair; where something changed, it is one opcode."""
+    """The opcodes of one pair. Each edit is a single opcode."""
     low = int(kept.stops[pair - 1]) + 1 if pair else 0
     part = slice(low, int(kept.stops[pair]) + 1)
     base_a, base_b = (int(kept.a1[low - 1]), int(kept.b1[low - 1])) if low else (0, 0)
@@ -222,15 +228,15 @@ def changes(ops: Sequence[Opcode]) -> list[Opcode]:
 
 
 def apply(ops: Sequence[Opcode], original: str, edited: str) -> str:
-    """Text that the opcodes (over characters) make of ``original``, taking what is new from ``edited``.
+    """Apply opcodes over characters to ``original``, taking inserted text from ``edited``.
 
-    It is ``edited``, but that kept words are composed as they were in ``original``.
+    The result is ``edited``, except that kept words have the Unicode composition of ``original``.
     """
     return "".join(original[i1:i2] if tag == "equal" else edited[j1:j2] for tag, i1, i2, j1, j2 in ops)
 
 
 def undo(original: str, edited: str, edit: Opcode) -> str:
-    """``edited`` with one edit (over characters) taken back."""
+    """``edited`` with one edit (an opcode over characters) undone."""
     return edited[: edit.j1] + original[edit.i1 : edit.i2] + edited[edit.j2 :]
 
 
@@ -240,7 +246,7 @@ def _compare_words(a: Words, b: Words, options: AlignOptions) -> Alignment:
     i, j = _match(_sides(ids_a, a.starts, a.rows), _sides(ids_b, b.starts, b.rows), options)
     if options.align == "blocks":
         i, j = _keep_contained(_close(i, i + 1, j, j + 1, a.rows, b.rows), i, j, a.ids, b.ids)
-        stay = ~(_lost(a.starts, i, options.whole) | _lost(b.starts, j, options.whole))
+        stay = ~(_in_rewritten(a.starts, i, options.whole) | _in_rewritten(b.starts, j, options.whole))
         i, j = i[stay], j[stay]
     same = a.raw[i] == b.raw[j]
     a0, b0 = np.where(same, a.begins[i], a.bare[i]), np.where(same, b.begins[j], b.bare[j])
@@ -248,7 +254,7 @@ def _compare_words(a: Words, b: Words, options: AlignOptions) -> Alignment:
 
 
 def _sides(ids: NDArray[Any], starts: NDArray[np.bool_], rows: Ints) -> list[Side]:
-    low = ids.astype(np.uint32).view(np.int32) & np.int32(0x7FFFFFFF)  # hashes that are told apart by this much
+    low = ids.astype(np.uint32).view(np.int32) & np.int32(0x7FFFFFFF)  # 31 bits; collisions are checked later
     cut = zip(_parts(low, rows), _parts(starts, rows), strict=True)
     return [Side(*side) for side in cut]
 
@@ -259,7 +265,7 @@ def _parts(values: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
 
 
 def _match(a: list[Side], b: list[Side], options: AlignOptions) -> tuple[Ints, Ints]:
-    """Which words (or tokens) are kept, and as which; numbers count through all texts of a side."""
+    """Indices of the kept words (or tokens) in the joined originals, and of their matches in the edited texts."""
     pairs = list(zip(a, b, strict=True))
     cost = options.merge if options.align == "blocks" else 0
     matches = [_levenshtein(*pair) for pair in pairs] if options.align == "levenshtein" else align_blocks(pairs, cost)
@@ -270,63 +276,66 @@ def _match(a: list[Side], b: list[Side], options: AlignOptions) -> tuple[Ints, I
 
 
 def _levenshtein(a: Side, b: Side) -> Match:
-    """† Unit costs."""
+    """† Levenshtein alignment with unit costs."""
     match = np.full(len(a.ids), -1, dtype=np.int32)
     one, other = (array("i", side.ids.tobytes()) for side in (a, b))
-    turned = (len(one), one) > (len(other), other)  # which of several optima must not depend on who is who
-    for op in Levenshtein.opcodes(other, one) if turned else Levenshtein.opcodes(one, other):
+    swapped = (len(one), one) > (len(other), other)  # ties must not depend on the order of the sides
+    for op in Levenshtein.opcodes(other, one) if swapped else Levenshtein.opcodes(one, other):
         if op.tag == "equal":
-            i, j = (op.dest_start, op.src_start) if turned else (op.src_start, op.dest_start)
+            i, j = (op.dest_start, op.src_start) if swapped else (op.src_start, op.dest_start)
             match[i : i + op.src_end - op.src_start] = np.arange(j, j + op.src_end - op.src_start)
     return match
 
 
 def _keep_contained(kept: Alignment, i: Ints, j: Ints, a: NDArray[Any], b: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Where one side of an edit holds all words of the other, in order, nothing was removed (or put in): keep them.
+    """Turn replacements into pure insertions or deletions where one side contains the words of the other in order.
 
     Args:
-        kept: over words.
-        i: words that are kept of the originals.
-        j: … of the edited texts.
-        a: ids of the words of the originals.
-        b: … of the edited texts.
+        kept: alignment over words.
+        i: indices of the kept words of the originals.
+        j: indices of the kept words of the edited texts.
+        a: word ids of the originals.
+        b: word ids of the edited texts.
+
+    Returns:
+        ``i`` and ``j`` with the contained words added.
     """
     before_a, before_b = _before(kept.a1), _before(kept.b1)
-    more: list[tuple[int, int]] = []
+    added: list[tuple[int, int]] = []
     for k in np.flatnonzero((kept.a0 > before_a) & (kept.b0 > before_b)).tolist():
         one, other = a[before_a[k] : kept.a0[k]].tolist(), b[before_b[k] : kept.b0[k]].tolist()
-        # Which of several ways the words of the shorter stand in the longer must not depend on who is who.
-        turned = len(one) > len(other)
-        short, long = (other, one) if turned else (one, other)
+        # Ties must not depend on the order of the sides.
+        swapped = len(one) > len(other)
+        short, long = (other, one) if swapped else (one, other)
         if short[0] in long and LCSseq.similarity(short, long) == len(short):
             for op in Indel.opcodes(short, long):
                 if op.tag == "equal":
-                    at = (op.dest_start, op.src_start) if turned else (op.src_start, op.dest_start)
+                    at = (op.dest_start, op.src_start) if swapped else (op.src_start, op.dest_start)
                     n = op.src_end - op.src_start
-                    more += [(before_a[k] + at[0] + x, before_b[k] + at[1] + x) for x in range(n)]
-    if not more:
+                    added += [(before_a[k] + at[0] + x, before_b[k] + at[1] + x) for x in range(n)]
+    if not added:
         return i, j
-    i, j = np.append(i, [x for x, _ in more]), np.append(j, [y for _, y in more])
+    i, j = np.append(i, [x for x, _ in added]), np.append(j, [y for _, y in added])
     order = np.argsort(i)
     return i[order], j[order]
 
 
-def _lost(starts: NDArray[np.bool_], kept: Ints, whole: float) -> NDArray[np.bool_]:
-    """Which of the kept words are of a sentence of which the share ``whole`` changed."""
+def _in_rewritten(starts: NDArray[np.bool_], kept: Ints, whole: float) -> NDArray[np.bool_]:
+    """For each kept word, whether at least the share ``whole`` of its sentence changed."""
     sentence = np.cumsum(starts)
     size = np.bincount(sentence, minlength=1)
-    left = np.bincount(sentence[kept], minlength=len(size))
-    lost: NDArray[np.bool_] = 1 - left / np.maximum(size, 1) >= whole
-    return lost[sentence[kept]]
+    kept_words = np.bincount(sentence[kept], minlength=len(size))
+    rewritten: NDArray[np.bool_] = 1 - kept_words / np.maximum(size, 1) >= whole
+    return rewritten[sentence[kept]]
 
 
 def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -> Alignment:
-    """Pieces (none is empty), joined where nothing lies between, and where each pair begins and ends on either side."""
+    """Build an alignment from non-empty pieces: join adjacent ones, and add the empty piece that ends each pair."""
     at = np.searchsorted(a0, rows_a[1:])
-    fresh = np.ones(len(a0) + 1, dtype=bool)
-    fresh[1:-1] = (a0[1:] > a1[:-1]) | (b0[1:] > b1[:-1])
-    fresh[at] = True
-    begin, last = np.flatnonzero(fresh[:-1]), np.flatnonzero(fresh[1:])
+    new_piece = np.ones(len(a0) + 1, dtype=bool)
+    new_piece[1:-1] = (a0[1:] > a1[:-1]) | (b0[1:] > b1[:-1])
+    new_piece[at] = True
+    begin, last = np.flatnonzero(new_piece[:-1]), np.flatnonzero(new_piece[1:])
     at = np.searchsorted(begin, at)
     a0, a1 = (np.insert(x, at, rows_a[1:]) for x in (a0[begin], a1[last]))
     b0, b1 = (np.insert(x, at, rows_b[1:]) for x in (b0[begin], b1[last]))
@@ -334,12 +343,12 @@ def _close(a0: Ints, a1: Ints, b0: Ints, b1: Ints, rows_a: Ints, rows_b: Ints) -
 
 
 def _before(ends: Ints) -> Ints:
-    """Where the piece before each ends."""
+    """End of the previous piece, for each piece; 0 for the first."""
     return np.concatenate([[0], ends[:-1]])
 
 
 def _numbers(kept: Alignment) -> Spans:
-    """(K,): how many edits its pair has up to each piece."""
+    """(K,): number of edits before each piece in its pair."""
     changed = (kept.a0 > _before(kept.a1)) | (kept.b0 > _before(kept.b1))
     total = np.cumsum(changed)
     earlier = np.concatenate([[0], total[kept.stops]])[:-1]
@@ -348,13 +357,13 @@ def _numbers(kept: Alignment) -> Spans:
 
 
 def _omitted(kept: Alignment) -> tuple[Ints, Spans]:
-    """Pieces before which something was put in and nothing removed, and the numbers of these edits."""
+    """Indices of the pieces that follow a pure insertion, and the numbers of these edits."""
     piece = np.flatnonzero((kept.a0 == _before(kept.a1)) & (kept.b0 > _before(kept.b1)))
     return piece, _numbers(kept)[piece]
 
 
 def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Alignment) -> bool:
-    """Whether what is kept is the same on both sides, composed or not."""
+    """Whether the kept text is equal on both sides, up to Unicode composition."""
     in_a, in_b = spans(kept)
     same_a, same_b = a[in_a == 0], b[in_b == 0]
     lengths_a, lengths_b = kept.a1 - kept.a0, kept.b1 - kept.b0
@@ -366,11 +375,11 @@ def _are_equal(a: NDArray[np.uint32], b: NDArray[np.uint32], kept: Alignment) ->
 
 
 def _up_to(marks: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(C + 1,): how many are marked before each place."""
+    """(C + 1,): number of True marks before each position."""
     return np.concatenate([np.zeros(1, np.int32), np.cumsum(marks, dtype=np.int32)])
 
 
 def _next(marks: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(C + 1,): the first marked place at or after each; C if there is none."""
+    """(C + 1,): position of the first True mark at or after each position; C if there is none."""
     at = np.append(np.flatnonzero(marks), len(marks)).astype(np.int32)
     return np.repeat(at, np.diff(at, prepend=np.int32(-1)))

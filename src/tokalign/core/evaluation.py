@@ -1,4 +1,4 @@
-"""From judgements to the numbers of an evaluation. Pure."""
+"""Statistics of ``winrates/1`` from judgements. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -7,25 +7,32 @@ from typing import Any, NamedTuple
 from tokalign.core import winrate
 
 Control = Callable[[Sequence[float | None], Sequence[int], Sequence[int]], float]
-"""Length-controlled win rate in percent, of preferences, the candidate's lengths and the reference's."""
+"""Length-controlled win rate in percent, from preferences, candidate lengths and reference lengths (all (N,))."""
 
 
 class Judged(NamedTuple):
-    """What became of one candidate, prompt by prompt, in the order of the prompts."""
+    """Judgements of one candidate on N prompts, in the order of the prompts."""
 
     keys: Sequence[str]
-    """What tells the prompts apart; candidates are compared where these are equal."""
+    """(N,): identity of each prompt. Two candidates can be compared if they have the same keys."""
     preferences: Sequence[float | None]
-    """None: no verdict."""
+    """(N,): from 1 (reference) to 2 (candidate); None: no verdict."""
     lengths: Sequence[int]
-    """Characters of its responses; empty if they are not known."""
+    """(N,): characters of the candidate's responses; empty if unknown."""
     reference_lengths: Sequence[int]
+    """(N,): characters of the reference's responses; empty if unknown."""
     orders: Mapping[str, Any] = {}
-    """See :func:`tokalign.core.winrate.of_orders`; empty where each pair was shown once."""
+    """Result of :func:`tokalign.core.winrate.of_orders`; empty if each pair was judged in one order."""
 
 
 def candidates(judged: Mapping[str, Judged], seed: int, control: Control | None) -> dict[str, dict[str, Any]]:
-    """The numbers of each candidate, by name: those of ``winrates/1``; rates are null where nothing was judged."""
+    """Statistics of each candidate for ``winrates/1``, by name. Rates are None if no comparison was judged.
+
+    Args:
+        judged: judgements by candidate name.
+        seed: seed of the bootstrap.
+        control: computes the length-controlled win rate; None: leave it out.
+    """
     return {name: _candidate(j, seed, control) for name, j in judged.items()}
 
 
@@ -48,13 +55,20 @@ def _candidate(j: Judged, seed: int, control: Control | None) -> dict[str, Any]:
 
 
 def paired(judged: Mapping[str, Judged], seed: int) -> list[dict[str, Any]]:
-    """Every two candidates that answered the same prompts: the later less the earlier, on what both were judged on."""
+    """Paired differences for every two candidates with the same prompts: the later minus the earlier candidate.
+
+    Each is computed on the prompts for which both have a verdict; pairs with fewer than two such prompts are left out.
+
+    Returns:
+        For each pair of candidates, the names ``a`` (later) and ``b`` (earlier), the number of prompts ``n``, and the
+        result of :func:`tokalign.core.winrate.paired_difference`.
+    """
     found = []
     for a, b in combinations(judged, 2):
-        ours, theirs = (dict(zip(j.keys, j.preferences, strict=True)) for j in (judged[a], judged[b]))
-        if ours.keys() != theirs.keys():
+        preferences_a, preferences_b = (dict(zip(j.keys, j.preferences, strict=True)) for j in (judged[a], judged[b]))
+        if preferences_a.keys() != preferences_b.keys():
             continue
-        pairs = [(x, y) for key, x in ours.items() if x is not None and (y := theirs[key]) is not None]
+        pairs = [(x, y) for key, x in preferences_a.items() if x is not None and (y := preferences_b[key]) is not None]
         if len(pairs) > 1:
             difference = winrate.paired_difference([y for _, y in pairs], [x for x, _ in pairs], seed)
             found.append({"a": b, "b": a, "n": len(pairs), **difference})

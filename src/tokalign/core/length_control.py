@@ -1,7 +1,8 @@
-"""Win rate as it would be if both sides wrote equally long answers: a logistic regression on the lengths, read at 0.
+"""Length-controlled win rate: a logistic regression on the length difference, evaluated at equal lengths.
 
 After Dubois et al., *Length-Controlled AlpacaEval* (2024), and tatsu-lab/alpaca_eval @ 1020da2, metrics/glm_winrate.py:
-P(candidate wins) = σ(θ + φ · tanh(δ / sd δ) + ψ · γ), δ the difference of lengths, γ the instruction's difficulty.
+P(candidate wins) = σ(θ + φ · tanh(δ / sd δ) + ψ · γ), where δ is the difference of the response lengths and γ the
+difficulty of the instruction.
 """
 
 from collections.abc import Sequence
@@ -12,32 +13,34 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 _FOLDS, _GRID, _SEED = 5, np.logspace(-4, 4, 10), 123
-"""Of the cross-validation, as there."""
+"""Folds, inverse regularisation strengths and seed of the cross-validation, as in alpaca_eval."""
 _GAMED = 0.2
-"""Weight of the gamed baselines, two of them together, as there."""
+"""Total weight of the two gamed baselines, as in alpaca_eval."""
 
 
 class Gamed(NamedTuple):
-    """Judged answers of models that game the judge, which tie θ down."""
+    """Judged responses of baselines that game the judge. They regularise θ."""
 
     wins: Floats
     """(M,): preferences in [0, 1]."""
     lengths: Floats
-    """(M,): differences of length, divided by their standard deviation."""
+    """(M,): length differences, divided by their standard deviation."""
     difficulty: Floats
-    """(M,)"""
+    """(M,): difficulty of the instructions."""
 
 
 def minimal(preferences: Sequence[float | None], candidate: Sequence[int], reference: Sequence[int]) -> float:
-    """Length-controlled win rate in percent, by the lengths alone.
+    """Length-controlled win rate in percent, without instruction difficulty (ψ = 0).
+
+    If the lengths never differ, or all preferences are equal, it is the plain win rate.
 
     Args:
-        preferences: (N,) in [1, 2]; None where nothing was judged.
-        candidate: (N,) lengths of the candidate's answers, in characters.
-        reference: (N,) lengths of the reference's.
+        preferences: (N,) in [1, 2]; None: not judged.
+        candidate: (N,) lengths of the candidate's responses, in characters.
+        reference: (N,) lengths of the reference's responses, in characters.
 
     Raises:
-        ValueError: nothing was judged.
+        ValueError: no comparison was judged.
     """
     wins, judged = _wins(preferences)
     delta = _spread(candidate, reference)
@@ -55,35 +58,37 @@ def alpaca_eval(
     difficulty: Sequence[float],
     gamed: Gamed | None = None,
 ) -> float:
-    """Length-controlled win rate in percent, with the difficulty of each instruction, as AlpacaEval 2 has it.
+    """Length-controlled win rate in percent, as in AlpacaEval 2: with instruction difficulty.
+
+    Without ``gamed``, and with fewer than two judged comparisons or equal preferences, it is the plain win rate.
 
     Args:
-        preferences: (N,) in [1, 2]; None where nothing was judged.
-        candidate: (N,) lengths of the candidate's answers, in characters.
-        reference: (N,) lengths of the reference's.
-        difficulty: (N,)
-        gamed: answers that the published numbers are regularised with; None: none.
+        preferences: (N,) in [1, 2]; None: not judged.
+        candidate: (N,) lengths of the candidate's responses, in characters.
+        reference: (N,) lengths of the reference's responses, in characters.
+        difficulty: (N,) difficulty γ of each instruction.
+        gamed: gamed baselines, which the published numbers are regularised with; None: none.
 
     Raises:
-        ValueError: nothing was judged.
+        ValueError: no comparison was judged.
     """
     wins, judged = _wins(preferences)
     if gamed is None and (wins.size < 2 or wins.min() == wins.max()):
-        return float(100 * wins.mean())  # nothing is to be learnt from rows that are all alike
-    delta, hard = -_spread(candidate, reference), np.asarray(difficulty, dtype=np.float64)
-    x = np.column_stack([np.tanh(delta), hard, np.ones(delta.size)])[judged]
+        return float(100 * wins.mean())  # with equal outcomes there is nothing to fit
+    delta, difficulties = -_spread(candidate, reference), np.asarray(difficulty, dtype=np.float64)
+    x = np.column_stack([np.tanh(delta), difficulties, np.ones(delta.size)])[judged]
     weights = np.ones(wins.size)
     if gamed is not None:
-        theirs = np.column_stack([np.tanh(gamed.lengths), gamed.difficulty, np.zeros(gamed.wins.size)])
-        x, wins = np.concatenate([theirs, x]), np.concatenate([gamed.wins, wins])
+        gamed_rows = np.column_stack([np.tanh(gamed.lengths), gamed.difficulty, np.zeros(gamed.wins.size)])
+        x, wins = np.concatenate([gamed_rows, x]), np.concatenate([gamed.wins, wins])
         weights = np.concatenate([np.full(gamed.wins.size, _GAMED / 2), weights])
     model = _fit(x, wins, weights, _best_c(x, wins, weights), l1_ratio=1.0, solver="liblinear")
-    at_equal_length = np.column_stack([np.zeros(hard.size), hard, np.ones(hard.size)])
+    at_equal_length = np.column_stack([np.zeros(difficulties.size), difficulties, np.ones(difficulties.size)])
     return float(100 * model.predict_proba(at_equal_length)[:, 1].mean())
 
 
 def _wins(preferences: Sequence[float | None]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Preferences in [0, 1], and which comparisons have one."""
+    """(M,) preferences of the judged comparisons in [0, 1], and (N,) bool: True if judged."""
     p = np.array([np.nan if q is None else q - 1 for q in preferences])
     judged = ~np.isnan(p)
     if not judged.any():
@@ -92,14 +97,14 @@ def _wins(preferences: Sequence[float | None]) -> tuple[Floats, NDArray[np.bool_
 
 
 def _spread(candidate: Sequence[int], reference: Sequence[int]) -> Floats:
-    """How much longer the candidate's answers are, in standard deviations (ddof 1) of that."""
+    """(N,): length of candidate minus reference, divided by its standard deviation (ddof 1); 0 if it is constant."""
     delta = np.asarray(candidate, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     sd = float(delta.std(ddof=1)) if delta.size > 1 else 0.0
     return delta / sd if sd else np.zeros(delta.size)
 
 
 def _fit(x: Floats, wins: Floats, weights: Floats, c: float, *, l1_ratio: float, solver: str) -> Any:
-    """A regression on shares: every row stands twice, as won and as lost, weighted by how much it is."""
+    """Fit a logistic regression on fractional outcomes: each row is used as a win and a loss, weighted by ``wins``."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
@@ -111,7 +116,7 @@ def _fit(x: Floats, wins: Floats, weights: Floats, c: float, *, l1_ratio: float,
 
 
 def _best_c(x: Floats, wins: Floats, weights: Floats) -> float:
-    """The strength of the penalty whose log-loss on left-out rows is least."""
+    """Inverse regularisation strength with the lowest log-loss in cross-validation; 1 if no fold can be fitted."""
     from sklearn.model_selection import GroupKFold
 
     rows = np.arange(wins.size)

@@ -1,6 +1,6 @@
-"""Signs that a policy earns its reward in another way than was meant. Pure.
+"""Signs of reward hacking. Pure.
 
-Responses are B rows of T tokens; ``response_mask`` (B, T) bool, **True = counts**.
+Shapes: B responses, T tokens. ``response_mask`` (B, T) bool, **True = counts**.
 """
 
 from collections.abc import Mapping
@@ -9,34 +9,43 @@ import torch
 from torch import Tensor
 
 GROWN = 1.5
-"""Times its first length that a response may have on average, or the other way round."""
+"""Largest ratio of the mean length to that of the first rollout, or of the latter to the former."""
 REPEATED = 0.1
-"""Share of repeated stretches that may come to those of the first rollout."""
+"""Largest increase of the share of repeated n-grams since the first rollout."""
 DRIFTED = 0.5
-"""Nats a token by which the policy may leave the reference."""
+"""Largest KL from the reference, in nats per token."""
 TURNED = 3.0
-"""Standard errors by which the win rate may stay below its best."""
+"""Largest drop of the win rate below its best value, in standard errors."""
 
 
 def repetition(ids: Tensor, response_mask: Tensor, n: int = 4) -> float:
-    """Share of the stretches of ``n`` tokens that stand in their response once more already. ids (B, T)."""
+    """Share (0 to 1) of the n-grams that occurred earlier in the same response; 0 if there are no n-grams.
+
+    Args:
+        ids: (B, T) token ids.
+        response_mask: (B, T) bool, True = counts; padding is on the right.
+        n: tokens per n-gram.
+    """
     if ids.shape[1] < n:
         return 0.0
-    whole = response_mask[:, n - 1 :]
+    complete = response_mask[:, n - 1 :]
     powers = torch.tensor([1_000_003**k % 2**31 for k in range(n)], device=ids.device)
-    codes, order = (ids.unfold(1, n, 1) * powers).sum(-1).masked_fill(~whole, -1).sort(1)
-    twice = (codes[:, 1:] == codes[:, :-1]) & whole.gather(1, order[:, 1:])
-    return float(twice.sum() / whole.sum().clamp(min=1))
+    codes, order = (ids.unfold(1, n, 1) * powers).sum(-1).masked_fill(~complete, -1).sort(1)
+    repeated = (codes[:, 1:] == codes[:, :-1]) & complete.gather(1, order[:, 1:])
+    return float(repeated.sum() / complete.sum().clamp(min=1))
 
 
 def signs(first: Mapping[str, float], now: Mapping[str, float], best_win_rate: float | None) -> dict[str, str]:
-    """What looks like reward hacking, by name; {} if nothing does.
+    """Detect signs of reward hacking.
 
     Args:
-        first: ``length`` (tokens) and ``repetition`` of the first rollout.
-        now: those and ``kl`` (nats a response) of a later one; ``win_rate`` and its ``win_rate_error`` (percent)
-            where the policy was evaluated.
-        best_win_rate: the highest so far, if any.
+        first: ``length`` (mean, in tokens) and ``repetition`` of the first rollout.
+        now: the same of the current rollout, and its ``kl`` (nats per response). Also ``win_rate`` and
+            ``win_rate_error`` (standard error), in percent, if the policy was evaluated.
+        best_win_rate: highest win rate so far, in percent; None: not evaluated yet.
+
+    Returns:
+        A message for each sign, by name (``length``, ``repetition``, ``kl``, ``win_rate``); empty if there are none.
     """
     found = {}
     if now["length"] > GROWN * first["length"]:

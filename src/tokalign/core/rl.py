@@ -1,11 +1,11 @@
-"""The arithmetic of PPO with a reward at every token. Pure tensor functions.
+"""PPO arithmetic with a reward at every token: pure tensor functions.
 
-Shapes: B responses, T tokens. ``response_mask`` (B, T) bool, **True = counts**: the tokens the policy
-emitted, EOS included; padding is False, stands on the right and never counts.
+Shapes: B responses, T response tokens. ``response_mask`` (B, T) bool, **True = counts**: the sampled tokens, EOS
+included. Padding is on the right and False.
 
-Column t of every (B, T) tensor speaks of response token t: the log-probability with which it was
-emitted, the value of the state *before* it, the reward for having emitted it. A model whose logits at
-position p predict token p+1 is shifted once, where logits are gathered (``models/policy.py``), never here.
+Column t of every (B, T) tensor belongs to response token t: its log-probability, the value of the state *before* it,
+the reward for emitting it. The shift of logits (position p predicts token p + 1) is done once, in
+``models/policy.py``, never here.
 """
 
 from typing import NamedTuple
@@ -15,46 +15,46 @@ from torch import Tensor
 
 
 class LossStats(NamedTuple):
-    """A scalar loss to minimise and the share of tokens at which clipping decided (0 to 1)."""
+    """A scalar loss to minimise, and the fraction of tokens (0 to 1) whose loss is the clipped term."""
 
     loss: Tensor
     clip_fraction: Tensor
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x`` where ``mask``; 0 if it is nowhere True. Shapes (B, T) → ()."""
+    """Mean of ``x`` over the True cells of ``mask``; 0 if there are none. (B, T) → ()."""
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def masked_std(x: Tensor, mask: Tensor) -> Tensor:
-    """Standard deviation (n in the denominator) of ``x`` where ``mask``. Shapes (B, T) → ()."""
+    """Population standard deviation of ``x`` over the True cells of ``mask``. (B, T) → ()."""
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask).sqrt()
 
 
 def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """``x`` with mean 0 and standard deviation 1 over the True cells; 0 elsewhere. (B, T) → (B, T)."""
+    """Whiten ``x`` to mean 0 and standard deviation 1 over the True cells of ``mask``; 0 elsewhere. (B, T) → (B, T)."""
     white = (x - masked_mean(x, mask)) / (masked_std(x, mask) + eps)
     return torch.where(mask, white, 0.0)
 
 
 def last_token(response_mask: Tensor) -> Tensor:
-    """(B, T) bool, True at the last counted token of each row (EOS when the response is finished)."""
+    """(B, T) bool: True at the last counted token of each row (EOS if the response is finished)."""
     after = torch.zeros_like(response_mask)
     after[:, :-1] = response_mask[:, 1:]
     return response_mask & ~after
 
 
 def score_at_last_token(scores: Tensor, response_mask: Tensor) -> Tensor:
-    """Classical sequence reward: ``scores`` (B,) at the last token, 0 before it. → (B, T)."""
+    """Sequence-level rewards (B, T): ``scores`` (B,) at the last counted token of each row, 0 elsewhere."""
     return torch.where(last_token(response_mask), scores[:, None], 0.0)
 
 
 def segment_ends(segments: Tensor, response_mask: Tensor) -> Tensor:
-    """(B, T) bool, True at the last counted token of each segment.
+    """(B, T) bool: True at the last counted token of each segment.
 
     Args:
-        segments: (B, T) long, the number of the segment that a token is of; never falling along a row.
-        response_mask: (B, T), True = counts.
+        segments: (B, T) long, index of the segment of each token; non-decreasing along a row.
+        response_mask: (B, T) bool, True = counts.
     """
     ends = last_token(response_mask)
     ends[:, :-1] |= response_mask[:, 1:] & (segments[:, 1:] != segments[:, :-1])
@@ -62,62 +62,84 @@ def segment_ends(segments: Tensor, response_mask: Tensor) -> Tensor:
 
 
 def place_rewards(raw: Tensor, payout_mask: Tensor) -> Tensor:
-    """Rewards kept until the next token at which they are paid: this alone sets granularities apart. (B, T) → (B, T).
+    """Sum rewards up to the next payout position. Only this differs between token, segment and sequence granularity.
 
     Args:
-        raw: (B, T) what each token earned, 0 where not counted.
-        payout_mask: (B, T) bool, True where rewards land: at every counted token, at the end of each segment, or at the
-            last token. What is earned after the last of them is lost.
+        raw: (B, T) reward of each token, 0 at padding.
+        payout_mask: (B, T) bool, True at payout positions: every counted token, the last token of each segment, or the
+            last token of the response. Rewards after the last payout position of a row are dropped.
+
+    Returns:
+        (B, T): at each payout position, the sum of ``raw`` since the previous one; 0 elsewhere.
     """
-    stop = payout_mask.long().cumsum(1) - payout_mask.long()  # index of the payout that includes this token
-    held = torch.zeros(len(raw), raw.shape[1] + 1, device=raw.device, dtype=raw.dtype).scatter_add_(1, stop, raw)
-    return torch.where(payout_mask, held.gather(1, stop), 0.0)
+    payout = payout_mask.long().cumsum(1) - payout_mask.long()  # index of the payout that includes this token
+    sums = torch.zeros(len(raw), raw.shape[1] + 1, device=raw.device, dtype=raw.dtype).scatter_add_(1, payout, raw)
+    return torch.where(payout_mask, sums.gather(1, payout), 0.0)
 
 
 class Scaling(NamedTuple):
-    """How raw token rewards become comparable: ``(raw - centre) / sigma``. Fixed on the first rollout."""
+    """Scaling of placed rewards, ``(reward - centre) / sigma``. Measured on the first rollout and fixed."""
 
     centre: float
     sigma: float
 
 
 def fit_scaling(placed_rewards: Tensor, payout_mask: Tensor, *, centre: bool, scale: bool) -> Scaling:
-    """Statistics of one rollout's rewards after they were placed. Both (B, T).
+    """Measure the scaling on the placed rewards of one rollout.
 
-    ``sigma`` is the standard deviation of a response's total, so that rewards pull with the same strength wherever
-    they land. ``centre`` is the mean of a payment: without it, length itself would pay (or cost).
+    ``sigma`` is the standard deviation of a response's total reward, so the scale does not depend on the granularity.
+    ``centre`` is the mean reward per payout position; without it, a longer response would get a higher (or lower)
+    total for its length alone.
+
+    Args:
+        placed_rewards: (B, T), see :func:`place_rewards`.
+        payout_mask: (B, T) bool, True at payout positions.
+        centre: False sets ``centre`` to 0.
+        scale: False sets ``sigma`` to 1, as does a measured value of at most 1e-6.
     """
     sigma = float(placed_rewards.sum(1).std(correction=0)) if scale else 1.0
     return Scaling(float(masked_mean(placed_rewards, payout_mask)) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
 
 
 def guard_length(rewards: Tensor, longest: float) -> Tensor:
-    """Rewards (B, T) of which nothing good is paid beyond ``longest`` tokens: a text cannot earn by going on."""
+    """Set positive rewards (B, T) from column ``longest`` on to 0, so that growing longer gains nothing."""
     beyond = torch.arange(rewards.shape[1], device=rewards.device) >= longest
     return torch.where(beyond, rewards.clamp(max=0), rewards)
 
 
 def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, estimator: str = "k1") -> Tensor:
-    """What each token adds to the estimate of KL(policy ‖ reference); 0 where not counted. (B, T).
+    """Per-token terms (B, T) of the estimate of KL(policy ‖ reference), in nats; 0 at padding.
 
-    ``k1``, ``logprobs - ref_logprobs``, and ``k3``, ``exp(-k1) - 1 + k1`` (Schulman, 2020, "Approximating KL
-    divergence"), have the same mean under the policy; k3 is never negative, and varies less near the reference.
+    ``k1`` is ``logprobs - ref_logprobs``, ``k3`` is ``exp(-k1) - 1 + k1`` (Schulman, 2020, "Approximating KL
+    Divergence"). Both have the same expectation under the policy. k3 is never negative and has a lower variance near
+    the reference.
+
+    Args:
+        logprobs: (B, T) log-probabilities under the policy.
+        ref_logprobs: (B, T) log-probabilities under the reference.
+        response_mask: (B, T) bool, True = counts.
+        estimator: ``k1`` or ``k3``.
     """
     k1 = torch.where(response_mask, logprobs - ref_logprobs, 0.0)
     return k1 if estimator == "k1" else (-k1).exp() - 1 + k1
 
 
 def adapt(kl_coef: float, kl: float, target: float) -> float:
-    """The coefficient for the next rollout, given the KL of this one: Ziegler et al. (2019), section 2.2.
+    """Adapt the KL coefficient for the next rollout (Ziegler et al., 2019, section 2.2).
 
-    It moves by at most 2 % a rollout, in proportion to how far ``kl`` is from ``target``.
+    The coefficient changes by at most 2 % per rollout, in proportion to the relative error of ``kl``.
+
+    Args:
+        kl_coef: coefficient of this rollout.
+        kl: KL of this rollout, in nats per response.
+        target: desired KL, in the same unit.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + 0.1 * error)
 
 
 def compute_rewards(token_rewards: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
-    """``token_rewards - kl_coef · kl`` on counted tokens, 0 elsewhere. (B, T)."""
+    """Subtract the KL penalty: ``token_rewards - kl_coef · kl`` at counted tokens, 0 at padding. All (B, T)."""
     return torch.where(response_mask, token_rewards - kl_coef * kl, 0.0)
 
 
@@ -127,24 +149,24 @@ def gae(
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16), backwards over T.
 
     Args:
-        rewards: (B, T) for having emitted token t.
-        values: (B, T) of the state before token t. The state after the last counted token is worth 0.
-        response_mask: (B, T), True = counts.
-        gamma: discount.
-        gae_lambda: 0 trusts values (low variance), 1 trusts rewards (no bias).
+        rewards: (B, T), reward for emitting token t.
+        values: (B, T), value of the state before token t. The value after the last counted token is taken as 0.
+        response_mask: (B, T) bool, True = counts.
+        gamma: discount factor.
+        gae_lambda: 0 uses the values alone (low variance), 1 the rewards alone (no bias).
 
     Returns:
-        ``advantages`` and ``returns = advantages + values``, both (B, T), 0 where not counted.
+        ``advantages`` and ``returns = advantages + values``, both (B, T), 0 at padding.
     """
     values = torch.where(response_mask, values, 0.0)
     rewards = torch.where(response_mask, rewards, 0.0)
     advantages = torch.zeros_like(rewards)
-    carried = torch.zeros_like(rewards[:, 0])
-    next_value = torch.zeros_like(carried)
+    advantage = torch.zeros_like(rewards[:, 0])
+    next_value = torch.zeros_like(advantage)
     for t in reversed(range(rewards.shape[1])):  # T steps on (B,) vectors, not a loop over B·T
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        carried = torch.where(response_mask[:, t], delta + gamma * gae_lambda * carried, 0.0)
-        advantages[:, t] = carried
+        advantage = torch.where(response_mask[:, t], delta + gamma * gae_lambda * advantage, 0.0)
+        advantages[:, t] = advantage
         next_value = values[:, t]
     return advantages, torch.where(response_mask, advantages + values, 0.0)
 
@@ -152,7 +174,15 @@ def gae(
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor, clip_range: float
 ) -> LossStats:
-    """Clipped surrogate (Schulman et al., 2017, eq. 7), mean over counted tokens. All (B, T)."""
+    """Clipped surrogate loss (Schulman et al., 2017, eq. 7), mean over counted tokens.
+
+    Args:
+        logprobs: (B, T) log-probabilities under the policy being updated; gradients flow through them.
+        old_logprobs: (B, T) log-probabilities at sampling time.
+        advantages: (B, T).
+        response_mask: (B, T) bool, True = counts.
+        clip_range: ε; the probability ratio is clipped to [1 - ε, 1 + ε].
+    """
     ratio = torch.where(response_mask, logprobs - old_logprobs, 0.0).exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -165,23 +195,28 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor, clip_range: float
 ) -> LossStats:
-    """Clipped squared error, mean over counted tokens: ``½ · max((v - R)², (v_clipped - R)²)``.
+    """Clipped value loss, mean over counted tokens: ``½ · max((v - R)², (v_clipped - R)²)``.
 
-    ``v_clipped`` moves at most ``clip_range`` from ``old_values``; 0 turns clipping off. All (B, T).
+    Args:
+        values: (B, T) values v of the model being updated; gradients flow through them.
+        old_values: (B, T) values at sampling time.
+        returns: (B, T) targets R.
+        response_mask: (B, T) bool, True = counts.
+        clip_range: largest distance of ``v_clipped`` from ``old_values``; 0 disables clipping.
     """
-    plain = (values - returns) ** 2
+    error = (values - returns) ** 2
     if not clip_range:
-        return LossStats(0.5 * masked_mean(plain, response_mask), torch.zeros(()))
-    moved = values.clamp(old_values - clip_range, old_values + clip_range)  # exactly `values` when inside
-    clipped = (moved - returns) ** 2
+        return LossStats(0.5 * masked_mean(error, response_mask), torch.zeros(()))
+    clipped_values = values.clamp(old_values - clip_range, old_values + clip_range)  # exactly `values` inside the range
+    clipped_error = (clipped_values - returns) ** 2
     return LossStats(
-        0.5 * masked_mean(torch.maximum(plain, clipped), response_mask),
-        masked_mean((clipped > plain).float(), response_mask),
+        0.5 * masked_mean(torch.maximum(error, clipped_error), response_mask),
+        masked_mean((clipped_error > error).float(), response_mask),
     )
 
 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -> Tensor:
-    """``1 - Var(returns - values) / Var(returns)`` over counted tokens; 0 when returns do not vary."""
+    """``1 - Var(returns - values) / Var(returns)`` over counted tokens; 0 if the returns are constant. (B, T) → ()."""
     total = masked_std(returns, response_mask) ** 2
-    rest = masked_std(returns - values, response_mask) ** 2
-    return torch.where(total > 0, 1 - rest / total.clamp(min=1e-12), torch.zeros(()))
+    residual = masked_std(returns - values, response_mask) ** 2
+    return torch.where(total > 0, 1 - residual / total.clamp(min=1e-12), torch.zeros(()))

@@ -1,10 +1,9 @@
-"""Texts cut into words, many at a time: no Python loop runs over words or characters.
+"""Word segmentation, vectorised over the characters of many texts.
 
-A word is a run of letters, digits and ``_`` with the marks that go with them, or a single other character: a
-punctuation mark, an emoji with what modifies or is joined to it, a Chinese character (scripts that write no
-spaces are cut into characters, and katakana into its runs). White space belongs to the word that follows; where
-none does, it is a word of its own. Words are equal where their letters are, however those are composed: an accent may
-be a character of its own (NFD) or not (NFC), and hashes are those of the composed form.
+A word is a run of letters, digits and ``_`` with their combining marks, a run of katakana, or a single other
+character: a punctuation mark, an emoji with its modifiers and joined emoji, a character of a script without spaces
+(such as Chinese). White space belongs to the word that follows it; at the end of a text it is a separate word. Hashes
+of words are computed in NFC, so words are equal whether an accent is a separate character (NFD) or not.
 """
 
 import unicodedata
@@ -17,50 +16,53 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-# Classes of characters. Neighbours of one class are one word, where the class is RUNS or higher.
+# Classes of characters. Neighbours of the same class form one word if the class is _RUNS or higher.
 _SPACE, _SINGLE, _MARK, _RUNS, _KATAKANA, _FLAG = range(6)
 _ENDS_SENTENCE = np.zeros(0x110000, dtype=bool)
 _ENDS_SENTENCE[[ord(c) for c in ".!?…。！？"]] = True
 _JOINER = 0x200D
-_AT_ONCE = 20_000
-"""Characters worked on at a time: their arrays fit a processor's cache."""
+_CHUNK = 20_000
+"""Characters per chunk, so that the arrays of a chunk fit in the CPU cache."""
 _NO_SPACES = (
     (0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
 )  # fmt: skip
-"""Thai and Lao, Burmese, Khmer, hiragana, Chinese characters and those that are the same as one of them."""
+"""Code point ranges of scripts without spaces: Thai and Lao, Burmese, Khmer, hiragana, Chinese characters (with the
+compatibility ideographs)."""
 
 
 class Words(NamedTuple):
-    """Many texts and their words, one text after the other; places count the characters of all texts joined."""
+    """N texts of C characters and W words, joined. Positions count the characters of the joined texts."""
 
     characters: NDArray[np.uint32]
     """(C,): code points."""
     solid: NDArray[np.bool_]
-    """(C,): the character is no white space."""
+    """(C,): True if the character is not white space."""
     begins: Ints
-    """(W,): where each word begins, the white space before it included."""
+    """(W,): start of each word, including the white space before it."""
     bare: Ints
-    """(W,): … and without it."""
+    """(W,): start of each word, without the white space before it."""
     ends: Ints
+    """(W,): end of each word, exclusive."""
     ids: NDArray[np.uint64]
-    """(W,): hash of the word, composed, without its white space. Equal words have equal hashes; others hardly ever."""
+    """(W,): hash of the word in NFC, without the white space before it. Equal words have equal hashes; collisions are
+    rare."""
     raw: NDArray[np.uint64]
-    """(W,): … and with it."""
+    """(W,): as ``ids``, with the white space before the word."""
     starts: NDArray[np.bool_]
-    """(W,): a sentence begins with it."""
+    """(W,): True if the word begins a sentence."""
     rows: Ints
     """(N + 1,): the words of text ``k`` are ``rows[k]:rows[k + 1]``."""
     places: Ints
-    """(N + 1,): its characters are ``places[k]:places[k + 1]``."""
+    """(N + 1,): the characters of text ``k`` are ``places[k]:places[k + 1]``."""
 
 
 def split(texts: Sequence[str]) -> Words:
-    """Cut texts into words."""
+    """Split texts into words."""
     groups: list[list[str]] = [[]]
     size = 0
     for text in texts:
-        if size > _AT_ONCE:
+        if size > _CHUNK:
             groups.append([])
             size = 0
         groups[-1].append(text)
@@ -70,16 +72,19 @@ def split(texts: Sequence[str]) -> Words:
         return parts[0]
     at = bounds([part.places[-1] for part in parts])[:-1].tolist()
     word = bounds([part.rows[-1] for part in parts])[:-1].tolist()
-    moved = [
+    shifted = [
         p._replace(begins=p.begins + c, bare=p.bare + c, ends=p.ends + c, rows=p.rows[1:] + w, places=p.places[1:] + c)
         for p, c, w in zip(parts, at, word, strict=True)
     ]
-    whole = Words(*(np.concatenate(some) for some in zip(*moved, strict=True)))
+    whole = Words(*(np.concatenate(some) for some in zip(*shifted, strict=True)))
     return whole._replace(rows=np.insert(whole.rows, 0, 0), places=np.insert(whole.places, 0, 0))
 
 
 def number(a: Words, b: Words) -> tuple[Words, Words]:
-    """The same words, with numbers for hashes: equal for equal words alone. Slow, a loop over words."""
+    """Replace the hashes of both sides by consecutive numbers, which are equal only for equal words.
+
+    Slow: loops over words. Use it after a hash collision.
+    """
     known: dict[bytes, int] = {}
 
     def numbers(side: Words, begins: Ints) -> NDArray[np.uint64]:
@@ -93,29 +98,37 @@ def number(a: Words, b: Words) -> tuple[Words, Words]:
 
 
 def joins(characters: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Of each character, a class, 0 where it never goes on, and whether it belongs to whatever it follows.
+    """Class of each character (0: never joins its neighbours), and whether it is a combining mark.
 
-    One word goes on from character a to b where their classes are the same and not 0, or where b is a mark.
+    Characters a and b that follow each other are in the same word if their classes are equal and not 0, or if b is a
+    mark.
+
+    Args:
+        characters: single characters, N of them.
+
+    Returns:
+        (N,) classes and (N,) bool.
     """
     kinds = _classes().take(np.array([ord(c) for c in characters], dtype=np.int64))
     return np.where(kinds >= _RUNS, kinds, 0).astype(np.uint8), kinds == _MARK
 
 
 def composed(characters: NDArray[np.uint32], cuts: Ints) -> tuple[NDArray[np.uint32], Ints]:
-    """Text in NFC, piece by piece: nothing is composed across a cut.
+    """Normalise pieces of text to NFC; nothing is composed across a cut.
 
     Args:
         characters: (C,) code points.
-        cuts: (K,) places between pieces, in order.
+        cuts: (K,) positions between pieces, in order.
 
     Returns:
-        The code points in NFC, and where the cuts are among them.
+        The code points in NFC, and the (K,) positions of the cuts in them.
     """
-    mark = next(code for code in range(0xD800, 0xE000) if not (characters == code).any())  # composes with nothing
-    text = np.insert(characters, cuts, np.uint32(mark)).tobytes().decode("utf-32-le", "surrogatepass")
-    made = _code_points(unicodedata.normalize("NFC", text))
-    is_mark = made == mark
-    return made[~is_mark], np.flatnonzero(is_mark) - np.arange(len(cuts))
+    # A surrogate that is not in the text separates the pieces: NFC leaves it alone.
+    separator = next(code for code in range(0xD800, 0xE000) if not (characters == code).any())
+    text = np.insert(characters, cuts, np.uint32(separator)).tobytes().decode("utf-32-le", "surrogatepass")
+    normalised = _code_points(unicodedata.normalize("NFC", text))
+    is_cut = normalised == separator
+    return normalised[~is_cut], np.flatnonzero(is_cut) - np.arange(len(cuts))
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
@@ -123,7 +136,7 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 
 
 def bounds(lengths: Sequence[int]) -> Ints:
-    """(N + 1,): where each of N pieces begins, and where the last ends, when they stand one after the other."""
+    """(N + 1,): bounds of N joined pieces of the given lengths; piece ``k`` is ``bounds[k]:bounds[k + 1]``."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
 
 
@@ -131,14 +144,14 @@ def _split(texts: Sequence[str]) -> Words:
     whole = "".join(texts)
     characters = _code_points(whole)
     places = bounds([len(text) for text in texts])
-    first = places[:-1][np.diff(places) > 0]  # characters that begin a text
+    first_of_text = places[:-1][np.diff(places) > 0]  # first characters of texts
     kinds = _classes().take(characters)
     solid = kinds != _SPACE
-    head = solid & ~_joined(characters, kinds, first)
+    head = solid & ~_joined(characters, kinds, first_of_text)
     head[_trailing(solid, places)] = True
-    edge = head.copy()  # of a word, or of white space before or between words
+    edge = head.copy()  # start of a word, or of a run of white space
     edge[1:] |= ~solid[1:] & solid[:-1]
-    edge[first] = True
+    edge[first_of_text] = True
     edges = np.append(np.flatnonzero(edge), len(characters))
     is_word = head.take(edges[:-1])
     bare, ends = edges[:-1][is_word], edges[1:][is_word]
@@ -161,27 +174,27 @@ def _split(texts: Sequence[str]) -> Words:
 
 
 def _joined(characters: NDArray[Any], kinds: NDArray[np.uint8], first: Ints) -> NDArray[np.bool_]:
-    """Which characters belong to the word of the one before; ``first``: those that begin a text."""
+    """(C,): whether each character is in the same word as the one before; ``first``: first characters of texts."""
     joined = np.zeros(len(kinds), dtype=bool)
-    now, mark = kinds[1:], kinds == _MARK
+    current, mark = kinds[1:], kinds == _MARK
     if mark.any():
-        # What a character stands on: itself, or for a mark the last character that is none.
+        # Base of each character: itself, or for a mark the last character before it that is not a mark.
         at = np.arange(len(kinds))
-        loose = mark.copy()
-        loose[first] = False
-        at[loose] = 0
-        before = np.where(mark, kinds[np.maximum.accumulate(at)], kinds)[:-1]
-        glued = (characters[:-1] == _JOINER) & (before == _SINGLE) & (now == _SINGLE)
-        joined[1:] = (before == now) & (now >= _RUNS) | glued | (mark[1:] & (before != _SPACE))
+        base_before = mark.copy()
+        base_before[first] = False
+        at[base_before] = 0
+        base_kind = np.where(mark, kinds[np.maximum.accumulate(at)], kinds)[:-1]
+        zwj_joined = (characters[:-1] == _JOINER) & (base_kind == _SINGLE) & (current == _SINGLE)
+        joined[1:] = (base_kind == current) & (current >= _RUNS) | zwj_joined | (mark[1:] & (base_kind != _SPACE))
     else:
-        np.equal(kinds[:-1], now, out=joined[1:])
-        joined[1:] &= now >= _RUNS
+        np.equal(kinds[:-1], current, out=joined[1:])
+        joined[1:] &= current >= _RUNS
     joined[first] = False
     return joined
 
 
 def _trailing(solid: NDArray[np.bool_], places: Ints) -> Ints:
-    """Where the white space begins that ends a text."""
+    """Start of the trailing white space of each text that has any."""
     lasts = places[1:][np.diff(places) > 0] - 1
     if solid[lasts].all():
         return lasts[:0]
@@ -194,12 +207,12 @@ def _trailing(solid: NDArray[np.bool_], places: Ints) -> Ints:
 def _hashes(
     characters: NDArray[np.uint32], begins: Ints, bare: Ints, ends: Ints
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Of every word, without and with the white space before it.
+    """Hashes of all words, without and with the white space before them.
 
-    Σ mix(character) · r^place modulo 2^64, folded; what lies between two places is the difference of two sums.
+    The polynomial hash Σ mix(character) · r^position modulo 2^64, folded. A range is the difference of two prefix sums.
     """
     n = len(characters)
-    rising, falling = _powers(1 << max(n, _AT_ONCE).bit_length())
+    rising, falling = _powers(1 << max(n, _CHUNK).bit_length())
     total = np.zeros(n + 1, dtype=np.uint64)
     np.cumsum(_mixed().take(characters) * rising[:n], out=total[1:])
     at_begin, at_bare, at_end = total.take(begins), total.take(bare), total.take(ends)
@@ -209,26 +222,26 @@ def _hashes(
 
 
 def _fold(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Every bit of a hash counts in the lower half too."""
+    """Mix the upper half of each hash into the lower half."""
     return hashes ^ (hashes >> np.uint64(32))
 
 
 @cache
 def _mixed() -> NDArray[np.uint64]:
-    """A random number for every code point."""
+    """A fixed random number for every code point."""
     return np.random.default_rng(0).integers(0, 2**64, 0x110000, dtype=np.uint64)
 
 
 @cache
 def _powers(n: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """(n,) powers of an odd number modulo 2^64, and their inverses."""
+    """(n,) powers of an odd base modulo 2^64, and (n,) powers of its inverse."""
     base = 0xBF58476D1CE4E5B9
-    both = []
+    tables = []
     for factor in (base, pow(base, -1, 2**64)):
         powers = np.full(n, factor, dtype=np.uint64)
         powers[0] = 1
-        both.append(np.multiply.accumulate(powers))
-    return both[0], both[1]
+        tables.append(np.multiply.accumulate(powers))
+    return tables[0], tables[1]
 
 
 @cache

@@ -1,1 +1,1 @@
-"""Rows of others and of ours: files, layouts, conversations."""
+"""Input data: files, layouts, conversations and validated rows."""

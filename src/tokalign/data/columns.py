@@ -1,4 +1,4 @@
-"""What the columns of a file hold, by which its layout is told."""
+"""Content types of the columns of a file, from which its layout is detected."""
 
 import re
 from collections import Counter
@@ -10,15 +10,15 @@ from tokalign.data.conversation import is_turns, parsed
 
 Raw = Mapping[str, Any]
 TRANSCRIPT = "\n\nHuman:"
-"""How a transcript begins."""
+"""Start of a transcript."""
 
 
 class Shape:
-    """What the columns of a file hold, told from some of its rows; one odd cell does not change it.
+    """The content type of each column, by majority vote over a sample of rows.
 
     Args:
-        rows: as they came.
-        cells: whether each cell is text that may spell out turns, as in CSV.
+        rows: sample of raw rows.
+        cells: whether every cell is text that may contain JSON, as in CSV.
     """
 
     def __init__(self, rows: Iterable[Raw], cells: bool = False) -> None:
@@ -26,25 +26,25 @@ class Shape:
         for row in rows:
             for name, value in row.items():
                 votes.setdefault(name, Counter())[_kind(value, cells)] += 1
-        self.kinds = {name: _winner(found, cells) for name, found in votes.items()}
-        """Of each column ``text, transcript, turns, list, object, number`` or ``nothing``."""
+        self.kinds = {name: _winner(counts, cells) for name, counts in votes.items()}
+        """Column → ``text``, ``transcript``, ``turns``, ``list``, ``object``, ``number`` or ``nothing``."""
 
     def has(self, *names: str) -> bool:
-        """Whether all these columns are there."""
+        """Whether all these columns exist."""
         return all(name in self.kinds for name in names)
 
     def holds(self, kind: str, *names: str) -> bool:
-        """Whether all these columns are there and hold such values."""
+        """Whether all these columns exist and have this content type."""
         return all(self.kinds.get(name) == kind for name in names)
 
     @property
     def prompt_like(self) -> list[str]:
-        """The columns that look like a prompt, or a part of one, by name and content."""
+        """Non-empty columns whose names suggest a prompt or a part of one."""
         return [name for name in self._filled if is_prompt_name(name)]
 
     @property
     def strange(self) -> list[str]:
-        """The columns of text, besides the answers, that may be a prompt for all that is known of their names."""
+        """Non-empty columns other than the responses whose names do not rule out a prompt."""
         known = ("chosen", "rejected")
         return [name for name in self._filled if name not in known and _OTHER_NAMES.isdisjoint(_words(name))]
 
@@ -65,9 +65,9 @@ def _kind(value: Any, cells: bool) -> str:
     return "object" if isinstance(value, dict) else "number"
 
 
-def _winner(found: Counter[str], cells: bool) -> str:
-    """The kind that most values are of; cells that spell out turns are turns only where all do."""
-    real = {kind: n for kind, n in found.items() if kind != "nothing"}
+def _winner(counts: Counter[str], cells: bool) -> str:
+    """The most frequent content type. Text cells count as turns only if all of them contain turns."""
+    real = {kind: n for kind, n in counts.items() if kind != "nothing"}
     if cells and len(real) > 1:
         real.pop("turns", None)
     return max(real, key=lambda kind: real[kind]) if real else "nothing"
@@ -86,12 +86,12 @@ _OTHER_NAMES = frozenset((
     "license", "rationale", "reason", "comment", "metadata", "meta", "generator", "margin", "origin", "winner",
     "judge",
 ))  # fmt: skip
-"""Words in the names of columns that tell of a pair, or of its prompt."""
+"""Words in column names that suggest a prompt, or metadata of a row."""
 
 
 @lru_cache(maxsize=4096)
 def is_prompt_name(name: str) -> bool:
-    """Whether a column is called as prompts, or parts of them, are."""
+    """Whether a column name suggests a prompt or a part of one."""
     return not _PROMPT_NAMES.isdisjoint(_words(name)) and _OTHER_NAMES.isdisjoint(_words(name))
 
 

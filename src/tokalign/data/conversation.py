@@ -1,4 +1,4 @@
-"""Cells of foreign rows as text and as turns of a talk; what cannot be read says why, in words that can be counted."""
+"""Convert the cells of rows in other layouts to text and to conversations."""
 
 import json
 import re
@@ -11,7 +11,7 @@ Turn = dict[str, str]
 
 
 class UnusableError(ValueError):
-    """A row that cannot be used; the message is one of few, so that rows can be counted by it."""
+    """The row cannot be used. There are few different messages, so that skipped rows can be counted by message."""
 
 
 ENDS = "the talk ends with the user"
@@ -20,71 +20,71 @@ _ROLES = {
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
     "system": "system", "tool": "tool", "function": "tool", "observation": "tool", "function_call": "call",
 }  # fmt: skip
-"""What speakers are called elsewhere. ``call``: the assistant calls a tool."""
+"""Speaker names in other layouts → role. ``call``: a tool call by the assistant."""
 _KNOWN = frozenset(("user", "assistant", "system"))
 _TEXT = (None, "text", "input_text", "output_text")
 _MEDIA = re.compile(r"image|audio|video|file|sound")
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
-_MARKED = re.compile(r"<extra_id_(?:0|1)>(System|User|Assistant)\n")
+_MARKER = re.compile(r"<extra_id_(?:0|1)>(System|User|Assistant)\n")
 
 
 def as_messages(prompt: str | Sequence[Mapping[str, str]]) -> list[Turn]:
-    """A prompt as messages; a text is the user's."""
+    """Return a prompt as a list of messages; a text becomes one user turn."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
 
 
 def contents(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:
-    """All that is said in a prompt, turn by turn."""
+    """Return the contents of all turns of a prompt."""
     return [turn["content"] for turn in as_messages(prompt)]
 
 
 def last_turn(prompt: str | Sequence[Mapping[str, str]]) -> str:
-    """What is said last in a prompt: what a response answers."""
+    """Return the content of the last turn of a prompt."""
     return contents(prompt)[-1]
 
 
 def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
-    """A prompt for people to read: a single turn is its text, several are led by who speaks."""
+    """Format a prompt for display: the text of a single turn, or one ``role: content`` line per turn."""
     turns = as_messages(prompt)
     return "\n".join(t["content"] if len(turns) == 1 else f"{t['role']}: {t['content']}" for t in turns)
 
 
-def text_of(cell: Any, what: str) -> str:
-    """A cell that holds text: a string, or a list of parts that are all text.
+def text_of(cell: Any, column: str) -> str:
+    """Return the text of a cell: a string, or a list of text parts, which are joined.
 
     Args:
-        cell: as it came.
-        what: its column, for the message.
+        cell: raw value.
+        column: name of the cell in the error message.
 
     Raises:
-        UnusableError: it holds something else, or nothing.
+        UnusableError: the cell is empty or not text.
     """
     if isinstance(cell, str):
         return cell
     if cell is None:
-        raise UnusableError(f"no {what}")
+        raise UnusableError(f"no {column}")
     if isinstance(cell, list | tuple) and cell:
-        return "".join(_part(part, what) for part in cell)
-    raise UnusableError(f"{what} is not text")
+        return "".join(_part(part, column) for part in cell)
+    raise UnusableError(f"{column} is not text")
 
 
-def _part(part: Any, what: str) -> str:
+def _part(part: Any, column: str) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise UnusableError(f"{what} is not text")
+        raise UnusableError(f"{column} is not text")
     kind = part.get("type")
     if kind in _TEXT and isinstance(part.get("text"), str):
         return str(part["text"])
     named = [str(kind), *(k for k, v in part.items() if v is not None)]
     if any(_MEDIA.search(name) for name in named):
-        raise UnusableError(f"{what} holds an image, a sound or a file; only text is read")
-    raise UnusableError(f"{what} holds a part that is not text")
+        raise UnusableError(f"{column} holds an image, a sound or a file; only text is read")
+    raise UnusableError(f"{column} holds a part that is not text")
 
 
 def is_turns(cell: Any) -> bool:
-    """Whether a cell is a list of turns: objects that have a speaker and something said."""
+    """Whether a cell is a non-empty list of turns: objects with ``role, content`` or ``from, value``."""
     return isinstance(cell, list) and bool(cell) and all(_is_turn(turn) for turn in cell)
 
 
@@ -93,10 +93,10 @@ def _is_turn(turn: Any) -> bool:
 
 
 def turn_of(cell: Any) -> Turn:
-    """One turn as ``{role, content}``; it came so, or as ``{from, value}``. Other keys are left out.
+    """Convert a turn, with keys ``role, content`` or ``from, value``, to ``{role, content}``. Other keys are dropped.
 
     Raises:
-        UnusableError: it says nothing that is text.
+        UnusableError: the turn has no role or no text.
     """
     if not isinstance(cell, dict):
         raise UnusableError("a turn is not an object")
@@ -117,10 +117,10 @@ def turn_of(cell: Any) -> Turn:
 
 
 def turns_of(cell: Any) -> list[Turn]:
-    """A list of turns, each as ``{role, content}``.
+    """Convert a list of turns to ``{role, content}``.
 
     Raises:
-        UnusableError: it is none, or one of them cannot be read.
+        UnusableError: the cell is not a list of turns, or a turn cannot be used.
     """
     if not isinstance(cell, list) or not cell:
         raise UnusableError("no turns" if not cell else "turns are not a list")
@@ -128,16 +128,16 @@ def turns_of(cell: Any) -> list[Turn]:
 
 
 def _are_turns(cell: Any) -> bool:
-    """Whether a list is one of turns, good or bad, and not of parts of text."""
+    """Whether a list holds turns (valid or not) rather than parts of a text."""
     first = cell[0] if isinstance(cell, list) and cell else None
     return isinstance(first, dict) and "type" not in first and "text" not in first
 
 
 def prompt_of(cell: Any) -> str | list[Turn]:
-    """A prompt: text, or turns.
+    """Return a prompt as text or as a list of turns.
 
     Raises:
-        UnusableError: it is neither, or says nothing.
+        UnusableError: the cell is empty or neither text nor turns.
     """
     if _are_turns(cell):
         return turns_of(cell)
@@ -147,25 +147,29 @@ def prompt_of(cell: Any) -> str | list[Turn]:
     return text
 
 
-def reply_of(cell: Any, what: str) -> list[Turn]:
-    """A response: the text, the turn, or the talk that ends with it; as turns, the last the assistant's.
+def reply_of(cell: Any, column: str) -> list[Turn]:
+    """Return a response as turns, of which the last is the assistant's.
+
+    Args:
+        cell: the text, the turn, or the conversation that ends with the response.
+        column: name of the cell in the error message.
 
     Raises:
-        UnusableError: it is none of them, or ends with somebody else.
+        UnusableError: the cell is none of these, or its last turn is not the assistant's.
     """
     if isinstance(cell, dict):
         turns = [turn_of(cell)]
     elif _are_turns(cell):
         turns = turns_of(cell)
     else:
-        return [{"role": "assistant", "content": text_of(cell, what)}]
+        return [{"role": "assistant", "content": text_of(cell, column)}]
     if turns[-1]["role"] != "assistant":
         raise UnusableError(ENDS if turns[-1]["role"] == "user" else "the talk does not end with the assistant")
     return turns
 
 
 def with_system(cell: Any, prompt: str | list[Turn]) -> str | list[Turn]:
-    """A prompt with what a column of its own says to the model first."""
+    """Put the system message in ``cell`` before a prompt, unless ``cell`` is empty or the prompt already has one."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return prompt
     system = text_of(cell, "system")
@@ -174,23 +178,23 @@ def with_system(cell: Any, prompt: str | list[Turn]) -> str | list[Turn]:
 
 
 def with_history(cell: Any, prompt: str) -> str | list[Turn]:
-    """A prompt after earlier rounds of the talk, each a question and its answer.
+    """Put the earlier rounds of a conversation, a list of [question, answer], before a prompt.
 
     Raises:
-        UnusableError: a round is something else.
+        UnusableError: a round is not a question with an answer.
     """
     if not cell:
         return prompt
     turns: list[Turn] = []
-    for one in cell if isinstance(cell, list) else [None]:
-        if not isinstance(one, list) or [type(text) for text in one] != [str, str]:
+    for pair in cell if isinstance(cell, list) else [None]:
+        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
             raise UnusableError("history is not a list of questions with their answers")
-        turns += ({"role": role, "content": text} for role, text in zip(_SPEAKERS, one, strict=True))
+        turns += ({"role": role, "content": text} for role, text in zip(_SPEAKERS, pair, strict=True))
     return [*turns, {"role": "user", "content": prompt}]
 
 
 def plain(prompt: str | Sequence[Turn]) -> str | list[Turn]:
-    """A talk of one user turn is that turn's text."""
+    """Replace a conversation of one user turn by its text."""
     if isinstance(prompt, str):
         return prompt
     single = len(prompt) == 1 and prompt[0]["role"] == "user"
@@ -198,12 +202,12 @@ def plain(prompt: str | Sequence[Turn]) -> str | list[Turn]:
 
 
 def transcript(text: str) -> list[Turn]:
-    """A transcript as turns (each a blank line, ``Human:`` or ``Assistant:``, text); one speaker's are joined."""
+    """Split a transcript at ``Human:`` and ``Assistant:`` into turns. Successive turns of one speaker are joined."""
     _, *pieces = _TRANSCRIPT.split(text)
     roles = {speaker: role for role, speaker in _SPEAKERS.items()}
     turns: list[Turn] = []
-    for speaker, said in zip(pieces[::2], pieces[1::2], strict=True):
-        role, content = roles[speaker], said.strip()
+    for speaker, raw in zip(pieces[::2], pieces[1::2], strict=True):
+        role, content = roles[speaker], raw.strip()
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += f"\n\n{content}"
         else:
@@ -212,28 +216,28 @@ def transcript(text: str) -> list[Turn]:
 
 
 def as_transcript(prompt: Any, response: str) -> str:
-    """The inverse of :func:`transcript`, with the response as the last Assistant turn."""
+    """Write a prompt and a response as a transcript: the inverse of :func:`transcript`."""
     turns = as_messages(prompt)
-    said = [f"\n\n{_SPEAKERS.get(t['role'], 'Human')}: {t['content']}" for t in turns]
-    return "".join([*said, f"\n\nAssistant: {response}"])
+    parts = [f"\n\n{_SPEAKERS.get(t['role'], 'Human')}: {t['content']}" for t in turns]
+    return "".join([*parts, f"\n\nAssistant: {response}"])
 
 
 def marked(text: str) -> str | list[Turn]:
-    """A prompt in which marks (``<extra_id_1>User``) begin turns; what stands before the first is the user's."""
-    first, *pieces = _MARKED.split(text)
+    """Split a prompt at markers (``<extra_id_1>User``) into turns. Text before the first marker is a user turn."""
+    first, *pieces = _MARKER.split(text)
     if not pieces:
         return text
     turns = [{"role": "user", "content": first.strip()}] if first.strip() else []
     turns += (
-        {"role": speaker.lower(), "content": said.strip()}
-        for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
-        if said.strip()
+        {"role": speaker.lower(), "content": content.strip()}
+        for speaker, content in zip(pieces[::2], pieces[1::2], strict=True)
+        if content.strip()
     )
     return turns
 
 
 def parsed(cell: Any) -> Any:
-    """What a cell of text spells out as JSON, if that is a list or an object; else the cell."""
+    """Parse a text cell that contains a JSON list or object; return any other cell unchanged."""
     if not (isinstance(cell, str) and cell[:1] in ("[", "{")):
         return cell
     try:
@@ -245,7 +249,7 @@ def parsed(cell: Any) -> Any:
 
 
 def without_nulls(turns: list[Any]) -> list[Any]:
-    """Turns without the keys that hold nothing, which tables of structs add; text parts become the text."""
+    """Drop the null keys that struct columns add to turns, and join the parts of a text."""
     return [
         {k: _joined(v) if k == "content" else v for k, v in turn.items() if v is not None or k in ("role", "content")}
         if isinstance(turn, Mapping)

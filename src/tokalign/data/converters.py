@@ -1,7 +1,7 @@
-"""Rows of foreign layouts, turned into ours, a function for each layout.
+"""Convert rows of other layouts to the columns of tokalign, one function per layout.
 
-A row that cannot be used raises :class:`UnusableError`; where its prompt can be, at least, ``unusable`` in what is
-returned says what is wrong with the rest.
+A row that cannot be used raises :class:`UnusableError`. If only its prompt can be used, the result has the key
+``unusable`` with the reason.
 """
 
 import math
@@ -33,7 +33,7 @@ EQUAL = "no preference: the scores are equal"
 
 
 def pair(prompt: Any, chosen: str, rejected: str) -> Made:
-    """A preference; ``unusable`` says what is wrong with its responses, if anything is."""
+    """Return a preference, with ``unusable`` set if a response is empty or both are the same."""
     if not prompt:
         raise UnusableError("no prompt")
     made = {"prompt": plain(prompt), "chosen": chosen, "rejected": rejected, "response": chosen}
@@ -52,7 +52,7 @@ def _demonstration(prompt: Any, response: str) -> Made:
 
 
 def _number(cell: Any, what: str) -> float:
-    """A number; one in text too, as CSV has it."""
+    """Return a cell as a finite number; numbers in text, as in CSV, are converted."""
     found = _number_or_none(cell)
     if found is None:
         raise UnusableError(f"no {what}" if cell in (None, "") else f"{what} is not a number")
@@ -70,12 +70,12 @@ def _number_or_none(cell: Any) -> float | None:
 
 
 def _cell(raw: Raw, *names: str) -> Any:
-    """The first of these columns that holds something."""
+    """Return the first of these columns that is not empty."""
     return next((raw[name] for name in names if raw.get(name) not in (None, "")), None)
 
 
 def hh_rlhf(raw: Raw) -> Made:
-    """Two transcripts, split at the last Assistant turn, before which they must agree (Bai et al., 2022)."""
+    """Two transcripts, split at the last Assistant turn; the text before it must be equal (Bai et al., 2022)."""
     (before, chosen), (other, rejected) = (_last_turn(text_of(raw.get(side), side)) for side in ("chosen", "rejected"))
     if before != other:
         raise UnusableError(DIFFER)
@@ -83,20 +83,20 @@ def hh_rlhf(raw: Raw) -> Made:
 
 
 def _last_turn(text: str) -> tuple[str, str]:
-    before, _, said = text.rpartition("\n\nAssistant:")
-    if TRANSCRIPT in said:
+    before, _, response = text.rpartition("\n\nAssistant:")
+    if TRANSCRIPT in response:
         raise UnusableError(ENDS)
-    return before, said.strip()
+    return before, response.strip()
 
 
 def _with_input(raw: Raw) -> str:
-    """An instruction with its input, in the manner of Alpaca."""
+    """Join an instruction and its input, as Alpaca does."""
     parts = (text_of(raw.get(name) or "", name) for name in ("instruction", "input"))
     return "\n\n".join(part for part in parts if part)
 
 
 def alpaca_farm(raw: Raw) -> Made:
-    """``preference`` 1 or 2 says which output is better (Dubois et al., 2023); rows with one ``output`` are sft."""
+    """Outputs with ``preference`` 1 or 2 (Dubois et al., 2023). Rows with one ``output`` are demonstrations."""
     if raw.get("output_1") is None and "output" in raw:
         return _demonstration(_with_input(raw), text_of(raw["output"], "output"))
     better = _number(raw.get("preference"), "preference")
@@ -108,7 +108,7 @@ def alpaca_farm(raw: Raw) -> Made:
 
 
 def alpaca_eval(raw: Raw) -> Made:
-    """A model's outputs: ``instruction, output, generator``; AlpacaFarm's evaluation set has an ``input`` besides."""
+    """Outputs of a model: ``instruction, output, generator``, and ``input`` in AlpacaFarm's evaluation set."""
     generator = str(raw.get("generator") or "")
     return {"prompt": _with_input(raw), "response": text_of(raw.get("output"), "output"), "generator": generator}
 
@@ -118,23 +118,23 @@ def trl(raw: Raw) -> Made:
     if "chosen" in raw or "rejected" in raw:
         return _preference(raw)
     if "completion" in raw:
-        made = _replied(prompt_of(raw.get("prompt")), raw["completion"])
+        made = _with_completion(prompt_of(raw.get("prompt")), raw["completion"])
         return {**made, "unusable": "labelled as not wanted"} if _is_false(raw.get("label")) else made
-    return _talk(raw, "messages")
+    return _from_conversation(raw, "messages")
 
 
 def _is_false(cell: Any) -> bool:
-    """Of TRL's unpaired preferences."""
+    """Whether ``label`` in TRL's unpaired preferences is false."""
     return cell is False or str(cell).lower() in ("false", "0")
 
 
-def _replied(prompt: str | list[Turn], completion: Any) -> Made:
+def _with_completion(prompt: str | list[Turn], completion: Any) -> Made:
     *more, last = reply_of(completion, "completion")
     return _demonstration([*_as_turns(prompt), *more] if more else prompt, last["content"])
 
 
-def _talk(raw: Raw, *names: str) -> Made:
-    """A talk, of which the assistant's last turn is to be learnt."""
+def _from_conversation(raw: Raw, *names: str) -> Made:
+    """Convert a conversation to a demonstration: the last turn is the response."""
     turns = with_system(_cell(raw, "system", "system_prompt"), turns_of(_cell(raw, *names)))
     assert isinstance(turns, list)
     last = turns[-1]
@@ -156,11 +156,11 @@ def _preference(raw: Raw) -> Made:
             raise UnusableError(DIFFER)
         return pair(common, chosen[len(common) :], rejected[len(common) :])
     context = None if prompt in (None, "", []) else prompt_of(prompt)
-    return _answered(context, chosen, rejected, raw)
+    return _pair_of(context, chosen, rejected, raw)
 
 
-def _answered(context: str | list[Turn] | None, chosen: Any, rejected: Any, raw: Raw) -> Made:
-    """Two answers, as text, as turns, or as talks that begin with the prompt."""
+def _pair_of(context: str | list[Turn] | None, chosen: Any, rejected: Any, raw: Raw) -> Made:
+    """Convert two responses, given as text, as turns, or as conversations that start with the prompt."""
     (*before, better), (*other, worse) = reply_of(chosen, "chosen"), reply_of(rejected, "rejected")
     if before != other:
         raise UnusableError(DIFFER)
@@ -169,7 +169,7 @@ def _answered(context: str | list[Turn] | None, chosen: Any, rejected: Any, raw:
     elif not before:
         prompt = context
     elif isinstance(context, str) or before[: len(context)] == context:
-        prompt = before  # the talk tells it all; the prompt beside it is its last question, or its beginning
+        prompt = before  # the conversation is complete; the separate prompt is its last question or its beginning
     else:
         prompt = [*context, *before]
     if not prompt:
@@ -187,14 +187,14 @@ def _as_turns(prompt: str | list[Turn]) -> list[Turn]:
 
 
 def _refuse_prompt_like(raw: Raw) -> None:
-    """What both answers begin with is the prompt only where nothing else could be it."""
+    """Refuse a row with another column that may be the prompt: its common prefix may not be the prompt."""
     for name, value in raw.items():
         if value and isinstance(value, str | list) and is_prompt_name(name):
             raise UnusableError(f"there is no prompt, but {name[:40]!r} may be one")
 
 
 def _common_text(a: str, b: str) -> str:
-    """What both begin with, up to the end of a word."""
+    """Return the common prefix of two texts, cut at the end of a word."""
     n = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
     while n and not (a[n : n + 1].isspace() and b[n : n + 1].isspace()):
         n -= 1
@@ -202,18 +202,18 @@ def _common_text(a: str, b: str) -> str:
 
 
 def ultrafeedback(raw: Raw) -> Made:
-    """The binarised pairs, or the original: the best against the worst completion by overall score."""
+    """Binarised pairs, or the original data: the completions with the highest and the lowest overall score."""
     if "completions" not in raw:
         if _number(raw.get("score_chosen"), "score") == _number(raw.get("score_rejected"), "score"):
             raise UnusableError(EQUAL)
-        return _answered(None, raw.get("chosen"), raw.get("rejected"), {})
+        return _pair_of(None, raw.get("chosen"), raw.get("rejected"), {})
     return _best_and_worst(
         text_of(raw.get("instruction"), "instruction"), parsed(raw["completions"]), "response", "overall_score"
     )
 
 
 def _best_and_worst(prompt: str | list[Turn], answers: Any, text: str, score: str, sign: int = 1) -> Made:
-    """Of several answers with scores; ``text`` and ``score``: their columns; ``sign`` -1: the lowest is the best."""
+    """Pair the best and the worst answer. ``text``, ``score``: their columns; ``sign`` -1: lower scores are better."""
     if not isinstance(answers, list) or not all(isinstance(a, dict) for a in answers):
         raise UnusableError("answers are not a list of objects")
     scores = [(_number_or_none(a.get(score)), k) for k, a in enumerate(answers)]
@@ -225,7 +225,7 @@ def _best_and_worst(prompt: str | list[Turn], answers: Any, text: str, score: st
 
 
 def qa_feedback(raw: Raw) -> Made:
-    """A model's answer and a person's correction of it (QA-Feedback, Wu et al., 2023)."""
+    """A model's answer and its correction by a person (QA-Feedback, Wu et al., 2023)."""
     question = raw.get("question")
     if not isinstance(question, str):
         raise UnusableError("no question")
@@ -247,34 +247,34 @@ def _is_passage(passage: Any) -> bool:
 
 
 def orca(raw: Raw) -> Made:
-    """Intel's pairs of Orca, and OpenOrca's demonstrations: a system message and a question."""
+    """Pairs of Intel's Orca DPO data, or demonstrations of OpenOrca: a system message and a question."""
     prompt = _from_system(raw, prompt_of(_cell(raw, "question", "prompt")))
     if "chosen" not in raw and "rejected" not in raw:
         return _demonstration(prompt, text_of(raw.get("response"), "response"))
-    return _answered(prompt, raw.get("chosen"), raw.get("rejected"), {})
+    return _pair_of(prompt, raw.get("chosen"), raw.get("rejected"), {})
 
 
 def llama_factory(raw: Raw) -> Made:
-    """LLaMA-Factory's two ways: an instruction with its input, or a talk; pairs and demonstrations of both."""
-    talked = _cell(raw, "conversations", "messages")
-    if talked is not None:
+    """Pairs or demonstrations of LLaMA-Factory: an instruction with an input, or a conversation."""
+    conversation = _cell(raw, "conversations", "messages")
+    if conversation is not None:
         if "chosen" not in raw and "rejected" not in raw:
-            return _talk(raw, "conversations", "messages")
-        context: list[Turn] | None = turns_of(talked)
+            return _from_conversation(raw, "conversations", "messages")
+        context: list[Turn] | None = turns_of(conversation)
         assert context is not None
         if context[-1]["role"] == "assistant":
             if len(reply_of(raw.get("chosen"), "chosen")) == 1:
                 raise UnusableError("the talk before the answers ends with the assistant")
-            context = None  # the answers tell the talk once more
-        return _answered(context, raw.get("chosen"), raw.get("rejected"), raw)
-    said = _with_input(raw)
-    if not said:
+            context = None  # the responses repeat the conversation
+        return _pair_of(context, raw.get("chosen"), raw.get("rejected"), raw)
+    instruction = _with_input(raw)
+    if not instruction:
         raise UnusableError("no prompt")
-    prompt = _from_system(raw, with_history(parsed(raw.get("history")), said))
+    prompt = _from_system(raw, with_history(parsed(raw.get("history")), instruction))
     output = raw.get("output")
     if "chosen" in raw or "rejected" in raw:
-        return _answered(prompt, raw.get("chosen"), raw.get("rejected"), {})
-    if isinstance(output, list):  # the old way to write a pair
+        return _pair_of(prompt, raw.get("chosen"), raw.get("rejected"), {})
+    if isinstance(output, list):  # the older format of a pair
         if len(output) != 2:
             raise UnusableError(
                 f"output is a list of {len(output)}, not of 2" if len(output) < 2 else "too many outputs"
@@ -284,21 +284,21 @@ def llama_factory(raw: Raw) -> Made:
 
 
 def sharegpt(raw: Raw) -> Made:
-    """A talk as ``conversations`` of ``{from, value}``."""
-    return _talk(raw, "conversations", "conversation")
+    """A conversation in ``conversations`` of ``{from, value}``."""
+    return _from_conversation(raw, "conversations", "conversation")
 
 
 def argilla(raw: Raw) -> Made:
-    """What Argilla and distilabel write."""
+    """Pairs written by Argilla and distilabel."""
     prompt = prompt_of(_cell(raw, "instruction", "prompt", "input"))
     chosen, rejected = (_cell(raw, f"{side}_response", side) for side in ("chosen", "rejected"))
     if raw.get("status") == "tie":
         return {"prompt": _from_system(raw, prompt), "unusable": EQUAL}
-    return _answered(prompt, chosen, rejected, raw)
+    return _pair_of(prompt, chosen, rejected, raw)
 
 
 def nectar(raw: Raw) -> Made:
-    """The answer of the best rank against the one of the worst (Zhu et al., 2023)."""
+    """Ranked answers: the best and the worst (Zhu et al., 2023)."""
     text = text_of(raw.get("prompt"), "prompt")
     prompt: str | list[Turn] = text
     if text.startswith(TRANSCRIPT):
@@ -307,7 +307,7 @@ def nectar(raw: Raw) -> Made:
     return _best_and_worst(plain(prompt), parsed(raw.get("answers")), "answer", "rank", -1)
 
 
-def _either(prompt: Any, first: Any, second: Any, first_is_better: bool | None) -> Made:
+def _choose(prompt: Any, first: Any, second: Any, first_is_better: bool | None) -> Made:
     one, other = text_of(first, "the first response"), text_of(second, "the second response")
     if first_is_better is None:
         return {"prompt": plain(prompt), "unusable": "no preference"}
@@ -315,20 +315,20 @@ def _either(prompt: Any, first: Any, second: Any, first_is_better: bool | None) 
 
 
 def shp(raw: Raw) -> Made:
-    """Comments on a post; ``labels`` 1: A was liked better (Ethayarajh et al., 2022)."""
+    """Two comments on a post; ``labels`` 1: A is preferred (Ethayarajh et al., 2022)."""
     label = _number(raw.get("labels"), "labels")
     first = {1.0: True, 0.0: False}.get(label)
-    return _either(prompt_of(raw.get("history")), raw.get("human_ref_A"), raw.get("human_ref_B"), first)
+    return _choose(prompt_of(raw.get("history")), raw.get("human_ref_A"), raw.get("human_ref_B"), first)
 
 
 def pku(raw: Raw) -> Made:
-    """``better_response_id`` 0 or 1: the more helpful one (Ji et al., 2024)."""
+    """Two responses; ``better_response_id`` is the index of the more helpful one (Ji et al., 2024)."""
     better = {0.0: True, 1.0: False}.get(_number(raw.get("better_response_id"), "better_response_id"))
-    return _either(prompt_of(raw.get("prompt")), raw.get("response_0"), raw.get("response_1"), better)
+    return _choose(prompt_of(raw.get("prompt")), raw.get("response_0"), raw.get("response_1"), better)
 
 
 def helpsteer(raw: Raw) -> Made:
-    """A preference from -3, the first is much better, to 3, the second (Wang et al., 2024 and 2025)."""
+    """Two responses; the preference is -3 (first much better) to 3 (second) (Wang et al., 2024 and 2025)."""
     if "preference_strength" in raw:
         strength, names = _number(raw["preference_strength"], "preference_strength"), ("response_1", "response_2")
         prompt = marked(text_of(raw.get("prompt"), "prompt"))
@@ -336,4 +336,4 @@ def helpsteer(raw: Raw) -> Made:
         strength, names = _number(raw.get("overall_preference"), "overall_preference"), ("response1", "response2")
         prompt = prompt_of(raw.get("context"))
     first, second = (raw.get(name) for name in names)
-    return _either(prompt, first, second, None if not strength else strength < 0)
+    return _choose(prompt, first, second, None if not strength else strength < 0)

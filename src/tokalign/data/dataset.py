@@ -1,9 +1,9 @@
-"""Reading what commands take: artifacts of ours, plain files of rows, foreign layouts, datasets on the hub.
+"""Read the inputs of commands: artifacts, files of rows in tokalign's or another layout, and datasets on the hub.
 
-Every row is validated before any is used: a fault of the file, or of a row in our own layout, raises
-:class:`InputError` with ``file:line`` and field; an unusable row of a foreign layout is skipped and its reason
-counted. Then rows are read again as they are used, so memory does not grow with them. The layout is that of the file
-as a whole, told from its first rows.
+All rows are validated before the first one is used. An error in a file, or in a row in tokalign's layout, raises
+:class:`InputError` with ``file:line`` and field. An unusable row in another layout is skipped, and its reason counted.
+Rows are then read again as they are used, so memory does not grow with the input. All rows of an input have the same
+layout, which is detected from the first rows.
 """
 
 import sys
@@ -41,7 +41,7 @@ __all__ = [
 ]
 R = TypeVar("R", bound=Row)
 SAMPLE = 50
-"""Rows by which a layout is told."""
+"""Number of rows from which the layout is detected."""
 
 
 def read_rows(
@@ -52,15 +52,22 @@ def read_rows(
     limit: int | None = None,
     keep: Callable[[R], str] = lambda _: "",
 ) -> Rows[R]:
-    """Rows of an artifact of one of ``kinds``, a file or a dataset, with the columns of ``row`` or a foreign layout.
+    """Read and validate the rows of an artifact, a file, a folder of files or a dataset on the hub.
 
-    Plain rows without an id are called ``row-0, row-1, …``. Foreign ones keep an id of their own that no other has; the
-    others are called by their layout, ``hh-0, hh-1, …``. ``keep`` says why a valid row is skipped all the same; ""
-    keeps it.
+    Rows of files without an id get the ids ``row-0, row-1, …``. Rows in other layouts keep their id if it is unique;
+    otherwise they are numbered by layout (``hh-0, hh-1, …``).
+
+    Args:
+        path: path, hub id or ``-`` for standard input.
+        row: type of the returned rows.
+        *kinds: accepted kinds of artifact.
+        options: how to read the input.
+        limit: maximum number of rows to read.
+        keep: returns why a valid row is skipped, or "" to keep it.
 
     Raises:
-        InputError: nothing is there, or a row is not valid.
-        KindError: an artifact of another kind.
+        InputError: the input does not exist, or a row is invalid.
+        KindError: the artifact is of another kind.
     """
     options = options or ReadOptions()
     return _rows(_open(str(path), kinds, options), row, options, limit, keep)
@@ -69,22 +76,22 @@ def read_rows(
 def read_prompts(
     path: str | None, given: Sequence[str], options: ReadOptions, limit: int | None = None
 ) -> Rows[PromptRow]:
-    """Prompts of an artifact, a file or a dataset, or those that stand on the command line.
+    """Read prompts from an input, or take those in ``given`` (from ``--prompt``).
 
     Raises:
-        UsageError: neither is there, or both, or a prompt says nothing.
-        InputError: as :func:`read_rows`.
+        UsageError: both or neither of ``path`` and ``given`` are set, or a prompt is empty.
+        InputError: see :func:`read_rows`.
     """
     if bool(given) == (path is not None):
-        remedy = "name a file or an artifact of prompts, - for standard input, or --prompt TEXT"
-        raise UsageError("prompts from two places" if given else "no prompts", remedy=remedy)
+        remedy = "give one of: a file or an artifact of prompts, - for standard input, --prompt TEXT"
+        raise UsageError("both an input and --prompt are given" if given else "no prompts", remedy=remedy)
     if path is not None:
         return read_rows(path, PromptRow, "prompts", options=options, limit=limit)
     if not all(text.strip() for text in given):
-        raise UsageError("--prompt is empty", remedy="say something")
+        raise UsageError("--prompt is empty", remedy="give a text")
     lineage = {"kind": "prompts", "version": None, "sha256": f"text:{hash_json(list(given))}", "path": "--prompt"}
-    made = Source(lambda: ((f"--prompt {n}", {"prompt": text}) for n, text in enumerate(given, 1)), lineage)
-    return _rows(made, PromptRow, ReadOptions(format="tokalign"), limit)
+    source = Source(lambda: ((f"--prompt {n}", {"prompt": text}) for n, text in enumerate(given, 1)), lineage)
+    return _rows(source, PromptRow, ReadOptions(format="tokalign"), limit)
 
 
 def _rows(
@@ -99,8 +106,12 @@ def _rows(
     shared: set[int] = set()
 
     def items() -> Iterator[Item[R]]:
-        some = islice(placed(), limit)
-        found = ours(some, row, text, plain) if name == "tokalign" else foreign(some, row, name, options, spelt, shared)
+        raw_rows = islice(placed(), limit)
+        found = (
+            ours(raw_rows, row, text, plain)
+            if name == "tokalign"
+            else foreign(raw_rows, row, name, options, spelt, shared)
+        )
         for at, item in found:
             reason = "" if isinstance(item, Skip) else keep(item)
             yield at, Skip(reason) if reason else item
@@ -113,10 +124,10 @@ def _rows(
 
 
 def read_edits(path: str | Path, options: ReadOptions | None = None, limit: int | None = None) -> Rows[Edit]:
-    """Edits that stand; the others are skipped, by status.
+    """Read the edits that can be used; the others are skipped and counted by status.
 
     Raises:
-        InputError: as :func:`read_rows`, or none stands.
+        InputError: see :func:`read_rows`; also if no edit can be used.
     """
     return read_rows(
         path, Edit, "edits", options=options, limit=limit, keep=lambda e: "" if e.stands else f"status {e.status}"
@@ -124,10 +135,10 @@ def read_edits(path: str | Path, options: ReadOptions | None = None, limit: int 
 
 
 def holds_edits(path: str | Path, options: ReadOptions) -> bool:
-    """Whether an input, of which edits are only one kind that a command takes, holds edits.
+    """Whether an input holds edits, for commands that accept edits and other rows.
 
     Raises:
-        InputError: nothing is there.
+        InputError: the input does not exist.
     """
     if Path(path).is_dir() and manifest.is_artifact(Path(path)):
         return manifest.kind_of(Path(path)) == "edits"
@@ -139,7 +150,7 @@ def holds_edits(path: str | Path, options: ReadOptions) -> bool:
 
 
 def is_rows(path: str) -> bool:
-    """Whether a path is of rows that are no artifact: a file, something called like one, or a folder of files."""
+    """Whether a path is a file (or has the name of one) or a folder of files, and not an artifact."""
     here = Path(path)
     if not here.is_dir():
         return here.is_file() or files.has_known_name(path)
@@ -147,10 +158,10 @@ def is_rows(path: str) -> bool:
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
-    """Lineage of a model: an artifact of ours, a folder of files, or a hub id (known by its name alone).
+    """Return the lineage of a model: an artifact, a folder, or a hub id (identified by its name only).
 
     Raises:
-        InputError: it is damaged, or of a kind that hangs or floods who loads it.
+        InputError: the model is damaged or of another kind, or loading it exceeds the limits.
     """
     folder = Path(path)
     if manifest.is_artifact(folder):
@@ -159,7 +170,7 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
         return {**lineage, "path": path}
     if folder.is_dir():
         if (folder / manifest.PLAN).is_file():
-            raise InputError("an unfinished run", where=path, remedy="run the command that makes it again")
+            raise InputError("an unfinished run", where=path, remedy="run its command again to finish it")
         check_model(folder)
         hashes = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return {"kind": "model", "version": None, "sha256": hash_json(hashes), "path": path}
@@ -167,24 +178,24 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
 
 
 def file_lineage(file: Path) -> dict[str, Any]:
-    """Lineage of a file that is taken as it is.
+    """Return the lineage of a file.
 
     Raises:
-        InputError: it is not there.
+        InputError: the file does not exist.
     """
     if not file.is_file():
-        raise InputError("there is no such file", where=str(file))
+        raise InputError("no such file", where=str(file))
     return {"kind": "file", "version": None, "sha256": sha256(file), "path": str(file)}
 
 
 class Source(NamedTuple):
-    """What reads the raw rows (each time anew), and where they are from."""
+    """An input: ``rows`` starts a new iteration over its raw rows; ``lineage`` describes it."""
 
     rows: Callable[[], Iterator[Placed]]
     lineage: dict[str, Any]
-    """Its version is null unless they are ours."""
+    """``version`` is None unless the input is an artifact."""
     cells: bool = False
-    """Whether they are of CSV, where all is text."""
+    """Whether all values are text, as in CSV."""
 
 
 def _open(path: str, kinds: tuple[str, ...], options: ReadOptions) -> Source:
@@ -198,7 +209,7 @@ def _open(path: str, kinds: tuple[str, ...], options: ReadOptions) -> Source:
         if others and (shards := files.shards(source, options.split)):
             hashes = {p.name: sha256(p) for p in shards}
             return _files([files.look(p) for p in shards], {**lineage, "sha256": hash_json(hashes)})
-        return _ours_of(source, kinds)
+        return _artifact_source(source, kinds)
     if readers.is_hub_id(path):
         commit = readers.hub_commit(path, options.revision)
         lineage["sha256"] = f"hub:{commit}:{options.subset or ''}:{options.split}"
@@ -211,7 +222,7 @@ def _files(found: Sequence[File], lineage: dict[str, Any]) -> Source:
     return Source(lambda: chain.from_iterable(readers.read(f) for f in found), lineage, found[0].kind == "csv")
 
 
-def _ours_of(folder: Path, kinds: tuple[str, ...]) -> Source:
+def _artifact_source(folder: Path, kinds: tuple[str, ...]) -> Source:
     artifact = _artifact(folder, *kinds)
     kind, version, data = artifact.manifest.kind, artifact.manifest.version, artifact.file("data.jsonl")
 
@@ -228,12 +239,12 @@ def _artifact(folder: Path, *kinds: str) -> Artifact:
     made_by = KINDS[kinds[0]].made_by
     if (folder / manifest.PLAN).is_file():
         raise InputError("an unfinished run", where=str(folder), remedy=f"finish it first: {made_by}")
-    remedy = f"make one: {made_by}; or give the files of rows in it by name"
+    remedy = f"make one with: {made_by}; or give the path of a file in the folder"
     raise KindError(f"not an artifact (no {manifest.MANIFEST})", where=str(folder), remedy=remedy)
 
 
 def _shape(placed: Callable[[], Iterator[Placed]], limit: int | None, text: bool) -> Shape:
-    """What the columns hold, by the first rows; a fault among them is told when its turn comes."""
+    """Content types of the columns in the first rows. Errors are ignored here; reading the rows raises them."""
     rows: list[dict[str, Any]] = []
     with suppress(InputError):
         rows.extend(raw for _, raw in islice(placed(), SAMPLE if limit is None else min(limit, SAMPLE)))
@@ -241,10 +252,10 @@ def _shape(placed: Callable[[], Iterator[Placed]], limit: int | None, text: bool
 
 
 def _layout(shape: Shape, row: type[Row]) -> str:
-    """Which layout a file has: ours if it has our columns, else the first that fits."""
+    """Return the layout of a file: ``tokalign`` if it has those columns, else the first layout that matches."""
     if "prompt" not in row.model_fields:
         return "tokalign"
     ours = shape.has(*required(row)) and shape.kinds.get("chosen") not in ("turns", "object", "list")
     found = layouts.detect(shape)
-    marked = row is PromptRow and found in ("nectar", "helpsteer")  # a talk within the text of the prompt
+    marked = row is PromptRow and found in ("nectar", "helpsteer")  # a conversation in the text of the prompt
     return found if found and (marked or not ours) else "tokalign"

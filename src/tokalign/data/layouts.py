@@ -1,4 +1,4 @@
-"""Foreign layouts of preference data, demonstrations and responses: how each is told, and what brings it to ours."""
+"""Layouts of other datasets: for each, how it is detected and how its rows are converted."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from tokalign.data.converters import Made
 
 
 class Skip(NamedTuple):
-    """Why a row is left out."""
+    """The reason why a row is skipped."""
 
     reason: str
 
 
 class Layout(NamedTuple):
-    """``prefix`` names rows (``hh-0``); ``columns``: what a row needs, in words, for error messages."""
+    """A layout. ``prefix``: start of row ids (``hh-0``); ``columns``: the required columns, for error messages."""
 
     prefix: str
     columns: str
@@ -124,20 +124,20 @@ LAYOUTS = {
     ),
 }  # fmt: skip
 _MEDIA = frozenset(("image", "images", "audio", "audios", "video", "videos"))
-_SPELT_OUT = frozenset(("conversations", "conversation", "messages", "completions", "answers", "context"))
-"""Columns that hold no text in any layout; in CSV their cells spell out JSON."""
+_JSON_COLUMNS = frozenset(("conversations", "conversation", "messages", "completions", "answers", "context"))
+"""Columns that are never plain text in any layout; in CSV, their cells are JSON."""
 
 
 def detect(shape: Shape) -> str | None:
-    """The first layout that fits a file."""
+    """Return the name of the first layout that matches, or None."""
     return next((name for name, layout in LAYOUTS.items() if layout.fits(shape)), None)
 
 
 def adapt(name: str, raw: Raw) -> Made:
-    """A row of a layout as ours.
+    """Convert a row of the layout ``name`` to tokalign's columns.
 
     Raises:
-        UnusableError: it cannot be used.
+        UnusableError: the row cannot be used.
     """
     if not _MEDIA.isdisjoint(raw) and any(raw.get(column) for column in _MEDIA):
         raise UnusableError("a row with an image, a sound or a video; only text is read")
@@ -145,6 +145,6 @@ def adapt(name: str, raw: Raw) -> Made:
 
 
 def spelt_out(shape: Shape) -> frozenset[str]:
-    """Columns of a CSV file whose cells are to be read as JSON: a response is text, whatever it looks like."""
-    talks = {name for name, kind in shape.kinds.items() if kind == "turns"}
-    return frozenset(talks | (_SPELT_OUT & shape.kinds.keys()))
+    """Return the columns of a CSV file whose cells are parsed as JSON. Responses always stay text."""
+    conversations = {name for name, kind in shape.kinds.items() if kind == "turns"}
+    return frozenset(conversations | (_JSON_COLUMNS & shape.kinds.keys()))

@@ -1,4 +1,4 @@
-"""Rows out of files and Hugging Face datasets, one by one, each with its place; what they mean is not known here."""
+"""Read raw rows from files and Hugging Face datasets, each with its position. Rows are not interpreted here."""
 
 import csv
 import io
@@ -18,39 +18,39 @@ from tokalign.runtime import probe, sandbox
 from tokalign.runtime.disk import LONGEST, check_nesting
 
 Placed = tuple[str, dict[str, Any]]
-"""A row as it came, and its place: ``file:line`` in text, ``file: row N`` (from 0) elsewhere."""
+"""The position of a row (``file:line`` in text, ``file: row N`` from 0 elsewhere) and the raw row."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ARRAY = 256 * 1024 * 1024
-"""Bytes of the largest array that is unpacked: it is read whole."""
+"""Maximum size in bytes of a compressed JSON array after decompression; arrays are read whole."""
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source names a dataset on the hub: ``owner/name``, and nothing of that name lies here."""
+    """Whether a source is the id of a dataset on the hub: ``owner/name``, and not an existing local path."""
     here = Path(source).exists() or files.has_known_name(source)
     return not here and _HUB_ID.fullmatch(source) is not None
 
 
 def read_file(path: Path) -> Iterator[Placed]:
-    """Rows of a file, whatever it holds.
+    """Yield the rows of a file of any supported format.
 
     Raises:
-        InputError: nothing is there, or it is not what it seems; with the place.
+        InputError: the file does not exist or is not valid; the message has the position.
     """
     return read(files.look(path))
 
 
 def read(file: File) -> Iterator[Placed]:
-    """Rows of a file that was looked at: JSON lines, an array of JSON (read whole), CSV, a prompt a line, a table.
+    """Yield the rows of a file whose format is known. JSON arrays are read whole; other formats are streamed.
 
     Raises:
-        InputError: it is not what it seems; with the place.
+        InputError: the file is not valid; the message has the position.
     """
     return _READERS[file.kind](file)
 
 
 def _lines(file: File) -> Iterator[tuple[str, str]]:
-    """Lines of text that hold something, each with its place."""
+    """Yield (position, line) for every line that is not blank."""
     with files.opened(file) as f:
         start, number = 0, 0
         while raw := f.readline(LONGEST + 1):
@@ -58,9 +58,9 @@ def _lines(file: File) -> Iterator[tuple[str, str]]:
             at = f"{file.name}:{number}"
             if len(raw) > LONGEST:
                 raise InputError(
-                    f"the line is longer than {LONGEST >> 20} MB; it begins {raw[:40]!r}",
+                    f"the line is longer than {LONGEST >> 20} MB; it starts with {raw[:40]!r}",
                     where=at,
-                    remedy="a row is one line: is this an array (.json), or a file without line ends?",
+                    remedy="write one row per line, or a JSON array (.json)",
                 )
             line = _decode(raw, at, start)
             start += len(raw)
@@ -75,17 +75,17 @@ def _json_lines(file: File) -> Iterator[Placed]:
 
 
 def _text(file: File) -> Iterator[Placed]:
-    """A prompt a line."""
+    """Yield one prompt per line."""
     for at, line in _lines(file):
         yield at, {"prompt": line.rstrip("\r\n")}
 
 
 def _json_array(file: File) -> Iterator[Placed]:
     with files.opened(file) as f:
-        raw = f.read(_ARRAY + 1) if file.packing else f.read()
-    if file.packing and len(raw) > _ARRAY:
-        remedy = "unpack it, or write a row a line"
-        raise InputError(f"an array of more than {_ARRAY >> 20} MB, packed", where=file.name, remedy=remedy)
+        raw = f.read(_ARRAY + 1) if file.compression else f.read()
+    if file.compression and len(raw) > _ARRAY:
+        remedy = "decompress it, or write one row per line"
+        raise InputError(f"a compressed array of more than {_ARRAY >> 20} MB", where=file.name, remedy=remedy)
     rows = _parse(_decode(raw, file.name, 0).removeprefix("\ufeff"), file.name, "the file")
     if not isinstance(rows, list):
         raise InputError(f"expected an array of rows, got {type(rows).__name__}", where=file.name)
@@ -94,8 +94,8 @@ def _json_array(file: File) -> Iterator[Placed]:
         yield at, _object(row, at)
 
 
-class _OddValueError(ValueError):
-    """A key stands twice in one object, or a number is none."""
+class _InvalidValueError(ValueError):
+    """An object has a duplicate key, or a number is NaN or infinite."""
 
 
 def _parse(text: str, at: str, what: str) -> Any:
@@ -103,30 +103,30 @@ def _parse(text: str, at: str, what: str) -> Any:
         if text.startswith("\ufeff"):
             raise json.JSONDecodeError("a byte order mark (BOM) in the middle", text, 0)
         return _JSON.decode(text)
-    except _OddValueError as e:
-        raise InputError(str(e), where=at, remedy="write the row anew") from e
+    except _InvalidValueError as e:
+        raise InputError(str(e), where=at, remedy="fix the row") from e
     except json.JSONDecodeError as e:
         place = at if what == "the line" else f"{at}:{e.lineno}"
-        raise InputError(f"not valid JSON: {e}", where=place, remedy=f"{what} may be cut short") from e
+        raise InputError(f"not valid JSON: {e}", where=place, remedy=f"{what} may be truncated") from e
     except RecursionError as e:
-        raise InputError("not valid JSON: nested too deeply", where=at, remedy=f"write {what} anew") from e
-    except ValueError as e:  # more digits than Python takes
-        raise InputError(f"not valid JSON: {e}", where=at, remedy=f"write {what} anew") from e
+        raise InputError("not valid JSON: nested too deeply", where=at, remedy=f"fix {what}") from e
+    except ValueError as e:  # more digits than Python converts
+        raise InputError(f"not valid JSON: {e}", where=at, remedy=f"fix {what}") from e
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        twin = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        raise _OddValueError(f"the key {twin!r} stands twice in one object")
+        duplicate = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+        raise _InvalidValueError(f"duplicate key {duplicate!r} in one object")
     return row
 
 
-def _no_number(name: str) -> Any:
-    raise _OddValueError(f"{name} is not a number that JSON knows")
+def _refuse_constant(name: str) -> Any:
+    raise _InvalidValueError(f"{name} is not valid JSON")
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_number)
+_JSON = json.JSONDecoder(object_pairs_hook=_refuse_duplicate_keys, parse_constant=_refuse_constant)
 
 
 def _object(row: Any, at: str) -> dict[str, Any]:
@@ -135,12 +135,12 @@ def _object(row: Any, at: str) -> dict[str, Any]:
     try:
         check_nesting(row)
     except ValueError as e:
-        raise InputError(f"not a row: {e}", where=at, remedy="write the row anew") from e
+        raise InputError(f"not a valid row: {e}", where=at, remedy="fix the row") from e
     return row
 
 
 def _decode(raw: bytes, where: str, start: int) -> str:
-    """``start``: offset in the file of what is decoded."""
+    """Decode UTF-8. ``start``: offset of ``raw`` in the file in bytes, for the message."""
     try:
         return raw.decode()
     except UnicodeDecodeError as e:
@@ -149,14 +149,14 @@ def _decode(raw: bytes, where: str, start: int) -> str:
 
 
 def _csv(file: File) -> Iterator[Placed]:
-    """A cell is text; which columns spell out lists as JSON is known to those who know the columns."""
+    """Yield rows of text cells. Cells with JSON are parsed later, when the layout is known."""
     limit = csv.field_size_limit(LONGEST)
     try:
         with files.opened(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as f:
-            reader = csv.reader(_bounded(f, file.name), strict=True)
+            reader = csv.reader(_lines_within_limit(f, file.name), strict=True)
             columns = next(reader, [])
             if len(set(columns)) < len(columns):
-                raise InputError(f"a column stands twice: {columns}", where=f"{file.name}:1")
+                raise InputError(f"duplicate column names: {columns}", where=f"{file.name}:1")
             line = reader.line_num + 1
             for cells in reader:
                 at, line = f"{file.name}:{line}", reader.line_num + 1
@@ -176,7 +176,7 @@ def _csv(file: File) -> Iterator[Placed]:
         csv.field_size_limit(limit)
 
 
-def _bounded(f: IO[str], name: str) -> Iterator[str]:
+def _lines_within_limit(f: IO[str], name: str) -> Iterator[str]:
     while line := f.readline(LONGEST + 1):
         if len(line) > LONGEST:
             raise InputError(f"a line is longer than {LONGEST >> 20} MB", where=name, remedy="is it CSV?")
@@ -184,7 +184,7 @@ def _bounded(f: IO[str], name: str) -> Iterator[str]:
 
 
 def _table(file: File) -> Iterator[Placed]:
-    """Rows of a table; it is opened elsewhere first, see :mod:`tokalign.runtime.sandbox`."""
+    """Yield the rows of a table, after a check in a separate process (:mod:`tokalign.runtime.sandbox`)."""
     import pyarrow as pa
 
     kind: sandbox.Kind = "parquet" if file.kind == "parquet" else "arrow"
@@ -196,11 +196,11 @@ def _table(file: File) -> Iterator[Placed]:
                 yield f"{file.name}: row {number}", _object(row, f"{file.name}: row {number}")
                 number += 1
     except (probe.BadTableError, pa.ArrowException, OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot be read: {e}", where=file.name, remedy="fetch or make it again") from e
+        raise InputError(f"cannot be read: {e}", where=file.name, remedy="download or create it again") from e
 
 
 def _check_table_once(path: Path, kind: sandbox.Kind) -> None:
-    """A file is read more than once; while it stays as it is, one look is enough."""
+    """Check a table, unless it has been checked since its last modification."""
     found = path.stat()
     key = (str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
     if key not in _CHECKED:
@@ -222,10 +222,10 @@ _READERS: dict[files.Kind, Callable[[File], Iterator[Placed]]] = {
 
 
 def hub_commit(name: str, revision: str | None) -> str:
-    """The commit that a revision of a dataset on the hub stands for.
+    """Return the commit of a revision of a dataset on the hub.
 
     Raises:
-        InputError: it cannot be reached, does not exist, or is gated; with what to do.
+        InputError: the dataset does not exist, is gated, or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -236,10 +236,10 @@ def hub_commit(name: str, revision: str | None) -> str:
 
 
 def read_hub(name: str, commit: str, subset: str | None, split: str) -> Iterator[Placed]:
-    """Rows of a dataset on the hub, streamed.
+    """Stream the rows of a dataset on the hub.
 
     Raises:
-        InputError: as :func:`hub_commit`, or there is no such split.
+        InputError: see :func:`hub_commit`; also if there is no such split.
     """
     import datasets
 
@@ -248,12 +248,12 @@ def read_hub(name: str, commit: str, subset: str | None, split: str) -> Iterator
             rows = iter(datasets.load_dataset(name, subset, split=split, revision=commit, streaming=True))
             yield from ((f"{name}: row {number}", dict(row)) for number, row in enumerate(rows))
         except ValueError as e:
-            remedy = "see --split and --subset, or download the file you mean and give its path"
+            remedy = "check --split and --subset, or download the file and give its path"
             raise InputError(first_line(e), where=name, remedy=remedy) from e
 
 
 class _HubErrors:
-    """Says what a failed request means to the user."""
+    """Context manager that converts errors of the hub to InputError with a remedy."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -266,22 +266,22 @@ class _HubErrors:
             return
         from huggingface_hub import errors
 
-        local = f"or give a file: nothing called {self.name!r} lies here"
+        local = f"or give a file: there is no local {self.name!r}"
         if isinstance(error, errors.GatedRepoError):
-            remedy = f"ask for access at https://huggingface.co/datasets/{self.name}, then: hf auth login"
+            remedy = f"request access at https://huggingface.co/datasets/{self.name}, then: hf auth login"
             raise InputError(
-                "the dataset is gated: its owner must let you in", where=self.name, remedy=remedy
+                "the dataset is gated: its owner must grant you access", where=self.name, remedy=remedy
             ) from error
         if isinstance(error, errors.RevisionNotFoundError):
-            raise InputError("the dataset has no such revision", where=self.name, remedy="see --revision") from error
+            raise InputError("the dataset has no such revision", where=self.name, remedy="check --revision") from error
         if isinstance(error, errors.RepositoryNotFoundError):
-            remedy = f"check the name; a private one needs: hf auth login; {local}"
-            raise InputError("there is no such file, artifact or dataset", where=self.name, remedy=remedy) from error
+            remedy = f"check the name; for a private dataset run: hf auth login; {local}"
+            raise InputError("no such file, artifact or dataset", where=self.name, remedy=remedy) from error
         if isinstance(error, errors.OfflineModeIsEnabled | OSError | errors.HfHubHTTPError) or _is_network(error):
             offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
             text = first_line(error)
             raise InputError(
-                f"the hub cannot be reached{offline}: {text}", where=self.name, remedy=f"connect, {local}"
+                f"the hub cannot be reached{offline}: {text}", where=self.name, remedy=f"check the connection, {local}"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Valid rows: what came from a file or a dataset, checked, brought to our columns, named and counted."""
+"""Validated rows of an input: converted to tokalign's columns, with unique ids, skipped rows counted."""
 
 import re
 from array import array
@@ -20,33 +20,33 @@ from tokalign.errors import InputError
 
 R = TypeVar("R", bound=Row)
 Item = tuple[str, R | Skip]
-"""A place, and the valid row there or why it is left out."""
+"""The position of a row, and the valid row or the reason to skip it."""
 
 _KEY = ("id", "sample", "candidate", "judge", "order")
-_OWN_IDS = ("id", "prompt_id", "uid", "uuid")
-"""Columns of foreign layouts that may name a row."""
+_ID_COLUMNS = ("id", "prompt_id", "uid", "uuid")
+"""Columns of other layouts that may contain the id of a row."""
 _SHARED = 100_000
-"""Ids that stand several times, above which no row keeps its own: memory does not grow with the rows."""
+"""Maximum number of duplicate ids to remember. With more, all rows are renumbered, so memory stays bounded."""
 _ALL = -1
-"""Among hashes of keys, which are never that: every row is to have another name."""
+"""Marker among the hashes of keys (Python hashes are never -1): all rows are renumbered."""
 _REASONS = 50
-"""Different reasons that are counted apart."""
+"""Maximum number of different reasons that are counted separately."""
 OTHER = "other reasons"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Rows(Generic[R]):
-    """Valid rows of one input, read anew each time they are iterated, and how they came to be.
+    """The valid rows of one input. Each iteration reads the input again.
 
     Args:
-        items: reads the rows.
-        lineage: of the input.
-        shared: where given, a key that stands several times is no error: its hash is added here, and ``items``, which
-            looks here, gives such rows a name of their own.
-        remedy: what to do where no row is usable.
+        items: starts a new iteration over the rows.
+        lineage: lineage of the input.
+        shared: if given, duplicate keys are allowed: their hashes are added to this set, and ``items`` renumbers the
+            rows with these keys.
+        remedy: remedy for the error that no row is usable.
 
     Raises:
-        InputError: a row is not valid, an id stands twice, or there are none.
+        InputError: a row is invalid, a key is not unique, or there are no usable rows.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Rows(Generic[R]):
         self._items, self.lineage = items, lineage
         self._shared, self._remedy = shared, remedy
         self.total = 0
-        """Rows looked at, skipped ones included."""
+        """Number of rows read, including skipped ones."""
         self.reasons: Counter[str] = Counter()
-        """Why rows are skipped, with counts."""
+        """Reason → number of skipped rows."""
         hashes, first = array("q"), ""
         for at, item in items():
             self.total += 1
@@ -75,7 +75,7 @@ class Rows(Generic[R]):
             raise InputError("there are no rows", where=str(lineage["path"]))
         if not len(self):
             raise InputError(f"no usable rows: {dict(self.reasons)}", where=first, remedy=remedy)
-        self._tell_apart(hashes, shared)
+        self._refuse_duplicates(hashes, shared)
 
     def __len__(self) -> int:
         return self.total - sum(self.reasons.values())
@@ -84,19 +84,26 @@ class Rows(Generic[R]):
         return (item for _, item in self._items() if not isinstance(item, Skip))
 
     def where(self, why_not: Callable[[R], str], strict: bool = False) -> "Rows[R]":
-        """The rows for which ``why_not`` says nothing; the others are skipped, each reason with its first place.
+        """Filter the rows.
+
+        Args:
+            why_not: returns the reason to skip a row, or "" to keep it. Called once per row.
+            strict: raise an error for a row that would be skipped.
+
+        Returns:
+            The remaining rows; the reasons of skipped rows include the position of the first one.
 
         Raises:
-            InputError: no row is left; with ``strict``, a row is not.
+            InputError: no row is left or, with ``strict``, a row would be skipped.
         """
         first: dict[str, str] = {}
-        asked: list[Skip | None] = []
+        decisions: list[Skip | None] = []
 
-        def ask(at: str, item: R) -> Skip | None:
+        def decide(at: str, item: R) -> Skip | None:
             if not (reason := why_not(item)):
                 return None
             if strict:
-                remedy = "mend the row, or run without --strict"
+                remedy = "fix the row, or run without --strict"
                 raise InputError(reason, where=at, field=f"id {item.id!r}", remedy=remedy)
             if reason not in first and len(first) >= _REASONS:
                 return Skip(OTHER)
@@ -104,50 +111,50 @@ class Rows(Generic[R]):
 
         def items() -> Iterator[Item[R]]:
             for n, (at, item) in enumerate(self._items()):
-                if n == len(asked):  # asked once, however often the rows are read
-                    asked.append(None if isinstance(item, Skip) else ask(at, item))
-                yield at, asked[n] or item
+                if n == len(decisions):  # decide once, even if the rows are read several times
+                    decisions.append(None if isinstance(item, Skip) else decide(at, item))
+                yield at, decisions[n] or item
 
         return Rows(items, self.lineage, self._shared, self._remedy)
 
     def account(self, skipped: Iterable[tuple[str, int]] = (), **more: Any) -> dict[str, Any]:
-        """The manifest's ``rows``: in = out + skipped."""
+        """Return the ``rows`` entry of a manifest: in = out + skipped. ``skipped``: further (reason, count) pairs."""
         reasons = self.reasons + Counter(dict(skipped))
         n = sum(reasons.values())
         return {"in": self.total, "out": self.total - n, "skipped": n, "reasons": dict(reasons), **more}
 
-    def _tell_apart(self, hashes: "array[int]", shared: set[int] | None) -> None:
-        """Keys are compared by hash, eight bytes a row; where two are equal, the rows are read again."""
+    def _refuse_duplicates(self, hashes: "array[int]", shared: set[int] | None) -> None:
+        """Refuse duplicate keys. Compares hashes (eight bytes per row); if two are equal, reads the rows again."""
         ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         if shared is not None:
-            shared |= {_ALL} if len(twice) > _SHARED else set(twice.tolist())
+            shared |= {_ALL} if len(repeated) > _SHARED else set(repeated.tolist())
             return
-        suspects = set(twice.tolist())
-        if not suspects:
+        candidates = set(repeated.tolist())
+        if not candidates:
             return
         seen: dict[tuple[str, ...], str] = {}
         for at, item in self._items():
-            if isinstance(item, Skip) or hash(key := _key(item)) not in suspects:
+            if isinstance(item, Skip) or hash(key := _key(item)) not in candidates:
                 continue
             if key in seen:
                 raise InputError(
-                    f"{' '.join(key)!r} stands twice, first at {seen[key]}",
+                    f"duplicate key {' '.join(key)!r}, first at {seen[key]}",
                     where=at,
                     field="id",
-                    remedy="give each row an id of its own",
+                    remedy="give every row a unique id",
                 )
             seen[key] = at
 
 
 def ours(placed: Iterable[Placed], row: type[Row], text: bool, plain: bool) -> Iterator[Item[Any]]:
-    """Rows with our columns.
+    """Yield rows that already have tokalign's columns.
 
     Args:
-        placed: the rows as they came.
-        row: their type.
-        text: cells are text, and an empty one stands for nothing; lists are spelt out as JSON.
-        plain: they are of no artifact: what tables add is taken out, and a system message may stand in its own column.
+        placed: raw rows with their positions.
+        row: type of the rows.
+        text: all cells are text, as in CSV: empty cells are dropped, and lists and conversations are JSON.
+        plain: the rows are not from an artifact: drop nulls, and move a system message to the prompt.
     """
     needed = required(row)
     lists = [name for name, f in row.model_fields.items() if get_origin(f.annotation) is list] if text else []
@@ -160,12 +167,12 @@ def ours(placed: Iterable[Placed], row: type[Row], text: bool, plain: bool) -> I
             if is_turns(turns := parsed(value.get("prompt"))):
                 value["prompt"] = turns
         if plain:
-            value = _tidied(at, value, needed, systems)
+            value = _without_nulls(at, value, needed, systems)
         yield at, check_row(at, value if "id" in value else {"id": f"row-{number}", **value}, row, strict=not text)
 
 
-def _tidied(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str, ...]) -> dict[str, Any]:
-    """A row without the nulls that tables add, and with its system message in the prompt."""
+def _without_nulls(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str, ...]) -> dict[str, Any]:
+    """Drop the nulls that tables add, and move a system message to the prompt."""
     value = {k: v for k, v in raw.items() if v is not None or k in needed} if None in raw.values() else raw
     prompt = value.get("prompt")
     if type(prompt) is list:
@@ -176,47 +183,52 @@ def _tidied(at: str, raw: dict[str, Any], needed: list[str], systems: tuple[str,
             try:
                 return {**value, "prompt": with_system(value[name], prompt)}
             except (UnusableError, AttributeError, KeyError, TypeError):
-                return value  # the prompt is none, which is told with the row
+                return value  # the prompt is invalid; validating the row reports it
     return value
 
 
 def foreign(
-    placed: Iterable[Placed], row: type[Row], name: str, options: ReadOptions, spelt: frozenset[str], shared: set[int]
+    placed: Iterable[Placed],
+    row: type[Row],
+    name: str,
+    options: ReadOptions,
+    json_columns: frozenset[str],
+    shared: set[int],
 ) -> Iterator[Item[Any]]:
-    """Rows of a foreign layout; those that cannot be used are skipped, or refused if that is wanted.
+    """Yield rows of another layout. Rows that cannot be used are skipped or, with ``--strict``, raise InputError.
 
     Args:
-        placed: the rows as they came.
-        row: the type they are to have.
-        name: of the layout.
-        options: to read them.
-        spelt: columns whose cells are text that spells out JSON.
-        shared: hashes of the keys that stand several times, and so name no row.
+        placed: raw rows with their positions.
+        row: type of the converted rows.
+        name: name of the layout.
+        options: how to read the input.
+        json_columns: columns whose text cells are parsed as JSON.
+        shared: hashes of duplicate keys; rows with these are renumbered.
     """
-    layout, prompts_alone = LAYOUTS[name], required(row) == ["prompt"]
+    layout, only_prompts = LAYOUTS[name], required(row) == ["prompt"]
     for number, (at, raw) in enumerate(placed):
-        if spelt:
-            raw = {k: parsed(v) if k in spelt else v for k, v in raw.items()}  # noqa: PLW2901
-        made_up = f"{layout.prefix}-{number}"
+        if json_columns:
+            raw = {k: parsed(v) if k in json_columns else v for k, v in raw.items()}  # noqa: PLW2901
+        generated = f"{layout.prefix}-{number}"
         try:
             made = layouts.adapt(name, raw)
-            if "unusable" in made and not prompts_alone:
+            if "unusable" in made and not only_prompts:
                 raise UnusableError(made["unusable"])
             if name == "qa-feedback" and not options.passages:
                 made["prompt"] = made["question"]
-            item = row.model_validate({"source": name, **made, "id": _own_id(raw, layout.prefix) or made_up})
+            item = row.model_validate({"source": name, **made, "id": _original_id(raw, layout.prefix) or generated})
             renamed = shared and (_ALL in shared or hash(_key(item)) in shared)
-            yield at, item.model_copy(update={"id": made_up}) if renamed else item
+            yield at, item.model_copy(update={"id": generated}) if renamed else item
         except (UnusableError, ValidationError) as e:
-            reason = str(e) if isinstance(e, UnusableError) else _why_not(e)
+            reason = str(e) if isinstance(e, UnusableError) else _reason(e)
             if options.strict:
-                raise InputError(reason, where=at, remedy="mend the row, or run without --strict") from e
+                raise InputError(reason, where=at, remedy="fix the row, or run without --strict") from e
             yield at, Skip(reason)
 
 
-def _own_id(raw: dict[str, Any], prefix: str) -> str | None:
-    """What a foreign row is called where it came from, if that cannot be the name that another is given here."""
-    for name in _OWN_IDS:
+def _original_id(raw: dict[str, Any], prefix: str) -> str | None:
+    """Return the id of a row of another layout, or None if it has none or it could equal a generated id."""
+    for name in _ID_COLUMNS:
         value = raw.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
             return str(value)
@@ -225,8 +237,8 @@ def _own_id(raw: dict[str, Any], prefix: str) -> str | None:
     return None
 
 
-def _why_not(error: ValidationError) -> str:
-    """Why a foreign row is none of ours, in words that do not differ from row to row."""
+def _reason(error: ValidationError) -> str:
+    """Return the reason why a converted row is invalid. It does not contain values, so that reasons can be counted."""
     first = error.errors()[0]
     column = str(first["loc"][0]) if first["loc"] else "row"
     if first["type"] == "missing":
@@ -236,10 +248,10 @@ def _why_not(error: ValidationError) -> str:
 
 
 def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True) -> R:
-    """A raw row as its type has it.
+    """Validate a raw row and return it as ``row``.
 
     Raises:
-        InputError: it is not one, with its place and the column at fault.
+        InputError: the row is invalid; the message has its position and the column.
     """
     try:
         return row.model_validate(value, strict=strict)
@@ -249,14 +261,14 @@ def check_row(at: str, value: dict[str, Any], row: type[R], strict: bool = True)
         problem, remedy = first["msg"].removeprefix("Value error, "), f"a row needs {', '.join(required(row))}"
         if first["type"] == "missing":
             problem = f"missing; the row has {sorted(value)}"
-            remedy += "; rename the columns, or name a layout with --format"
+            remedy += "; rename the columns, or choose a layout with --format"
         else:
             problem = f"{problem}; got {str(value.get(column))[:80]!r}"
         raise InputError(problem, where=at, field=column, remedy=remedy) from e
 
 
 def required(row: type[Row]) -> list[str]:
-    """The columns without which there is no such row; an id is made up."""
+    """Return the required columns of a row type, except ``id``, which is generated if missing."""
     return [name for name, f in row.model_fields.items() if f.is_required() and name != "id"]
 
 

@@ -1,18 +1,18 @@
-"""Cells of CSV files, which spreadsheets open: text in them is not to be run. What is written here is read back."""
+"""Escape text in CSV cells that a spreadsheet would run as a formula, and undo this on reading."""
 
 from typing import Any
 
 
 def quoted(cell: Any) -> Any:
-    """A cell as it is, but text that a spreadsheet takes for a formula gets an apostrophe before it.
+    """Prefix text that a spreadsheet would treat as a formula with an apostrophe; return other cells unchanged.
 
-    Numbers stay numbers, also as text, and so does an item of a list (a minus and white space).
+    Numbers, also as text, and list items (a minus followed by white space) are not changed.
     """
     return f"'{cell}" if isinstance(cell, str) and _is_formula(cell.lstrip("'")) else cell
 
 
 def unquoted(text: str) -> str:
-    """The text that :func:`quoted` made a cell of."""
+    """Undo :func:`quoted`."""
     return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
 
 

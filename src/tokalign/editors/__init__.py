@@ -1,4 +1,4 @@
-"""Editors: one small file each. All follow :class:`Editor`, and all edits pass :func:`gate`."""
+"""Editors, one module each. They implement :class:`Editor`, and :func:`gate` checks all edits."""
 
 import importlib
 from collections.abc import Generator
@@ -13,75 +13,72 @@ from tokalign.data.dataset import Rows
 from tokalign.runtime.progress import Progress
 
 CHUNK = 256
-"""Rows between which a run can be cut, where a row costs nothing."""
+"""Rows per chunk of an editor that costs nothing. An interrupted run resumes at the start of a chunk."""
 EDITORS = {
     "rules": "tokalign.editors.rules:RulesEditor",
     "recorded": "tokalign.editors.recorded:RecordedEditor",
     "claude": "tokalign.editors.claude:ClaudeEditor",
     "human": "tokalign.editors.human:HumanEditor",
 }
-"""By the name of ``--editor``."""
+"""Value of ``--editor`` → ``module:class``."""
 
 
 class Proposal(NamedTuple):
-    """What an editor makes of a response."""
+    """An edit proposed by an editor, before :func:`gate`."""
 
     edited: str
     categories: list[str]
-    """What was wrong, one entry a change, in order of place."""
+    """Flaw categories, one per change, in order of position."""
     rationale: str = ""
 
 
 class Editor(Protocol):
-    """Turns the less preferred response of a row into the better one, changing as little as possible.
-
-    Made by :func:`make`.
-    """
+    """Edits the less preferred response of each row as little as possible into a better one. See :func:`make`."""
 
     name: str
     paid: bool
     """Whether edits cost money."""
     usage: dict[str, Any]
-    """What was paid so far; empty where nothing is."""
+    """Usage entry of the manifest so far; empty for editors that cost nothing."""
     begins_again: bool
-    """Whether a run that goes on is given all edits anew, since they may have changed."""
+    """Whether a resumed run reads all edits again, because earlier ones may have changed."""
 
     def reads(self, kind: str | None) -> tuple[type[Row], str]:
-        """The rows that it edits: their type, and the kind of artifact that holds them.
+        """Return the row type that the editor reads, and the kind of artifact that contains such rows.
 
-        ``kind``: of the artifact that is given, None for files and datasets.
+        ``kind``: kind of the source artifact; None for files and datasets.
         """
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """What else its edits depend on, as inputs of the stage."""
+        """Return the editor's own inputs, such as a prompt file, for the manifest."""
 
     def estimate(self, rows: Rows[Any]) -> Any:
-        """What the edits may cost, of an editor that is paid."""
+        """Estimate the cost of the edits. Only for paid editors."""
 
     def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
-        """The rows from ``start`` with their edits, in order, some at a time; what was given out is kept by the caller.
+        """Yield the edits of the rows from index ``start``, in order and in chunks. The caller saves each chunk.
 
-        ``bar`` is told how far it is.
+        ``bar``: progress bar, which the editor advances.
         """
 
 
 def make(options: EditOptions, folder: Path) -> Editor:
-    """The editor that ``options`` name.
+    """Create the editor named by ``options.editor``.
 
     Args:
-        options: the editor, and what it is to do.
-        folder: where it keeps what must not be lost: what was paid for, what a person has decided.
+        options: options of the editor.
+        folder: output folder, for the journal or the annotations.
 
     Raises:
-        UsageError, InputError: what it needs is not there.
+        UsageError, InputError: an option or file that the editor needs is missing or invalid.
     """
     module, _, name = EDITORS[str(options.editor)].partition(":")
-    found: Editor = getattr(importlib.import_module(module), name)(options, folder)
-    return found
+    editor: Editor = getattr(importlib.import_module(module), name)(options, folder)
+    return editor
 
 
 class Unpaid:
-    """What editors have in common that ask no paid service."""
+    """Base class of editors that cost nothing."""
 
     name = ""
     paid = False
@@ -104,27 +101,27 @@ class Unpaid:
 
 
 class RowByRow(Unpaid):
-    """An editor that needs no more than a row."""
+    """Base class of editors that edit each row on its own."""
 
     only_count = False
-    """Whether an edit that is too large is accepted."""
+    """Whether edits that are too large are accepted and only counted."""
 
     def original(self, row: Any) -> str:
-        """The response to edit."""
+        """Return the response to edit."""
         return str(row.rejected)
 
     def edit(self, row: Any) -> Proposal:
-        """The edit."""
+        """Edit the response of a row."""
         raise NotImplementedError
 
     def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
         """See :class:`Editor`."""
-        left = islice(rows, start, None)
-        while part := list(islice(left, CHUNK)):
-            yield [self._made(row) for row in part]
-            bar.advance(len(part))
+        remaining = islice(rows, start, None)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield [self._checked(row) for row in chunk]
+            bar.advance(len(chunk))
 
-    def _made(self, row: Any) -> Edit:
+    def _checked(self, row: Any) -> Edit:
         original, proposal = self.original(row), self.edit(row)
         verdict = gate(original, proposal.edited, self.options.min_similarity, only_count=self.only_count)
         return Edit.model_validate(
@@ -145,16 +142,23 @@ class RowByRow(Unpaid):
 
 
 class Verdict(NamedTuple):
-    """What the gates say of an edit: ``edits/1``'s status, reason and similarity."""
+    """Result of the gates: status, reason and similarity of a row of ``edits/1``."""
 
     status: str
     reason: str
     similarity: float | None
-    """None where there is no edit."""
+    """Share of kept words, 0 to 1; None if there is no edit."""
 
 
 def gate(original: str, edited: str, min_similarity: float, *, only_count: bool) -> Verdict:
-    """Check one edit. ``only_count``: an edit that is too large is accepted, with the reason noted."""
+    """Check an edit.
+
+    Args:
+        original: response before the edit.
+        edited: response after the edit.
+        min_similarity: smallest share of words that an edit must keep.
+        only_count: accept an edit that is too large, with the reason ``over-edited``.
+    """
     exact = diff.similarity(original, edited)
     kept = round(exact, 4)
     if not edited.strip():

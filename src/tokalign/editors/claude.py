@@ -1,19 +1,19 @@
-"""Claude as the editor: one request a row, and one more where a gate can say what was wrong."""
+"""Claude as the editor: one request per row, and a second one if a gate rejects the edit."""
 
 from collections.abc import Generator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tokalign.artifacts.result import Estimate
 from tokalign.artifacts.schemas import Edit, Preference, Row
 from tokalign.claude import messages
 from tokalign.claude.client import Claude, Request
 from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
 from tokalign.claude.journal import Answer
-from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import in_turn, one, worked
+from tokalign.claude.service import iterate, run_async, run_calls
 from tokalign.config.methods import EditOptions
 from tokalign.data.dataset import Rows, file_lineage
 from tokalign.editors import Proposal, Verdict
@@ -22,20 +22,20 @@ from tokalign.runtime.disk import hash_json
 from tokalign.runtime.progress import Progress
 
 PROMPT = "edit-1"
-"""The version of our own prompt, and the name of its file."""
+"""Version of the built-in prompt, and the name of its file."""
 _TASK = "Edit the response between the last pair of tags."
 
 
 class ClaudeEditor:
-    """Edits by asking.
+    """Edits with Claude.
 
     Args:
-        options: the model, what it is shown, the gates.
-        folder: of the journal.
+        options: model, prompt and gate options.
+        folder: folder of the journal.
 
     Raises:
-        UsageError: no model is named.
-        InputError: the prompt cannot be read.
+        UsageError: no model is given.
+        InputError: the prompt file cannot be read.
     """
 
     name = "claude"
@@ -52,51 +52,53 @@ class ClaudeEditor:
         return Preference, "preferences"
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """The user's prompt, if there is one."""
+        """Return the user's prompt file, if there is one."""
         return {} if self.options.prompt is None else {"prompt": file_lineage(self.options.prompt)}
 
     def estimate(self, rows: Rows[Preference]) -> Estimate:
-        """What the edits may cost; nothing is asked for."""
+        """Estimate the cost of the edits without requesting any."""
         k = self.options
-        asked = estimate(rows, lambda row: (self.request(row), row.rejected), self.folder, self.model, k, k.re_ask)
-        return one(asked)
+        return run_async(
+            estimate(rows, lambda row: (self.request(row), row.rejected), self.folder, self.model, k, k.re_ask)
+        )
 
     def edits(self, rows: Rows[Preference], start: int, bar: Progress) -> Generator[list[Edit]]:
-        """See :class:`tokalign.editors.Editor`: row by row, since each was paid for."""
+        """See :class:`tokalign.editors.Editor`. Yields one row at a time, so that each paid edit is saved at once."""
         k = self.options
-        for edit in in_turn(worked(rows, self.edit, start, self.folder, self.model, k, bar.say, self.usage.update)):
+        calls = run_calls(rows, self.edit, start, self.folder, self.model, k, bar.say, self.usage.update)
+        for edit in iterate(calls):
             yield [edit]
             bar.advance(1, USD=self.usage["usd"])
 
     async def edit(self, row: Preference, claude: Claude) -> Edit:
-        """The row with its edit, whatever became of it."""
+        """Request the edit of a row, a second time if it is rejected, and return it with its status."""
         request = self.request(row)
-        found = await claude.ask(request)
-        if isinstance(found, Failed):
-            return self._row(row, Proposal("", []), Verdict("failed", found.why, None), [])
-        answers, reading = [found], self._read(found, row)
-        if self.options.re_ask and (reading.complaint or reading.more_room):
-            second = await claude.ask(self.again(request, found, reading))
+        first = await claude.ask(request)
+        if isinstance(first, Failed):
+            return self._row(row, Proposal("", []), Verdict("failed", first.why, None), [])
+        answers, reading = [first], self._read(first, row)
+        if self.options.re_ask and (reading.complaint or reading.truncated):
+            second = await claude.ask(self.second_request(request, first, reading))
             if isinstance(second, Answer):
                 answers, reading = [*answers, second], self._read(second, row)
-            elif second.passing:  # the same command tries it again
+            elif second.transient:  # the next run retries the row
                 return self._row(row, Proposal("", []), Verdict("failed", second.why, None), answers)
         return self._row(row, reading.proposal, reading.verdict, answers)
 
     def request(self, row: Preference) -> Request:
-        """What is asked for a row."""
+        """Build the request for a row."""
         guidance = [("preferred", row.chosen)] if self.options.show_chosen else []
         data = fence([*turns(row.prompt), *guidance, ("response", row.rejected)])
         return messages.request(self.options, self._system, f"{data}\n\n{_TASK}", SCHEMA)
 
     @staticmethod
-    def again(request: Request, answer: Answer, reading: Reading) -> Request:
-        """A second try: with what was wrong said, or with twice the room."""
-        if reading.more_room:
+    def second_request(request: Request, answer: Answer, reading: Reading) -> Request:
+        """Build the second request: with the complaint, or with twice ``max_tokens`` after a truncated answer."""
+        if reading.truncated:
             return {**request, "max_tokens": 2 * request["max_tokens"]}
-        said = messages.text_of(answer.message).strip() or "(nothing)"
-        more = [{"role": "assistant", "content": said}, {"role": "user", "content": reading.complaint}]
-        return {**request, "messages": [*request["messages"], *more]}
+        first = messages.text_of(answer.message).strip() or "(nothing)"
+        turns = [{"role": "assistant", "content": first}, {"role": "user", "content": reading.complaint}]
+        return {**request, "messages": [*request["messages"], *turns]}
 
     def _read(self, answer: Answer, row: Preference) -> Reading:
         return read(answer.message, row.rejected, row.chosen, self.options.min_similarity)
@@ -124,7 +126,10 @@ class ClaudeEditor:
 
 
 def prompt(file: Path | None) -> tuple[str, str]:
-    """The system prompt, ours or the user's, with what it must say of fences; and its version.
+    """Return the system prompt, with the explanation of the delimiters, and its version.
+
+    Args:
+        file: the user's prompt; None: the built-in one.
 
     Raises:
         InputError: the file cannot be read, or is empty.
@@ -133,6 +138,6 @@ def prompt(file: Path | None) -> tuple[str, str]:
         text = resources.files(__package__).joinpath("prompts", f"{PROMPT}.md").read_text(encoding="utf-8")
         version = PROMPT
     else:
-        text = messages.read_text(file, "say how to edit")
+        text = messages.read_text(file, "write instructions for editing into it")
         version = f"{file.name} {hash_json(text)[:12]}"
     return f"{text.strip()}\n\n{ABOUT}", version

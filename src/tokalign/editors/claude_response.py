@@ -1,4 +1,4 @@
-"""What an answer of Claude's is worth as an edit: read, checked, and where a second try may help, what to say."""
+"""Parsing and checking of Claude's answers as edits, and the complaint to send if an edit is rejected."""
 
 import re
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ SCHEMA = {
     "required": list(_FIELDS),
     "additionalProperties": False,
 }
-"""Of the answer. The rationale comes first: it is thought before the edit is made."""
+"""JSON schema of the answer. The rationale comes first, so that the model states it before it edits."""
 
 _SMALL = 0.8
-"""An edit that keeps this share of the words is small, also where it ends up as the preferred response."""
+"""An edit that keeps at least this share of the words is accepted even if it equals the preferred response."""
 _PREAMBLE = re.compile(
     r"(?:sure|certainly|of course|okay|ok|absolutely)?[,.!:]?\s*"
     r"(?:here(?:'s|’s| is| are)\s+(?:the|your|my|an?)\s+(?:\w+\s+){0,3}(?:edit|edited|revision|revised|corrected|"
@@ -34,14 +34,14 @@ _TAG = re.compile(r"</?(?:response|preferred|user|assistant|system|other)-[0-9a-
 
 
 class Reading(NamedTuple):
-    """An answer as it was read."""
+    """A parsed and checked answer."""
 
     proposal: Proposal
     verdict: Verdict
     complaint: str = ""
-    """What to tell the model for a second try; empty where none would help."""
-    more_room: bool = False
-    """The answer was cut off: a second try needs more tokens."""
+    """Message to the model for a second request; empty if there should be none."""
+    truncated: bool = False
+    """Whether the answer reached ``max_tokens``; a second request needs more."""
 
 
 _COMPLAINTS = {
@@ -65,25 +65,32 @@ _COMPLAINTS = {
 
 
 def read(message: dict[str, Any], original: str, chosen: str | None, min_similarity: float) -> Reading:
-    """Read an answer as an edit of ``original``. Trusts nothing in it."""
+    """Parse an untrusted answer as an edit of ``original`` and check it.
+
+    Args:
+        message: message of the API.
+        original: response before the edit.
+        chosen: preferred response, which must not be copied.
+        min_similarity: smallest share of words that an edit must keep.
+    """
     if problem := messages.unusable(message):
-        return _without(problem)._replace(more_room=messages.is_truncated(message))
-    found = _fields(message)
-    if found is None:
-        return _without("unparsed")._replace(complaint=_COMPLAINTS["unparsed"])
-    proposal = found._replace(edited=_keep_margins(original, found.edited))
-    verdict = _judge(proposal, original, chosen, min_similarity)
+        return _rejected(problem)._replace(truncated=messages.is_truncated(message))
+    parsed = _parse(message)
+    if parsed is None:
+        return _rejected("unparsed")._replace(complaint=_COMPLAINTS["unparsed"])
+    proposal = parsed._replace(edited=_keep_margins(original, parsed.edited))
+    verdict = _check(proposal, original, chosen, min_similarity)
     complaint = _COMPLAINTS.get(verdict.reason, "").format(kept=verdict.similarity or 0.0)
     return Reading(proposal, verdict, complaint)
 
 
-def _judge(proposal: Proposal, original: str, chosen: str | None, min_similarity: float) -> Verdict:
+def _check(proposal: Proposal, original: str, chosen: str | None, min_similarity: float) -> Verdict:
     verdict = gate(original, proposal.edited, min_similarity, only_count=False)
     if verdict.status == "unchanged" and proposal.categories:
         return verdict._replace(status="rejected", reason="unchanged")
     if verdict.status != "edited":
         return verdict
-    if _holds_talk(proposal.edited, original):
+    if _has_preamble(proposal.edited, original):
         return verdict._replace(status="rejected", reason="preamble")
     copied = chosen is not None and proposal.edited.strip() == chosen.strip()
     if copied and (verdict.similarity or 0.0) < _SMALL:
@@ -93,25 +100,25 @@ def _judge(proposal: Proposal, original: str, chosen: str | None, min_similarity
     return verdict
 
 
-def _fields(message: dict[str, Any]) -> Proposal | None:
-    found = messages.fields(message, _FIELDS)
-    if found is None:
+def _parse(message: dict[str, Any]) -> Proposal | None:
+    values = messages.fields(message, _FIELDS)
+    if values is None:
         return None
-    rationale, categories, edited = (found[name] for name in _FIELDS)
+    rationale, categories, edited = (values[name] for name in _FIELDS)
     if not isinstance(rationale, str) or not isinstance(edited, str) or not isinstance(categories, list):
         return None
     if any(c not in CATEGORIES for c in categories):
         return None
     try:
         edited.encode()
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # lone surrogate
         return None
-    wrong = [c for c in dict.fromkeys(categories) if c != "none"]
-    return Proposal(edited, wrong, messages.one_line(rationale))
+    named = [c for c in dict.fromkeys(categories) if c != "none"]
+    return Proposal(edited, named, messages.one_line(rationale))
 
 
 def _keep_margins(original: str, edited: str) -> str:
-    """The edit with the white space that the original begins and ends with: losing it was not meant."""
+    """Give the edit the leading and trailing white space of the original, which models often drop."""
     middle = edited.strip()
     if not middle:
         return ""
@@ -119,11 +126,11 @@ def _keep_margins(original: str, edited: str) -> str:
     return before + middle + original[len(original.rstrip()) :]
 
 
-def _holds_talk(edited: str, original: str) -> bool:
-    """Whether an edit introduces itself, or repeats our tags, where the original did not."""
+def _has_preamble(edited: str, original: str) -> bool:
+    """Whether the edit, unlike the original, begins with an introduction or contains our tags."""
     introduced = _PREAMBLE.match(edited.lstrip()) and not _PREAMBLE.match(original.lstrip())
     return bool(introduced) or not set(_TAG.findall(edited)) <= set(_TAG.findall(original))
 
 
-def _without(reason: str) -> Reading:
+def _rejected(reason: str) -> Reading:
     return Reading(Proposal("", []), Verdict("rejected", reason, None))

@@ -1,4 +1,4 @@
-"""Edits by a person: rows to the annotation store, and what was decided there to edits."""
+"""Edits by a person on the annotation page."""
 
 import sys
 from collections.abc import Generator
@@ -14,7 +14,7 @@ from tokalign.runtime.progress import Progress
 
 
 def task_of(row: Any) -> Task:
-    """A row as it is given out."""
+    """Return the annotation task for a preference to edit, or for an edit to review."""
     if isinstance(row, Edit):
         proposed = row.edited if row.edited.strip() else row.original
         note = f"{row.editor}{f' ({row.model})' if row.model else ''}: {row.reason or row.status}"
@@ -23,50 +23,50 @@ def task_of(row: Any) -> Task:
 
 
 class HumanEditor(Unpaid):
-    """Serves the page until a person has decided every row."""
+    """Serves the annotation page until a person has decided every row."""
 
     name = "human"
     begins_again = True
 
     def reads(self, kind: str | None) -> tuple[type[Row], str]:
-        """Preferences to edit, or edits (of a model) to review."""
+        """See :class:`tokalign.editors.Editor`: preferences to edit, or edits to review."""
         return (Edit, "edits") if kind == "edits" else (Preference, "preferences")
 
     def edits(self, rows: Rows[Any], start: int, bar: Progress) -> Generator[list[Edit]]:
-        """See :class:`tokalign.editors.Editor`; the bar shows how many rows are decided.
+        """See :class:`tokalign.editors.Editor`. The bar shows the number of decided rows.
 
         Raises:
-            StoppedError: the end was asked for before all were decided; what was decided is kept.
-            UsageError: the port is taken.
+            StoppedError: the run was interrupted before all rows were decided; decisions so far are kept.
+            UsageError: the port is not available.
         """
         options, tasks = self.options, [task_of(row) for row in rows]
 
-        def say(line: str) -> None:  # whatever --quiet says: there is no other way to the page
+        def say(line: str) -> None:  # also with --quiet: the user needs the address
             print(f"edit: {line}", file=sys.stderr)
 
         with AnnotationStore(tasks, self.folder / ANNOTATIONS, options.annotator) as store:
 
-            def decided() -> None:
+            def update() -> None:
                 bar.advance(store.done - bar.done)
 
-            decided()
-            serve(store, options.port, options.min_similarity, say, decided, options.open)
+            update()
+            serve(store, options.port, options.min_similarity, say, update, options.open)
             for k in range(start, len(tasks), CHUNK):
-                some = range(k, min(k + CHUNK, len(tasks)))
-                yield [_edit(store, i, options.min_similarity) for i in some]
+                chunk = range(k, min(k + CHUNK, len(tasks)))
+                yield [_edit(store, i, options.min_similarity) for i in chunk]
 
 
 def _edit(store: AnnotationStore, k: int, min_similarity: float) -> Edit:
     task, decision = store.tasks[k], store.decision(k)
     assert decision is not None
-    made = {"edited": decision.work.text, "unchanged": task.original, "failed": ""}[decision.verdict]
+    edited = {"edited": decision.work.text, "unchanged": task.original, "failed": ""}[decision.verdict]
     failed = decision.verdict == "failed"
-    verdict = gate(task.original, made, min_similarity, only_count=True)
+    verdict = gate(task.original, edited, min_similarity, only_count=True)
     return Edit(
         id=task.id,
         prompt=task.prompt,
         original=task.original,
-        edited=made,
+        edited=edited,
         chosen=task.chosen,
         editor="human",
         status="rejected" if failed else verdict.status,  # type: ignore[arg-type]

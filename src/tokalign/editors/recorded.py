@@ -1,11 +1,11 @@
-"""Edits made elsewhere, taken as they are."""
+"""Edits made elsewhere, passed on unchanged."""
 
 from tokalign.artifacts.schemas import RecordedEdit, Row
 from tokalign.editors import Proposal, RowByRow
 
 
 class RecordedEditor(RowByRow):
-    """Passes on what the row already carries."""
+    """Returns the edit recorded in each row."""
 
     name = "recorded"
     only_count = True
@@ -15,9 +15,9 @@ class RecordedEditor(RowByRow):
         return RecordedEdit, "edits"
 
     def original(self, row: RecordedEdit) -> str:
-        """The response as it was."""
+        """Return the response before the edit."""
         return row.original
 
     def edit(self, row: RecordedEdit) -> Proposal:
-        """The recorded edit."""
+        """Return the recorded edit."""
         return Proposal(row.edited, row.categories, row.rationale)

@@ -8,7 +8,7 @@ from tokalign.playground import oracle, rules
 
 
 def knows(row: Preference) -> bool:
-    """Whether a row is the playground's."""
+    """Whether a row has a prompt of the playground."""
     try:
         oracle.read_prompt(last_turn(row.prompt))
     except InputError:
@@ -17,11 +17,11 @@ def knows(row: Preference) -> bool:
 
 
 class RulesEditor(RowByRow):
-    """Edits by the playground's lexicon; it knows nothing of other texts."""
+    """Edits with the playground's lexicon; works on the playground's texts only."""
 
     name = "rules"
 
     def edit(self, row: Preference) -> Proposal:
-        """Mend every flaw that the rules find."""
+        """Fix every flaw that the rules find."""
         changes = rules.find_changes(last_turn(row.prompt), row.rejected)
         return Proposal(rules.apply_changes(row.rejected, changes), [c.kind for c in changes])

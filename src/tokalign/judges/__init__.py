@@ -1,4 +1,4 @@
-"""Judges: one small file each. All follow :class:`Judge`; what scores each text by itself also :class:`Comparer`."""
+"""Judges, one module each. They implement :class:`Judge`, or :class:`Comparer` if they score each response alone."""
 
 import importlib
 from collections.abc import Callable, Generator, Sequence
@@ -12,18 +12,18 @@ from tokalign.config.methods import JudgeOptions
 
 __all__ = ["ORDERS", "Answer", "Comparer", "Comparison", "Judge", "Pairing", "make", "prefer"]
 CHUNK = 1000
-"""Judgements between which a run can be cut, where they cost nothing."""
+"""Judgements per chunk of a judge that costs nothing. An interrupted run resumes at the start of a chunk."""
 FAILED = "failed: "
-"""How the reason of a judgement begins that has no answer; the same command tries it again."""
+"""Prefix of the reason of a judgement whose request failed; the same command retries it."""
 JUDGES = {
     "playground": "tokalign.judges.playground:make_judge",
     "reward": "tokalign.judges.reward:make_judge",
     "recorded": "tokalign.judges.recorded:RecordedJudge",
     "claude": "tokalign.judges.claude:ClaudeJudge",
 }
-"""By the name of ``--judge``."""
+"""Value of ``--judge`` → ``module:factory``."""
 ORDERS = ("reference_first", "candidate_first")
-"""In which a judge can be shown a pair."""
+"""Orders in which a pair can be shown to a judge."""
 
 
 class Pairing(NamedTuple):
@@ -32,78 +32,77 @@ class Pairing(NamedTuple):
     id: str
     prompt: Prompt
     candidate: str
-    """The candidate's name."""
+    """Name of the candidate."""
     reference: Answer
-    """The reference's response."""
+    """Response of the reference."""
     response: Answer
-    """The candidate's."""
+    """Response of the candidate."""
 
 
 class Comparison(NamedTuple):
-    """``preference``: 1 the reference is better, 2 the candidate is, 1.5 a tie."""
+    """Result of comparing two responses."""
 
     preference: float
+    """1: the reference is better, 2: the candidate is better, 1.5: tie."""
     reason: str = ""
 
 
 class Judge(Protocol):
-    """Judges pairs of responses. Made by :func:`make`."""
+    """Compares pairs of responses. See :func:`make`."""
 
     paid: bool
     """Whether judgements cost money."""
     usage: dict[str, Any]
-    """What was paid so far; empty where nothing is."""
+    """Usage entry of the manifest so far; empty for judges that cost nothing."""
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """What else its judgements depend on, as inputs of the stage."""
+        """Return the judge's own inputs, such as a file of judgements, for the manifest."""
 
     def estimate(self, pairs: Sequence[Pairing]) -> Any:
-        """What the judgements may cost, of a judge that is paid."""
+        """Estimate the cost of the judgements. Only for paid judges."""
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
-        """The judgements from ``start``, of every pair in every order it is shown in, some at a time.
-
-        What was given out is kept by the caller.
+        """Yield the judgements of all pairs in all orders, from index ``start``, in chunks that the caller saves.
 
         Raises:
-            InputError: there is none of a pair.
+            InputError: a pair has no judgement.
         """
 
     def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
-        """What it can say of one set of responses by itself; {} if nothing."""
+        """Return statistics of one set of responses, such as a mean score; {} if the judge has none."""
 
 
 class Comparer(Protocol):
-    """Compares candidate responses with those of the reference, each read by itself, so that order cannot sway it."""
+    """Compares responses by scoring each one alone, so that their order has no influence."""
 
     name: str
 
     def compare(
         self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
     ) -> list[Comparison]:
-        """One comparison a prompt."""
+        """Compare the responses to each prompt. Returns one comparison per prompt."""
 
     def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
-        """What it can say of one set of responses by itself; {} if nothing."""
+        """See :meth:`Judge.describe`."""
 
 
 def make(options: JudgeOptions, folder: Path) -> Judge:
-    """The judge that ``options`` name.
+    """Create the judge named by ``options.judge``.
 
     Args:
-        options: the judge, and what it judges by.
-        folder: where it keeps what must not be lost: what was paid for.
+        options: options of the judge.
+        folder: output folder, for the journal.
 
     Raises:
-        UsageError, InputError: what it needs is not there.
+        UsageError, InputError: an option or file that the judge needs is missing or invalid.
     """
     module, _, name = JUDGES[options.judge].partition(":")
-    found: Judge = getattr(importlib.import_module(module), name)(options, folder)
-    return found
+    judge: Judge = getattr(importlib.import_module(module), name)(options, folder)
+    return judge
 
 
 class Unpaid:
-    """What judges have in common that ask no paid service."""
+    """Base class of judges that cost nothing."""
 
     paid = False
 
@@ -124,11 +123,11 @@ class Unpaid:
 
 
 class Comparing(Unpaid):
-    """A judge by a :class:`Comparer`, which is made when it is first asked: a model needs memory.
+    """A judge that uses a :class:`Comparer`, which is created at first use because a model needs memory.
 
     Args:
-        options: of the judge.
-        build: makes the comparer.
+        options: options of the judge.
+        build: creates the comparer.
     """
 
     def __init__(self, options: JudgeOptions, build: Callable[[], Comparer]) -> None:
@@ -137,18 +136,18 @@ class Comparing(Unpaid):
 
     @cached_property
     def comparer(self) -> Comparer:
-        """What compares."""
+        """The comparer."""
         return self._build()
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
-        """See :class:`Judge`; one order says all, since each text is scored alone."""
-        left = islice(self._all(pairs), start, None)
-        while part := list(islice(left, CHUNK)):
-            yield part
+        """See :class:`Judge`. One order per pair suffices, because each response is scored alone."""
+        remaining = islice(self._all(pairs), start, None)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield chunk
 
     def _all(self, pairs: Sequence[Pairing]) -> Generator[Judgement]:
-        for name, found in groupby(pairs, key=lambda p: p.candidate):
-            group = list(found)
+        for name, members in groupby(pairs, key=lambda p: p.candidate):
+            group = list(members)
             columns = ([getattr(p, column) for p in group] for column in ("prompt", "reference", "response"))
             for p, c in zip(group, self.comparer.compare(*columns), strict=True):
                 yield Judgement(
@@ -167,7 +166,10 @@ class Comparing(Unpaid):
 
 
 def prefer(candidate: float, reference: float, noise: float = 0.0) -> float:
-    """Preference by score; ``noise``: how far apart two may be and say nothing, next to their size."""
+    """Preference by score: 2 if the candidate's is higher, 1 if the reference's is, 1.5 for a tie.
+
+    ``noise``: relative difference up to which two scores tie; absolute for scores below 1.
+    """
     if abs(candidate - reference) <= noise * max(1.0, abs(candidate), abs(reference)):
         return 1.5
     return 2.0 if candidate > reference else 1.0 if candidate < reference else 1.5

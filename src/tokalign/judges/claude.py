@@ -1,25 +1,25 @@
-"""Claude as the judge: each pair shown in both orders, one request for each."""
+"""Claude as the judge: one request per pair and order."""
 
 from collections.abc import Generator, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokalign.artifacts.result import Estimate
 from tokalign.artifacts.schemas import Judgement, Prompt
 from tokalign.claude import journal, messages
 from tokalign.claude.client import Claude, Request
 from tokalign.claude.delimiters import ABOUT, fence, turns
 from tokalign.claude.estimate import estimate
-from tokalign.claude.prices import Estimate
 from tokalign.claude.retry import Failed
-from tokalign.claude.service import in_turn, one, worked
+from tokalign.claude.service import iterate, run_async, run_calls
 from tokalign.config.methods import JudgeOptions
 from tokalign.judges import FAILED, ORDERS, Answer, Pairing
 from tokalign.runtime.disk import hash_json
 from tokalign.runtime.progress import Progress
 
 PROMPT, RUBRIC = "judge-1", "rubric-1"
-"""The versions of our own prompt and criteria, and the names of their files."""
+"""Versions of the built-in prompt and criteria, and the names of their files."""
 _FIELDS = ("reason", "verdict")
 SCHEMA = {
     "type": "object",
@@ -27,7 +27,7 @@ SCHEMA = {
     "required": list(_FIELDS),
     "additionalProperties": False,
 }
-"""Of the answer. The reason comes first: it is thought before the verdict is given."""
+"""JSON schema of the answer. The reason comes first, so that the model states it before the verdict."""
 _TASK = "Compare the response between the tags first with the one between the tags second."
 _CUT = "The {} was cut off where it stops: it did not end by itself."
 _REASON = (
@@ -36,22 +36,22 @@ _REASON = (
 
 
 class Shown(NamedTuple):
-    """A pair, in one order."""
+    """A pair in one order."""
 
     pair: Pairing
     order: str
 
 
 class ClaudeJudge:
-    """Compares by asking.
+    """Compares with Claude.
 
     Args:
-        options: the model, the criteria.
-        folder: of the journal.
+        options: model, criteria and request options.
+        folder: folder of the journal.
 
     Raises:
-        UsageError: no model is named.
-        InputError: the criteria cannot be read.
+        UsageError: no model is given.
+        InputError: the file of criteria cannot be read.
     """
 
     paid = True
@@ -72,44 +72,44 @@ class ClaudeJudge:
         return {}
 
     def estimate(self, pairs: Sequence[Pairing]) -> Estimate:
-        """What the judgements may cost; nothing is asked for."""
+        """Estimate the cost of the judgements without requesting any."""
         k = self.options
-        asked = estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), self.folder, self.model, k, True)
-        return one(asked)
+        return run_async(
+            estimate(self.shown(pairs), lambda s: (self.request(s), _REASON), self.folder, self.model, k, True)
+        )
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
-        """See :class:`tokalign.judges.Judge`: one by one, since each was paid for."""
+        """See :class:`tokalign.judges.Judge`. Yields one judgement at a time, so that each is saved at once."""
         k, shown = self.options, self.shown(pairs)
         with Progress("judge", len(shown), k.quiet, start) as bar:
-            for judgement in in_turn(
-                worked(shown, self.judge, start, self.folder, self.model, k, bar.say, self.usage.update)
-            ):
+            calls = run_calls(shown, self.judge, start, self.folder, self.model, k, bar.say, self.usage.update)
+            for judgement in iterate(calls):
                 yield [judgement]
                 bar.advance(1, USD=self.usage["usd"])
 
     def shown(self, pairs: Sequence[Pairing]) -> "Pairings":
-        """Pairs in the orders in which they are shown."""
+        """Return the pairs in the orders in which they are shown to the model."""
         return Pairings(pairs, ORDERS if self.options.both_orders else ORDERS[:1])
 
     async def judge(self, shown: Shown, claude: Claude) -> Judgement:
-        """The judgement of a pair in one order; ``preference`` is None where there is no verdict, with the reason."""
+        """Judge a pair in one order. Without a verdict, ``preference`` is None and ``reason`` says why."""
         if shown.pair.response == shown.pair.reference:
             return self._row(shown, 1.5, "the responses are equal", [])
         request = self.request(shown)
-        found = await claude.ask(request)
-        if isinstance(found, Failed):
-            return self._row(shown, None, f"{FAILED}{found.why}", [])
-        answers = [found]
-        if messages.is_truncated(found.message):
-            found = await claude.ask({**request, "max_tokens": 2 * request["max_tokens"]})
-            if isinstance(found, journal.Answer):
-                answers.append(found)
-            elif found.passing:
-                return self._row(shown, None, f"{FAILED}{found.why}", answers)
+        result = await claude.ask(request)
+        if isinstance(result, Failed):
+            return self._row(shown, None, f"{FAILED}{result.why}", [])
+        answers = [result]
+        if messages.is_truncated(result.message):
+            result = await claude.ask({**request, "max_tokens": 2 * request["max_tokens"]})
+            if isinstance(result, journal.Answer):
+                answers.append(result)
+            elif result.transient:
+                return self._row(shown, None, f"{FAILED}{result.why}", answers)
         return self._row(shown, *read(answers[-1].message, shown.order), answers)
 
     def request(self, shown: Shown) -> Request:
-        """What is asked: what never changes first, so that it can be cached."""
+        """Build the request for a pair in one order."""
         sides = [shown.pair.reference, shown.pair.response]
         first, second = sides if shown.order == ORDERS[0] else reversed(sides)
         data = fence([*turns(shown.pair.prompt), ("first", first.text), ("second", second.text)])
@@ -131,7 +131,10 @@ class ClaudeJudge:
 
 
 def rubric(file: Path | None) -> tuple[str, str]:
-    """The criteria, ours or the user's, and the version of the whole prompt.
+    """Return the criteria and the version of the whole prompt.
+
+    Args:
+        file: the user's criteria; None: the built-in ones.
 
     Raises:
         InputError: the file cannot be read, or is empty.
@@ -139,27 +142,35 @@ def rubric(file: Path | None) -> tuple[str, str]:
     if file is None:
         ours = resources.files(__package__).joinpath("prompts", f"{RUBRIC}.md").read_text(encoding="utf-8").strip()
         return ours, f"{PROMPT} {RUBRIC}"
-    text = messages.read_text(file, "say what makes a response better")
+    text = messages.read_text(file, "write criteria for a better response into it")
     return text.strip(), f"{PROMPT} {file.name} {hash_json(text)[:12]}"
 
 
 def read(message: dict[str, Any], order: str) -> tuple[float | None, str]:
-    """Preference, from 1 (reference) to 2 (candidate) whatever the order, and its reason; None: there is no verdict."""
+    """Parse an untrusted answer.
+
+    Args:
+        message: message of the API.
+        order: order in which the pair was shown.
+
+    Returns:
+        The preference (1: the reference is better, 2: the candidate is better, 1.5: tie, None: no verdict) and the
+        reason.
+    """
     if problem := messages.unusable(message):
         return None, problem
-    found = messages.fields(message, _FIELDS)
-    if found is None or not isinstance(found["reason"], str):
+    values = messages.fields(message, _FIELDS)
+    if values is None or not isinstance(values["reason"], str):
         return None, "unparsed"
-    place = (
-        {"first": 1.0, "second": 2.0, "tie": 1.5}.get(found["verdict"]) if isinstance(found["verdict"], str) else None
-    )
-    if place is None:
+    verdict = values["verdict"]
+    preferred = {"first": 1.0, "second": 2.0, "tie": 1.5}.get(verdict) if isinstance(verdict, str) else None
+    if preferred is None:
         return None, "unparsed"
-    return place if order == ORDERS[0] else 3.0 - place, messages.one_line(found["reason"])
+    return preferred if order == ORDERS[0] else 3.0 - preferred, messages.one_line(values["reason"])
 
 
 class Pairings:
-    """Every pair in every order, one pair's orders side by side."""
+    """All pairs in all orders; the orders of a pair follow each other."""
 
     def __init__(self, pairs: Sequence[Pairing], orders: Sequence[str]) -> None:
         self.pairs, self.orders = pairs, orders

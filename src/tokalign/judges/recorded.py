@@ -1,4 +1,4 @@
-"""Judgements made elsewhere: by people, by another tool, in an earlier run; and AlpacaEval's annotations."""
+"""Judgements made elsewhere (by people, another tool or an earlier run), and AlpacaEval's annotations."""
 
 import csv
 import json
@@ -23,29 +23,29 @@ _NEEDED = ("generator_1", "generator_2", "preference")
 
 
 class RecordedJudge(Unpaid):
-    """Passes on judgements that are there.
+    """Returns the judgements of ``--judgements``.
 
     Raises:
-        UsageError: nobody said where they are.
-        InputError: they are not valid.
+        UsageError: ``--judgements`` is not given.
+        InputError: the judgements are not valid.
     """
 
     def __init__(self, options: JudgeOptions, _: Path) -> None:
         super().__init__(options)
         if options.judgements is None:
-            raise UsageError("--judge recorded needs --judgements", remedy="name the file or artifact that holds them")
+            raise UsageError("--judge recorded needs --judgements", remedy="name a file or artifact of judgements")
         self._where = options.judgements
         self._rows = dataset.read_rows(options.judgements, Judgement, "judgements")
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """The judgements."""
+        """Return the file or artifact of judgements."""
         return {"judgements": self._rows.lineage}
 
     def judgements(self, pairs: Sequence[Pairing], start: int) -> Generator[list[Judgement]]:
-        """See :class:`tokalign.judges.Judge`; each pair in as many orders as it was judged in.
+        """See :class:`tokalign.judges.Judge`. Each pair has all orders in which it was judged.
 
         Raises:
-            InputError: there is none of a pair.
+            InputError: a pair has no judgement.
         """
         found: dict[tuple[str, str], list[Judgement]] = {}
         for row in self._rows:
@@ -53,27 +53,30 @@ class RecordedJudge(Unpaid):
         missing = [p for p in pairs if (p.id, p.candidate) not in found]
         if missing:
             raise InputError(
-                f"no judgement of {len(missing)} of {len(pairs)} pairs, the first is {missing[0].candidate!r}",
+                f"no judgement of {len(missing)} of {len(pairs)} pairs, the first is of {missing[0].candidate!r}",
                 where=self._where,
                 field=f"id {missing[0].id!r}",
-                remedy="name candidates and prompts as they are named there",
+                remedy="use the candidate names and prompt ids of the judgements",
             )
-        every = (j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True))
-        left = islice(every, start, None)
-        while part := list(islice(left, CHUNK)):
-            yield part
+        ordered = (j for p in pairs for j in sorted(found[p.id, p.candidate], key=lambda j: j.order, reverse=True))
+        remaining = islice(ordered, start, None)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield chunk
 
 
 def annotations(path: Path) -> tuple[dict[str, Judged], list[dict[str, Any]]]:
-    """AlpacaEval's ``annotations.json``: by candidate what was judged, and the texts by instruction.
+    """Read AlpacaEval's ``annotations.json``.
 
-    ``preference`` is 1 where ``output_1``, the reference's, is better, 2 where ``output_2`` is; anything between says
-    how sure the judge was; 1.5, and 0 in older files, is a tie; null is no verdict.
+    ``preference`` is 1 if ``output_1``, of the reference, is better and 2 if ``output_2`` is better. Values between are
+    the judge's confidence; 1.5 (0 in older files) is a tie and null is no verdict.
+
+    Returns:
+        The judgements by candidate, and one row per instruction with its prompt and all responses.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the file is not a valid list of annotations.
     """
-    remedy = f"AlpacaEval's annotations.json: a list of objects with {', '.join(_NEEDED)}, output_1 and output_2"
+    remedy = f"give AlpacaEval's annotations.json: a list of objects with {', '.join(_NEEDED)}, output_1 and output_2"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -89,10 +92,10 @@ def annotations(path: Path) -> tuple[dict[str, Judged], list[dict[str, Any]]]:
         by_candidate.setdefault(str(row["generator_2"]), []).append(row)
     references = {str(row["generator_1"]) for row in raw}
     if len(references) > 1:
-        raise InputError(f"several references: {sorted(references)[:3]}", where=str(path), remedy="one file for each")
+        raise InputError(f"several references: {sorted(references)[:3]}", where=str(path), remedy="give one file each")
     for name, rows in by_candidate.items():
         if all(row["preference"] is None for row in rows):
-            raise InputError(f"of {name!r} nothing was judged", where=str(path), field="preference")
+            raise InputError(f"candidate {name!r} has no judgement", where=str(path), field="preference")
     shown: dict[str, dict[str, Any]] = {}
     for name, rows in by_candidate.items():
         for key, row in zip(_keys(rows), rows, strict=True):
@@ -103,13 +106,13 @@ def annotations(path: Path) -> tuple[dict[str, Judged], list[dict[str, Any]]]:
 
 
 def _keys(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What tells instructions apart: their text, and how often it came before; without a text their place."""
+    """Return a unique key per row: a hash of its instruction (or index) and the number of earlier occurrences."""
     seen: Counter[str] = Counter()
     keys = []
     for k, row in enumerate(rows):
-        said = str(row.get("instruction", k))
-        keys.append(f"{hash_json(said)[:12]}-{seen[said]}")
-        seen[said] += 1
+        instruction = str(row.get("instruction", k))
+        keys.append(f"{hash_json(instruction)[:12]}-{seen[instruction]}")
+        seen[instruction] += 1
     return keys
 
 
@@ -117,7 +120,7 @@ def _preference(value: Any, at: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
-        remedy = "a number from 1 (output_1 is better) to 2 (output_2 is); 1.5 or 0 for a tie; null for no verdict"
+        remedy = "give a number from 1 (output_1 is better) to 2 (output_2 is better), 0 for a tie or null"
         raise InputError(f"got {value!r}", where=at, field="preference", remedy=remedy)
     return float(value) or 1.5
 
@@ -130,18 +133,26 @@ def _judged(rows: Sequence[dict[str, Any]]) -> Judged:
 
 
 def difficulty(file: Path, rows: int) -> tuple[list[float], Gamed | None]:
-    """How hard each of the first ``rows`` instructions is; with AlpacaEval's ``df_gamed.csv``, the gamed answers too.
+    """Read the difficulties of instructions from a CSV file, for length control.
+
+    Args:
+        file: CSV with the columns ``index`` and ``instruction_difficulty``.
+        rows: number of instructions.
+
+    Returns:
+        The difficulty of each of the first ``rows`` instructions and, if the file has the columns of AlpacaEval's
+        ``df_gamed.csv``, the gamed responses.
 
     Raises:
-        InputError: the file does not have it.
+        InputError: the file is not valid, or an instruction is missing.
     """
     where = str(file)
     try:
         with file.open(encoding="utf-8", newline="") as f:
             lines = list(csv.DictReader(f))
-        hard: dict[int, float] = {}
+        difficulties: dict[int, float] = {}
         for line in lines:
-            hard.setdefault(int(float(line["index"])), float(line["instruction_difficulty"]))
+            difficulties.setdefault(int(float(line["index"])), float(line["instruction_difficulty"]))
         gamed = None
         if lines and {"preference", "std_delta_len"} <= lines[0].keys():
             columns = [
@@ -150,9 +161,9 @@ def difficulty(file: Path, rows: int) -> tuple[list[float], Gamed | None]:
             ]
             gamed = Gamed(*(np.array(column) for column in columns))
     except (OSError, KeyError, TypeError, ValueError) as e:
-        remedy = "a CSV with the columns index and instruction_difficulty"
+        remedy = "give a CSV file with the columns index and instruction_difficulty"
         raise InputError(f"not a file of difficulties: {type(e).__name__} {e}", where=where, remedy=remedy) from e
-    missing = [k for k in range(rows) if k not in hard]
+    missing = [k for k in range(rows) if k not in difficulties]
     if missing:
-        raise InputError(f"no difficulty of instruction {missing[0]}", where=where, field="index")
-    return [hard[k] for k in range(rows)], gamed
+        raise InputError(f"no difficulty for instruction {missing[0]}", where=where, field="index")
+    return [difficulties[k] for k in range(rows)], gamed

@@ -12,25 +12,25 @@ from tokalign.models import loading, reward_functions
 from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.tokenizer import Tokenizer
 
-_KEPT = 12
-"""Sets of texts whose scores are kept."""
+_CACHE_SIZE = 12
+"""Number of sets of responses whose scores are cached."""
 _NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
-"""How far the scores of one text can lie apart, by the company in which it was read, next to their size."""
+"""Relative difference that rounding can cause between scores of the same response in different batches, by dtype."""
 
 
 class RewardJudge:
-    """Prefers the response that is paid more: by a token-level model on average, by all others in all.
+    """Prefers the response with the higher reward: the mean for a token-level model, the sum for other functions.
 
-    Equal responses are a tie, and so are those whose scores differ by no more than rounding. One that was cut has no
-    EOS to be paid for, and loses to one that ended.
+    Equal responses tie, and so do scores that differ by rounding only.
 
     Args:
-        reward_functions: of several each counts by its weight, on the scale of its own spread over the references.
-        weights: one for each.
-        tokenizer: cuts texts into tokens.
-        dtype: of the arithmetic.
-        microbatch: responses in one forward pass.
-        ended_wins: whether one that ended is preferred to one that was cut, whatever they are paid.
+        reward_functions: reward models or functions. Several are divided by their standard deviation over the
+            references and summed.
+        weights: one weight per reward function.
+        tokenizer: tokenizer of the responses.
+        dtype: precision of the computation.
+        microbatch: responses per forward pass.
+        ended_wins: whether a response that ended with EOS always beats one that was cut off.
     """
 
     name = "reward"
@@ -51,18 +51,18 @@ class RewardJudge:
             microbatch,
         )
         self.noise, self.ended_wins = _NOISE[dtype], ended_wins
-        self._known: dict[tuple[str, ...], list[list[float]]] = {}
-        """The last texts and their scores: references stay the same, and all are asked for twice."""
+        self._cache: dict[tuple[str, ...], list[list[float]]] = {}
+        """Scores of the last sets of responses: the references stay the same, and each set is scored twice."""
 
     def compare(
         self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
     ) -> list[Comparison]:
-        """One comparison a prompt, with both scores as the reason."""
+        """See :class:`tokalign.judges.Comparer`. The reason has both scores."""
         ours, theirs = self._scores(prompts, candidates), self._scores(prompts, references)
-        spreads = [pstdev(scores) or 1.0 for scores in theirs]
-        shares = [w / (s if len(spreads) > 1 else 1.0) for w, s in zip(self.weights, spreads, strict=True)]
+        deviations = [pstdev(scores) or 1.0 for scores in theirs]
+        factors = [w / (s if len(deviations) > 1 else 1.0) for w, s in zip(self.weights, deviations, strict=True)]
         totals = [
-            [sum(share * score for share, score in zip(shares, row, strict=True)) for row in zip(*side, strict=True)]
+            [sum(factor * score for factor, score in zip(factors, row, strict=True)) for row in zip(*side, strict=True)]
             for side in (theirs, ours)
         ]
         pairs = zip(references, candidates, *totals, strict=True)
@@ -78,36 +78,36 @@ class RewardJudge:
         return prefer(upper, lower, self.noise)
 
     def describe(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> dict[str, Any]:
-        """The mean of what each pays, weighted."""
+        """Return the weighted sum of the mean scores."""
         means = [fmean(scores) for scores in self._scores(prompts, responses)]
         return {"score": sum(w * mean for w, mean in zip(self.weights, means, strict=True))}
 
     def _scores(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
-        """Of each reward function, a score for each response."""
+        """Return one list per reward function with a score per response."""
         key = (*map(str, prompts), *map(str, responses))
-        if (known := self._known.pop(key, None)) is None:
-            known = self._score(prompts, responses)
-        self._known[key] = known  # the last one that was asked for
-        while len(self._known) > _KEPT:
-            del self._known[next(iter(self._known))]
-        return known
+        if (scores := self._cache.pop(key, None)) is None:
+            scores = self._score(prompts, responses)
+        self._cache[key] = scores  # most recently used last
+        while len(self._cache) > _CACHE_SIZE:
+            del self._cache[next(iter(self._cache))]
+        return scores
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
-        read = self.tokenizer.responses([r.text for r in responses])
-        ids = [own.ids if r.finished else own.ids[:-1] or own.ids for own, r in zip(read, responses, strict=True)]
+        encoded = self.tokenizer.responses([r.text for r in responses])
+        ids = [e.ids if r.finished else e.ids[:-1] or e.ids for e, r in zip(encoded, responses, strict=True)]
         pairs = list(zip(self.tokenizer.prompts(prompts), ids, strict=True))
         emitted = Emitted(prompts, pairs, [r.finished for r in responses], self.tokenizer)
         return [
             [
-                float(paid.mean() if reward_function.averaged else paid.sum())
-                for paid in reward_function.score(emitted, self.microbatch)
+                float(rewards.mean() if reward_function.averaged else rewards.sum())
+                for rewards in reward_function.score(emitted, self.microbatch)
             ]
             for reward_function in self.reward_functions
         ]
 
 
 def make_judge(options: JudgeOptions, _: Path) -> Comparing:
-    """The reward models of ``--reward-model`` as the judge of a stage."""
+    """Create the judge for ``--judge reward`` from the reward models of ``--reward-model``."""
 
     def build() -> RewardJudge:
         device = str(loading.pick_device(options.device))

@@ -1,6 +1,7 @@
-"""Prompt + response sequences as padded tensors, and response tokens gathered back out of them.
+"""Padded batches of prompt + response sequences.
 
-B sequences of L tokens, prompt first, padded on the right. T is the longest response. ``True`` counts.
+Shapes: B sequences of L tokens, the prompt first, padded on the right; T is the length of the longest response.
+In masks, True (or 1) = counts.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 Pair = tuple[Any, Any]
-"""Prompt ids, response ids (EOS included where the response has ended): sequences of int, or integer arrays."""
+"""Prompt ids and response ids (with EOS if the response has ended): sequences of int or integer arrays."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences ready for a model.
+    """A padded batch of prompt + response sequences.
 
     ``input_ids``, ``attention_mask`` (B, L) long, 1 = counts; ``prompt_lens``, ``response_lens`` (B,) long.
     """
@@ -28,7 +29,7 @@ class Batch:
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], pad_id: int, device: torch.device | str = "cpu") -> "Batch":
-        """Pad a list of (prompt, response) on the right."""
+        """Pad (prompt ids, response ids) pairs on the right with ``pad_id``."""
         lens = [len(p) + len(r) for p, r in pairs]
         width = max(lens)
         input_ids = torch.full((len(pairs), width), pad_id)
@@ -51,49 +52,54 @@ class Batch:
 
     @property
     def response_ids(self) -> Tensor:
-        """(B, T) long; padding holds whatever stood there."""
+        """(B, T) long: ids of the response tokens; ids at padding are arbitrary."""
         return self.gather(self.input_ids)
 
     @property
     def last(self) -> Tensor:
-        """(B,) long: position of the last counted token."""
+        """(B,) long: position of the last token that is not padding."""
         return self.prompt_lens + self.response_lens - 1
 
     def positions(self, shift: int = 0) -> Tensor:
-        """(B, T) long: position of response token t, plus ``shift``; clamped into the row.
+        """(B, T) long: position of response token t in its sequence, plus ``shift``, clamped to [0, L - 1].
 
-        ``shift=-1`` gives the position whose logits and value belong to the action that emitted t.
+        ``shift=-1`` gives the position whose logits and value belong to the action that emitted token t.
         """
         width = int(self.response_lens.max())
         at = self.prompt_lens[:, None] + torch.arange(width, device=self.input_ids.device) + shift
         return at.clamp(0, self.input_ids.shape[1] - 1)
 
     def gather(self, x: Tensor, shift: int = 0) -> Tensor:
-        """(B, L, …) → (B, T, …): ``x`` at response tokens; see :meth:`positions` for ``shift``."""
+        """(B, L, …) → (B, T, …): ``x`` at the response tokens. ``shift``: see :meth:`positions`."""
         rows = torch.arange(len(x), device=x.device)[:, None]
         return x[rows, self.positions(shift)]
 
 
 PASS = 192
-"""Tokens whose computing takes about as long as what one more pass costs besides."""
+"""Fixed cost of a forward pass, as the number of tokens that take as long to compute."""
 
 
 def by_length(lengths: Sequence[int], size: int, *, even: bool = False) -> list[list[int]]:
-    """Indices in groups of at most ``size``, longest first, cut where that saves most: padding costs, and so do passes.
+    """Group sequences of similar length, minimising padded tokens plus :data:`PASS` per group.
 
     Args:
-        lengths: of the sequences, in tokens.
-        size: the most that one group holds.
-        even: groups of ``size``, however much is padded, so that their number depends on that of the lengths alone.
+        lengths: sequence lengths in tokens.
+        size: maximum number of sequences in a group.
+        even: make groups of ``size`` regardless of padding, so that the number of groups depends only on the number
+            of sequences.
+
+    Returns:
+        Groups of indices into ``lengths``, longest sequences first.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     if even:
         return [order[i : i + size] for i in range(0, len(order), size)]
-    # The cheapest way to group the first j, each group padded to its first: by dynamic programming over the last cut.
+    # Dynamic programming: cost[j] is the lowest cost of grouping the j longest sequences, each group padded to its
+    # longest; cut[j] is where the last of these groups begins.
     cost, cut = [0.0], [0]
     for j in range(1, len(order) + 1):
-        firsts = range(max(0, j - size), j)
-        best = min(firsts, key=lambda i: cost[i] + (j - i) * lengths[order[i]])
+        starts = range(max(0, j - size), j)
+        best = min(starts, key=lambda i: cost[i] + (j - i) * lengths[order[i]])
         cost.append(cost[best] + (j - best) * lengths[order[best]] + PASS)
         cut.append(best)
     groups: list[list[int]] = []
@@ -105,7 +111,7 @@ def by_length(lengths: Sequence[int], size: int, *, even: bool = False) -> list[
 
 
 def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:
-    """(T_i,) tensors → (B, T), zeros (False) on the right."""
+    """(T_i,) tensors → (B, T), padded on the right with zeros (False), to at least ``width`` columns."""
     out = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     if width is not None and out.shape[1] < width:
         out = torch.nn.functional.pad(out, (0, width - out.shape[1]))
@@ -113,19 +119,29 @@ def pad_rows(rows: Sequence[Tensor], width: int | None = None) -> Tensor:
 
 
 def room(prompt: Sequence[int], response: int, most: int, cut: bool) -> list[int] | None:
-    """The prompt beside a response, ``most`` tokens together: whole, without its beginning if that may be, or None."""
+    """Fit a prompt beside a response.
+
+    Args:
+        prompt: prompt ids.
+        response: length of the response in tokens.
+        most: maximum length of prompt and response together.
+        cut: whether the beginning of the prompt may be cut.
+
+    Returns:
+        The prompt, cut if necessary and allowed, or None if it does not fit.
+    """
     left = most - response
     if len(prompt) <= left:
         return list(prompt)
     return list(prompt[-left:]) if cut and left > 0 else None
 
 
-class _Bounded(Protocol):
+class _HasMaxLength(Protocol):
     @property
     def max_length(self) -> int:
-        """The most tokens of a row."""
+        """Maximum length of a row in tokens."""
 
 
-def over(config: _Bounded, most: int) -> str:
-    """Why a row of more than ``most`` tokens is skipped."""
-    return "over --max-length" if most >= config.max_length else f"longer than the {most} tokens that the model reads"
+def over(config: _HasMaxLength, limit: int) -> str:
+    """Reason for skipping a row with more than ``limit`` tokens."""
+    return "over --max-length" if limit >= config.max_length else f"longer than the {limit} tokens that the model reads"

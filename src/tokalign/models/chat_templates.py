@@ -1,8 +1,9 @@
-"""What is asked of a chat template is written into it, so that whatever is made with it later reads prompts alike.
+"""Chat template settings, written into the template so that every later stage renders prompts alike.
 
-Variables (``--template-arg``), what becomes of a system turn where a template has none (``--system``), the day that it
-is told (``--template-date``) and the form in which it wants contents stand in front of the template, after a comment
-that records them. The template is saved with the tokenizer: SFT, labels, reward models and PPO cannot differ.
+A prefix sets the variables (``--template-arg``), handles a system turn that the template does not support
+(``--system``), fixes the date (``--template-date``) and converts contents to parts if the template expects them. A
+comment before the prefix records the settings. The template is saved with the tokenizer, so SFT, labels, reward models
+and PPO use the same one.
 """
 
 import html
@@ -20,22 +21,22 @@ from tokalign.errors import InputError, UsageError, first_line
 
 Turns = Sequence[Mapping[str, Any]]
 Render = Callable[[str, Turns], str]
-"""A template and turns to text, up to where the response begins; raises whatever the template does."""
+"""Renders turns with a template, up to where the response begins. Raises whatever the template raises."""
 
 TINY_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-"""Of the tokenizers that are learnt here: it takes any turns."""
-_HEAD = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
-_FORMS = (*"aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ", "-d", "-m", "-H", "-I", "-M", "-S", "-j")
-"""What a day or an hour is written by, after a percent sign."""
-_PARTS = (
+"""Template of tokenizers from :mod:`tokalign.models.tiny_tokenizer`. It accepts any turns."""
+_HEADER = re.compile(r"\{#- tokalign (\{.*?\}) -#\}", re.DOTALL)
+_STRFTIME_CODES = (*"aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ", "-d", "-m", "-H", "-I", "-M", "-S", "-j")
+"""Format codes of ``strftime``, without the percent sign."""
+_TO_PARTS = (
     "{%- set rewritten = namespace(turns=[]) %}{%- for turn in messages %}{%- set rewritten.turns = rewritten.turns + "
     "[dict(turn, content=[{'type': 'text', 'text': turn['content']}] if turn['content'] is string else "
     "turn['content'])] %}{%- endfor %}{%- set messages = rewritten.turns %}"
 )
-_SYSTEM = {
+_SYSTEM_PREFIXES = {
     "fold": (
         "{%- if messages and messages[0]['role'] == 'system' %}"
         "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
@@ -49,36 +50,43 @@ _SYSTEM = {
         "{{- raise_exception('it has no system turn (--system fold or drop)') }}{%- endif %}"
     ),
 }
-_END = "{{- '' }}"
-"""What follows is then the same as at the beginning of a template: after a block, a line break would be lost."""
-_ASK, _SAY, _RULE = "tokalignquestion", "tokalignanswer", "tokalignrule"
-_USER = {"role": "user", "content": _ASK}
+_PREFIX_END = "{{- '' }}"
+"""Ends the prefix: Jinja drops a line break after a block but keeps it after an expression."""
+_QUESTION, _RULE = "tokalignquestion", "tokalignrule"
+_USER = {"role": "user", "content": _QUESTION}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A template with what was asked of it."""
+    """A chat template and the settings written into it."""
 
     template: str
     settings: dict[str, Any] = field(default_factory=dict)
-    """``args``, ``system``, ``date``, ``parts``: those that matter for this template."""
+    """``args``, ``system``, ``date`` and ``parts``: only those that affect this template."""
 
 
-def choose(found: Any, source: str) -> str | None:
-    """The template to use, where a tokenizer has one, several by name, or none.
+def select_template(found: Any, source: str) -> str | None:
+    """Select the chat template of a tokenizer.
+
+    Args:
+        found: the tokenizer's ``chat_template``: one template, several by name, or None.
+        source: where the tokenizer comes from, for messages.
+
+    Returns:
+        The only template or the one named ``default``; None if there is no template.
 
     Raises:
-        InputError: there are several, and none is the default.
+        InputError: there are several templates and none is named ``default``.
     """
-    if isinstance(found, list):  # how older releases of transformers wrote several
-        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    if isinstance(found, list):  # format of older transformers releases
+        found = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
     if isinstance(found, dict):
         if "default" not in found:
             raise InputError(
-                f"it has several chat templates, {', '.join(map(repr, found))}, and none called 'default'",
+                f"several chat templates, {', '.join(map(repr, found))}, but none named 'default'",
                 where=source,
                 field="chat_template",
-                remedy="name the one to use 'default' in the folder's tokenizer_config.json",
+                remedy="rename the template to use to 'default' in the folder's tokenizer_config.json",
             )
         found = found["default"]
     return found if isinstance(found, str) and found else None
@@ -87,17 +95,21 @@ def choose(found: Any, source: str) -> str | None:
 def prepare(
     template: str, options: TemplateOptions, render: Render, source: str, *, from_artifact: bool = False
 ) -> Prepared:
-    """Write what is asked for into a template, unless that was done before.
+    """Write chat template options into a template that does not contain settings yet.
 
     Args:
-        template: as it is.
-        options: what is asked for.
-        render: renders turns.
-        source: of the template, for messages.
-        from_artifact: whether it is of an artifact, for which this was settled as it was made.
+        template: the tokenizer's template.
+        options: the requested settings.
+        render: renders turns with a template.
+        source: where the tokenizer comes from, for messages.
+        from_artifact: whether the tokenizer belongs to an artifact; its settings are then fixed.
+
+    Returns:
+        The template with its settings.
 
     Raises:
-        UsageError: a variable that the template does not have, or something else was asked of it before.
+        UsageError: the template does not use a variable, its fixed settings differ from the requested ones, or an
+            option is malformed.
     """
     args, known = arguments(options.template_arg), recorded(template)
     if known is not None or from_artifact:
@@ -107,52 +119,61 @@ def prepare(
             _refuse_change({"system": options.system}, {"system": settings["system"]}, "--system", source)
         return Prepared(template, settings)
     if unknown := [name for name in args if not re.search(rf"\b{re.escape(name)}\b", template)]:
-        raise UsageError(f"the chat template of {source} has no {unknown[0]!r}", remedy="see its chat_template")
+        raise UsageError(
+            f"the chat template of {source} has no variable {unknown[0]!r}",
+            remedy="use a variable of its chat_template, or remove --template-arg",
+        )
     settings = {"args": args} if args else {}
-    plain = re.sub(r"\A[ \t]+(?=\{[%#])", "", template)  # stripped at the beginning of a line, which this will not be
-    front = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in args.items())
+    plain = re.sub(r"\A[ \t]+(?=\{[%#])", "", template)  # Jinja strips it only at the start of a line
+    prefix = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in args.items())
     if "strftime_now" in template:
-        settings["date"], front = options.template_date, front + _day(options)
-    if not _reads(render, front + _END + plain, [_USER]) and _reads(render, front + _PARTS + _END + plain, [_USER]):
-        settings["parts"], front = True, front + _PARTS
-    alone, ruled = [_USER], [{"role": "system", "content": _RULE}, _USER]
-    if _reads(render, front + _END + plain, alone) and not _reads(render, front + _END + plain, ruled):
+        settings["date"], prefix = options.template_date, prefix + _date_macro(options)
+    rest = _PREFIX_END + plain
+    if not _renders(render, prefix + rest, [_USER]) and _renders(render, prefix + _TO_PARTS + rest, [_USER]):
+        settings["parts"], prefix = True, prefix + _TO_PARTS
+    user_only, with_system = [_USER], [{"role": "system", "content": _RULE}, _USER]
+    if _renders(render, prefix + rest, user_only) and not _renders(render, prefix + rest, with_system):
         settings["system"] = options.system or "fold"
-        front = _SYSTEM[settings["system"]] + front
+        prefix = _SYSTEM_PREFIXES[settings["system"]] + prefix
     if not settings:
         return Prepared(template)
-    written = json.dumps(settings).replace("#}", "#\\u007d")  # which would end the comment
-    return Prepared(f"{{#- tokalign {written} -#}}{front}{_END}{plain}", settings)
+    record = json.dumps(settings).replace("#}", "#\\u007d")  # "#}" would end the comment
+    return Prepared(f"{{#- tokalign {record} -#}}{prefix}{rest}", settings)
 
 
 def recorded(template: str) -> dict[str, Any] | None:
-    """What was written into a template, if it was; None for a template of others, whatever it begins with."""
-    if not (head := _HEAD.match(template)):
+    """Read the settings that :func:`prepare` wrote into a template; None if it did not write the template."""
+    if not (header := _HEADER.match(template)):
         return None
     try:
-        settings = json.loads(head[1])
+        settings = json.loads(header[1])
     except ValueError:
         return None
     kinds = {"args": dict, "system": str, "date": str, "parts": bool}
     known = isinstance(settings, dict) and all(isinstance(v, kinds.get(k, ())) for k, v in settings.items())
-    return settings if known and settings.get("system", "fold") in _SYSTEM else None
+    return settings if known and settings.get("system", "fold") in _SYSTEM_PREFIXES else None
 
 
-def arguments(given: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` as a mapping; a value that is JSON (``false``, ``3``) is that, another is text.
+def arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` arguments. A value that is valid JSON (``false``, ``3``) is parsed, any other is text.
 
     Raises:
-        UsageError: one is not of that form.
+        UsageError: an argument is malformed, sets a reserved variable, or contains a lone surrogate.
     """
     found: dict[str, Any] = {}
-    for one in given:
-        key, sep, value = one.partition("=")
+    for argument in pairs:
+        key, sep, value = argument.partition("=")
         if not sep or not key.isidentifier():
-            raise UsageError(f"--template-arg {one!r}", remedy="give KEY=VALUE, such as enable_thinking=false")
+            raise UsageError(
+                f"invalid --template-arg {argument!r}",
+                remedy="use KEY=VALUE with a variable name as KEY, such as enable_thinking=false",
+            )
         if any("\ud800" <= c <= "\udfff" for c in value):
-            raise UsageError(f"--template-arg {key} holds half a character", remedy="give text that can be encoded")
+            raise UsageError(
+                f"--template-arg {key}={value!r} contains a lone surrogate", remedy="use valid Unicode text"
+            )
         if key in ("messages", "add_generation_prompt"):
-            raise UsageError(f"--template-arg {key} is not for you to set", remedy="leave it out")
+            raise UsageError(f"--template-arg {key}: tokalign sets this variable itself", remedy="remove the option")
         try:
             found[key] = json.loads(value if value not in ("True", "False") else value.lower())
         except ValueError:
@@ -160,53 +181,58 @@ def arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def lost(turns: Turns, text: str) -> str | None:
-    """The role of a turn whose content is not in what a template made of it, white space aside; None: all are there.
+def missing_role(turns: Turns, text: str) -> str | None:
+    """Find the first turn whose content is missing from a rendered template; white space is ignored.
 
-    Of an answer only what follows its thoughts is looked for: templates leave those out.
+    For an assistant turn only the text after its thinking must be present, because templates drop the thinking.
+
+    Returns:
+        The role of the turn, or None if all contents are present.
     """
     for turn in turns:
-        said = turn["content"]
+        content = turn["content"]
         if turn["role"] == "assistant":
-            said = said.rpartition("</think>")[2]
-        said = said.strip()
-        if said and said not in text and not any("".join(one.split()) in "".join(text.split()) for one in _spelt(said)):
+            content = content.rpartition("</think>")[2]
+        content = content.strip()
+        if not content or content in text:
+            continue
+        if not any("".join(form.split()) in "".join(text.split()) for form in _escaped_forms(content)):
             return str(turn["role"])
     return None
 
 
-def _spelt(said: str) -> Iterator[str]:
-    """A content as templates write it: as it is, as JSON, as HTML."""
-    yield said
-    yield json.dumps(said, ensure_ascii=False)[1:-1]
-    yield json.dumps(said)[1:-1]
-    yield html.escape(said)
-    yield str(escape(said))
+def _escaped_forms(content: str) -> Iterator[str]:
+    """The forms in which templates write a content: verbatim, as JSON, as HTML."""
+    yield content
+    yield json.dumps(content, ensure_ascii=False)[1:-1]
+    yield json.dumps(content)[1:-1]
+    yield html.escape(content)
+    yield str(escape(content))
 
 
-def thinks(text: str) -> bool:
-    """Whether a rendered prompt ends within thoughts that it has opened."""
+def ends_inside_thinking(text: str) -> bool:
+    """Whether a rendered prompt ends inside an open ``<think>`` block."""
     return text.rfind("<think>") > text.rfind("</think>")
 
 
-def _reads(render: Render, template: str, turns: Turns) -> bool:
+def _renders(render: Render, template: str, turns: Turns) -> bool:
     try:
-        return lost(turns, render(template, turns)) is None
-    except Exception:  # a template is a program of somebody else's
+        return missing_role(turns, render(template, turns)) is None
+    except Exception:  # templates are third-party code and may raise anything
         return False
 
 
-def _refuse_change(now: dict[str, Any], before: dict[str, Any], option: str, source: str) -> None:
-    if now and now != before:
-        said = ", ".join(f"{k}={json.dumps(v)}" for k, v in before.items()) or "none"
+def _refuse_change(requested: dict[str, Any], fixed: dict[str, Any], option: str, source: str) -> None:
+    if requested and requested != fixed:
+        rejected, kept = (", ".join(f"{k}={json.dumps(v)}" for k, v in d.items()) for d in (requested, fixed))
         raise UsageError(
-            f"{option} {', '.join(f'{k}={json.dumps(v)}' for k, v in now.items())}: {source} was made with {said}",
-            remedy="leave it out: what a model was made with is written in its chat template",
+            f"cannot apply {option} {rejected}: {source} was made with {kept or 'none'}",
+            remedy="remove the option: the settings of a trained model are fixed in its chat template",
         )
 
 
 def _literal(value: Any) -> str:
-    """A value as Jinja reads it within a block."""
+    """A JSON value as a Jinja literal."""
     if value is None:
         return "none"
     if isinstance(value, list):
@@ -216,12 +242,12 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _day(options: TemplateOptions) -> str:
-    """A macro in place of the function that tells templates the day: it knows one only."""
+def _date_macro(options: TemplateOptions) -> str:
+    """A Jinja macro that replaces ``strftime_now`` and formats the fixed date of ``options``."""
     try:
-        told = date.fromisoformat(options.template_date)
+        day = date.fromisoformat(options.template_date)
     except ValueError as e:
         raise UsageError(f"--template-date {options.template_date}: {first_line(e)}", remedy="give YYYY-MM-DD") from e
-    moment = datetime.combine(told, time())
-    filled = "".join(f" | replace('%{form}', {json.dumps(moment.strftime(f'%{form}'))})" for form in _FORMS)
+    moment = datetime.combine(day, time())
+    filled = "".join(f" | replace('%{code}', {json.dumps(moment.strftime(f'%{code}'))})" for code in _STRFTIME_CODES)
     return f"{{%- macro strftime_now(format) %}}{{{{- format{filled} | replace('%%', '%') }}}}{{%- endmacro %}}"

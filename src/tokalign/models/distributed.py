@@ -1,4 +1,4 @@
-"""Several processes of one command, as ``torchrun`` starts them: all train, the first one reads, writes and tells."""
+"""Multiple processes of one command, started by ``torchrun``: all train, the main process reads, writes and prints."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,118 +26,126 @@ N = TypeVar("N", int, float)
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Index of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """Whether this process is the first."""
+    """Whether this is the main process, which has rank 0."""
     return rank() == 0
 
 
 def sharded() -> bool:
-    """Whether each holds a part of the weights: ``accelerate launch --use_fsdp`` says so."""
+    """Whether each process holds a shard of the weights, as with ``accelerate launch --use_fsdp``."""
     return world() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 @contextmanager
 def main_process_writes(writing: AbstractContextManager[Writer], follower: Writer) -> Iterator[Writer]:
-    """The first process holds the folder that is written; the others get ``follower``, and its word to begin.
+    """Open the output folder in the main process; the other processes wait until it is open.
+
+    Args:
+        writing: opens the folder; entered in the main process only.
+        follower: yielded in the other processes. If the run has already finished, its ``finished`` is set to the
+            manifest.
 
     Raises:
-        TokalignError: in the others, when the first could not begin.
+        TokalignError: in the other processes, if the main process could not open the folder.
     """
     if world() == 1:
         with writing as out:
             yield out
         return
     if is_main_process():
-        said = False
+        announced = False
         try:
             with writing as out:
-                _share(out.finished or "begin")
-                said = True
+                _broadcast_object(out.finished or "begin")
+                announced = True
                 yield out
         finally:
-            if not said:
-                _share("failed")
-        _part()
+            if not announced:
+                _broadcast_object("failed")
+        _shut_down()
         return
-    word = _share(None)
-    if word == "failed":
-        raise TokalignError("the first process could not begin", remedy="see what it said")
-    follower.finished = word if isinstance(word, Manifest) else None
+    status = _broadcast_object(None)
+    if status == "failed":
+        raise TokalignError("the main process failed to start", remedy="see the error message of the main process")
+    follower.finished = status if isinstance(status, Manifest) else None
     with signals.patiently():
         yield follower
-    _part()
+    _shut_down()
 
 
-def broadcast(ask: Callable[[], T]) -> T:
-    """What ``ask`` gives in the first process, in all of them."""
+def broadcast(compute: Callable[[], T]) -> T:
+    """Call ``compute`` in the main process and return its result in every process."""
     if world() == 1:
-        return ask()
-    said: T = _share(ask() if is_main_process() else None)
-    return said
+        return compute()
+    result: T = _broadcast_object(compute() if is_main_process() else None)
+    return result
 
 
-def _share(word: Any) -> Any:
-    """What the first process has to say, in all of them."""
-    _meet()
-    box = [word]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+def _broadcast_object(value: Any) -> Any:
+    """Return the main process's ``value`` in every process."""
+    _init_process_group()
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def _meet() -> None:
+def _init_process_group() -> None:
     PartialState(cpu=not torch.cuda.is_available())
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Block until all processes have called this."""
     if world() > 1:
-        _meet()
+        _init_process_group()
         torch.distributed.barrier()
 
 
-def _part() -> None:
-    """End together: one that leaves while another still listens can bring it down."""
+def _shut_down() -> None:
+    """Shut down together: a process that exits early can crash one that still communicates."""
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 def local_part(order: Sequence[int]) -> list[int]:
-    """This process's part of ``order``, dealt one by one."""
+    """The items of ``order`` assigned to this process, round-robin."""
     return list(order[rank() :: world()])
 
 
 def gathered(mine: list[tuple[int, T]]) -> list[T]:
-    """The parts of all processes, each with its place, put in order; in all of them."""
+    """Gather (index, item) pairs of all processes; return the items sorted by index in every process."""
     parts = [mine]
     if world() > 1:
-        _meet()
+        _init_process_group()
         parts = [[] for _ in range(world())]
         torch.distributed.all_gather_object(parts, mine)
-    return [found for _, found in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+    return [item for _, item in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
 
 
 def all_reduce_max(n: N) -> N:
-    """The largest ``n`` of all processes."""
+    """Maximum of ``n`` over all processes."""
     return max(gathered([(rank(), n)]))
 
 
 def summed(numbers: dict[str, float]) -> dict[str, float]:
-    """Numbers, summed over all processes."""
+    """Sum each number over all processes."""
     parts = gathered([(rank(), numbers)])
     return {key: sum(part[key] for part in parts) for key in numbers}
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Give every process the sum of all gradients. Sharded weights have theirs already, but as a mean."""
+    """Replace gradients by their sums over all processes, in place.
+
+    FSDP has already averaged the gradients of sharded weights, so these are multiplied by the number of processes.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if sharded():
         torch._foreach_mul_(gradients, float(world()))
@@ -147,11 +155,14 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def shard(model: Any, dtype: torch.dtype = torch.float32) -> None:
-    """Leave each process a part of the weights (FSDP 2), layer by layer, then the rest; ``dtype``: once gathered."""
+    """Shard the weights of ``model`` over all processes (FSDP 2), in place, layer by layer.
+
+    ``dtype`` is the type of gathered weights in forward and backward passes.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    _meet()
+    _init_process_group()
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
     layers = set(getattr(model, "_no_split_modules", None) or [])
@@ -163,7 +174,10 @@ def shard(model: Any, dtype: torch.dtype = torch.float32) -> None:
 
 @contextmanager
 def whole(model: Any) -> Iterator[None]:
-    """Within, every process holds all the weights: for passes of which some make more than others."""
+    """Keep all weights gathered in every process within the context.
+
+    This allows processes to run different numbers of forward passes.
+    """
     parts = [m for m in model.modules() if hasattr(m, "unshard")] if sharded() else []
     for part in parts:
         part.set_reshard_after_forward(False)
@@ -177,16 +191,19 @@ def whole(model: Any) -> Iterator[None]:
 
 
 def gathered_weights(model: Any) -> dict[str, Tensor]:
-    """The weights as they are now; sharded ones, whole, in the first process alone, and all must ask."""
+    """The full weights by name.
+
+    If they are sharded, every process must call this, and only the main process gets the weights, on the CPU.
+    """
     if not sharded():
         return dict(model.state_dict())
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    found: dict[str, Any] = get_model_state_dict(model, options=options)
-    return found
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    return weights
 
 
 def spread_weights(model: Any, weights: dict[str, Any]) -> None:
-    """Load what :func:`gathered_weights` gave; where weights are sharded, that of the first process."""
+    """Load weights from :func:`gathered_weights`. If they are sharded, those of the main process are used."""
     if sharded():
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_model_state_dict(model, weights, options=options)
@@ -195,7 +212,7 @@ def spread_weights(model: Any, weights: dict[str, Any]) -> None:
 
 
 def gathered_moments(models: torch.nn.ModuleList, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimiser of ``models``, as :func:`gathered_weights` for weights."""
+    """The full state of an optimiser of ``models``; see :func:`gathered_weights`."""
     if not sharded():
         return optimizer.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -203,7 +220,7 @@ def gathered_moments(models: torch.nn.ModuleList, optimizer: torch.optim.Optimiz
 
 
 def spread_moments(models: torch.nn.ModuleList, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load what :func:`gathered_moments` gave."""
+    """Load an optimiser state from :func:`gathered_moments`."""
     if sharded():
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_optimizer_state_dict(models, optimizer, state, options=options)

@@ -1,8 +1,8 @@
-"""A linear head on any base model, for the architectures that have no class of their own for it.
+"""A linear classification head for architectures without a classification class in transformers.
 
-Gemma 3, OLMo, OPT, Granite, Cohere 2 and others have none for token classification, some none for a single score.
-The folder that :class:`Headed` writes is a plain one: ``AutoModel.from_pretrained`` reads the base out of it, and the
-head is ``score.weight`` (labels, hidden) in the same safetensors.
+Gemma 3, OLMo, OPT, Granite, Cohere 2 and others have no class for token classification, and some have none for
+sequence classification. :class:`Headed` saves an ordinary model folder: ``AutoModel.from_pretrained`` loads the base
+model from it, and the head is ``score.weight`` (labels, hidden) in the same safetensors file.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ class Headed(PreTrainedModel):  # type: ignore[misc]
     supports_gradient_checkpointing = True
 
     def __init__(self, config: Any) -> None:
-        for name in _ATTENTION:  # what the base can do this can
+        for name in _ATTENTION:  # same attention implementations as the base model
             object.__setattr__(self, name, getattr(_base_class(config), name, False))
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -41,12 +41,12 @@ class Headed(PreTrainedModel):  # type: ignore[misc]
         return TokenClassifierOutput(logits=self.score(hidden))
 
     def get_input_embeddings(self) -> Any:
-        """Those of the base."""
+        """Input embeddings of the base model."""
         return self.model.get_input_embeddings()
 
 
 _ATTENTION = ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend")
-"""What a model says of the ways in which its attention can be computed."""
+"""Class attributes that declare the supported attention implementations."""
 
 
 def _base_class(config: Any) -> Any:
@@ -55,19 +55,19 @@ def _base_class(config: Any) -> Any:
 
 
 def hidden_size(config: Any) -> int:
-    """Width of the hidden states that a base model ends with."""
+    """Size of the last hidden states of a base model."""
     text = config.get_text_config()
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
 
 def model_class(config: Any, level: str) -> Any:
-    """What loads a classifier of tokens (``token``) or of the whole (``sequence``) with this configuration."""
+    """Class that loads a token classifier (``token``) or sequence classifier (``sequence``) with this configuration."""
     auto = AutoModelForTokenClassification if level == "token" else AutoModelForSequenceClassification
-    return auto if type(config) in auto._model_mapping else _OurOwn
+    return auto if type(config) in auto._model_mapping else _AutoHeaded
 
 
-class _OurOwn:
-    """:class:`Headed`, in the manner of the ``AutoModel`` classes."""
+class _AutoHeaded:
+    """:class:`Headed` with the interface of the ``AutoModel`` classes."""
 
     @staticmethod
     def from_pretrained(source: str | Path, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A cache of keys and values that grows in place: a token more costs a token, not a copy of all before it."""
+"""A key-value cache that grows in place: appending a token does not copy the tokens before it."""
 
 from typing import Any
 
@@ -9,53 +9,53 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 
 
 class _Growing(DynamicLayer):  # type: ignore[misc]
-    """``keys`` and ``values`` (B, heads, K, size) are the filled part of buffers with room to spare."""
+    """``keys`` and ``values`` (B, heads, K, size) are views of the filled part of larger buffers."""
 
     keys: Tensor
     values: Tensor
-    _room: list[Tensor]
+    _storage: list[Tensor]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append; returns all keys and values so far."""
+        """Append keys and values (B, heads, new, size); return all so far (B, heads, K, size)."""
         before = self.get_seq_length()
         filled = before + key_states.shape[-2]
         if not before:
             self.lazy_initialization(key_states, value_states)
-        if not before or filled > self._room[0].shape[-2]:
-            self._room = [self._roomier(filled, new) for new in (key_states, value_states)]
-            for room, old in zip(self._room, (self.keys, self.values), strict=True):
+        if not before or filled > self._storage[0].shape[-2]:
+            self._storage = [self._allocate(filled, new) for new in (key_states, value_states)]
+            for buffer, old in zip(self._storage, (self.keys, self.values), strict=True):
                 if before:
-                    room[..., :before, :] = old
-        for room, new in zip(self._room, (key_states, value_states), strict=True):
-            room[..., before:filled, :] = new
-        self.keys, self.values = (room[..., :filled, :] for room in self._room)
+                    buffer[..., :before, :] = old
+        for buffer, new in zip(self._storage, (key_states, value_states), strict=True):
+            buffer[..., before:filled, :] = new
+        self.keys, self.values = (buffer[..., :filled, :] for buffer in self._storage)
         return self.keys, self.values
 
     @staticmethod
-    def _roomier(filled: int, like: Tensor) -> Tensor:
+    def _allocate(filled: int, like: Tensor) -> Tensor:
         return torch.empty(
             (*like.shape[:-2], filled + max(32, filled // 2), like.shape[-1]), dtype=like.dtype, device=like.device
         )
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
+        """Keep the rows ``indices`` (N,) of the batch."""
         if self.get_seq_length():
             filled = self.keys.shape[-2]
-            self._room = [room[indices] for room in self._room]
-            self.keys, self.values = (room[..., :filled, :] for room in self._room)
+            self._storage = [buffer[indices] for buffer in self._storage]
+            self.keys, self.values = (buffer[..., :filled, :] for buffer in self._storage)
 
 
 def keep_rows(cache: Any, rows: Tensor) -> None:
-    """Of all rows that are cached, keep some (N,): keys and values, and what linear attention carries along."""
+    """Keep the rows (N,) of a cached batch, in place: keys, values and the states of linear attention."""
     for layer in cache.layers:
-        if isinstance(layer, LinearAttentionCacheLayerMixin):  # its own way of selecting leaves its states as they are
+        if isinstance(layer, LinearAttentionCacheLayerMixin):  # batch_select_indices leaves its states unchanged
             layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)
 
 
 def growing_cache(config: Any) -> Any:
-    """An empty cache for a model of this configuration; layers with a window, and others of a kind, keep their own."""
+    """Create an empty cache for a model configuration; special layers, such as sliding windows, keep their own type."""
     cache = DynamicCache(config=config)
     cache.layers = [_Growing() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

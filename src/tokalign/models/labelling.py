@@ -1,4 +1,4 @@
-"""Labels of tokens: which of them an edit removed, and which it brought."""
+"""Map the edits of responses onto their tokens."""
 
 from typing import Literal
 
@@ -22,25 +22,29 @@ def compare(
     unit: Unit = "word",
     omissions: bool = False,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """For tokens of originals and edited texts the edit they belong to (0: none), and the edits of each row.
+    """Align N originals with their edited texts and find the edit of each token.
 
     Args:
         words_a: words of the originals.
-        words_b: … of the edited texts.
-        a: tokens of the originals.
-        b: … of the edited texts.
-        options: of the alignment.
-        unit: what is aligned: words, projected onto tokens, or tokens.
-        omissions: whether the token before which something was missing belongs to that edit too.
+        words_b: words of the edited texts.
+        a: tokens of the originals, T_a in total.
+        b: tokens of the edited texts, T_b in total.
+        options: alignment options.
+        unit: ``word`` aligns words and projects the edits onto tokens; ``token`` aligns token ids.
+        omissions: whether the original token before which text was missing also belongs to the edit.
+
+    Returns:
+        Edit number of each original token (T_a,) and of each edited token (T_b,), counted from 1 in each row, with 0
+        for unchanged tokens; number of edits in each row (N,).
     """
     if unit == "token":
-        kept = diff.compare_tokens(a.ids, a.rows, b.ids, b.rows, options)
-        spans_a, spans_b = diff.spans(kept)
-        missing = diff.token_omissions(kept) if omissions else spans_a
+        alignment = diff.compare_tokens(a.ids, a.rows, b.ids, b.rows, options)
+        spans_a, spans_b = diff.spans(alignment)
+        missing = diff.token_omissions(alignment) if omissions else spans_a
     else:
-        kept = diff.compare_words(words_a, words_b, options)
-        of_a, of_b = diff.spans(kept)
-        spans_a = diff.project(of_a, words_a, a.offsets, a.rows)
-        spans_b = diff.project(of_b, words_b, b.offsets, b.rows)
-        missing = diff.omissions(kept, words_a, a.offsets, a.rows) if omissions else spans_a
-    return np.where(spans_a, spans_a, missing), spans_b, diff.edits(kept)
+        alignment = diff.compare_words(words_a, words_b, options)
+        edits_a, edits_b = diff.spans(alignment)
+        spans_a = diff.project(edits_a, words_a, a.offsets, a.rows)
+        spans_b = diff.project(edits_b, words_b, b.offsets, b.rows)
+        missing = diff.omissions(alignment, words_a, a.offsets, a.rows) if omissions else spans_a
+    return np.where(spans_a, spans_a, missing), spans_b, diff.edits(alignment)

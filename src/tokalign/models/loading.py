@@ -1,4 +1,4 @@
-"""Loading and making models: Hugging Face folders and hub ids, or ``tiny``, a small Llama from scratch."""
+"""Load models from Hugging Face folders and hub ids, and create ``tiny``, a small Llama."""
 
 import os
 import warnings
@@ -21,39 +21,39 @@ from tokalign.models import lora
 from tokalign.models.heads import model_class
 from tokalign.models.tokenizer import Tokenizer
 
-# Loading and saving are told in our own words.
+# tokalign prints its own messages about loading and saving.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 ADAPTER = "adapter"
-"""Where a model that was trained with ``--lora`` keeps its adapters."""
+"""Subfolder with the adapters of a model trained with ``--lora``."""
 CLASSES = ("bad", "neutral", "good")
 """Classes of a token-level reward model; class index = label + 1."""
-_PLACES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
-"""What architectures call the vectors that they learn for the places of tokens."""
+_POSITION_NAMES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
+"""Names of learned position embeddings in various architectures."""
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else CPU.
+    """Select a device by name. ``auto`` selects CUDA if available, else Apple's MPS, else the CPU.
 
     Raises:
-        InputError: the device is not there.
+        InputError: the device is not available.
     """
     if name == "auto":
-        cuda = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # of several processes on a machine, each has its own
+        cuda = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # one GPU per process
         name = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise InputError(f"no device {name!r} here", remedy="use --device auto or cpu") from e
+        raise InputError(f"device {name!r} is not available", remedy="use --device auto or cpu") from e
     return torch.device(name)
 
 
 def new_tiny(tokenizer: Tokenizer, seed: int, max_positions: int = 1024) -> Any:
-    """A Llama of about half a million weights, for the playground. Hidden 128, 2 layers, std .05.
+    """Create a Llama with about half a million weights for the playground: hidden size 128, 2 layers, init std 0.05.
 
-    Heads turn slowly (rotary base 10⁶): with 10⁴ only half of their 32 dimensions can compare a word with one a
-    hundred tokens back, and whether a reward model learnt to check an answer against its prompt was a matter of luck.
+    The rotary base is 10⁶. With 10⁴, only half of a head's 32 dimensions can compare words a hundred tokens apart, and
+    reward models learned to check an answer against its prompt only for some seeds.
     """
     torch.manual_seed(seed)
     return LlamaForCausalLM(
@@ -76,7 +76,7 @@ def new_tiny(tokenizer: Tokenizer, seed: int, max_positions: int = 1024) -> Any:
 
 
 def new_tiny_classifier(tokenizer: Tokenizer, seed: int, max_positions: int, level: str) -> Any:
-    """A tiny Llama with a zero head: three classes a token (``token``) or one score (``sequence``)."""
+    """Create a tiny Llama with a zero head: three classes per token (``token``) or one score (``sequence``)."""
     config = new_tiny(tokenizer, seed, max_positions).config
     if level == "token":
         config.id2label = dict(enumerate(CLASSES))
@@ -89,126 +89,135 @@ def new_tiny_classifier(tokenizer: Tokenizer, seed: int, max_positions: int, lev
 def load_model(
     auto: Any, source: str | Path, dtype: str, *, whole: bool = False, to_use: bool = False, **kwargs: Any
 ) -> Any:
-    """A model by one of the ``AutoModel`` classes, in eval mode; safetensors only, no code from elsewhere.
+    """Load a model in eval mode, from safetensors only and without remote code.
 
     Args:
-        auto: the class.
+        auto: an ``AutoModel`` class.
         source: a folder or a hub id.
-        dtype: of its weights.
-        whole: whether a head that is not there is an error.
-        to_use: whether it will be used as it is: in half precision, adapters of ours are then not rounded away.
-        kwargs: for ``from_pretrained``.
+        dtype: type of the weights, such as ``float32``.
+        whole: raise an error if the head's weights are missing.
+        to_use: the model is for inference. In half precision its LoRA adapters, if it has any, are then kept
+            separate from the weights, because rounding the merged weights would lose the update.
+        kwargs: passed to ``from_pretrained``.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the model cannot be loaded.
     """
     adapter = Path(source) / ADAPTER
-    apart = to_use and dtype != "float32" and adapter.is_dir()
+    separate = to_use and dtype != "float32" and adapter.is_dir()
     try:
         model, found = auto.from_pretrained(
             str(source),
-            dtype=torch.float32 if apart else getattr(torch, dtype),
+            dtype=torch.float32 if separate else getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             **kwargs,
         )
-    except Exception as e:  # whatever a foreign folder leads a library to
+    except Exception as e:  # the library can raise anything for a malformed folder
         raise InputError(
             f"cannot load a model from {str(source)!r}: {first_line(e)}",
-            remedy="give a folder with config.json and *.safetensors, or a hub id (needs a connection)",
+            remedy="use a folder with config.json and *.safetensors, or a hub id (needs network access)",
         ) from e
     missing = [key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}.")]
     if whole and missing:
         raise InputError(
-            f"the model at {str(source)!r} has no {missing[0]}: its head has another name or is not there",
-            remedy="use a classifier whose head has the name that its architecture wants",
+            f"the model at {str(source)!r} has no weights {missing[0]!r}: its head is missing or has another name",
+            remedy="use a classifier whose head has the name that its architecture expects",
         )
-    if apart:
+    if separate:
         lora.take_out(model, adapter)
         model.to(getattr(torch, dtype))
     return model.eval()
 
 
 def load_policy(source: str | Path, dtype: str = "float32", *, to_use: bool = False) -> Any:
-    """A causal language model, in eval mode; ``to_use``: see :func:`load_model`."""
+    """Load a causal language model in eval mode. ``to_use``: see :func:`load_model`."""
     return load_model(AutoModelForCausalLM, source, dtype, to_use=to_use)
 
 
 def positions(model: Any) -> int | None:
-    """How many tokens a model can read, if it has a vector or a bias for each of their places; None: no such bound."""
+    """Maximum number of tokens a model can read, given by its learned positions; None if it has no such limit."""
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _PLACES:
+        if isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _POSITION_NAMES:
             unused = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
             found.append(module.num_embeddings - unused)
-    found += [len(b) for name, b in model.named_buffers() if name.split(".")[-1] in _PLACES and b.ndim == 2]
+    found += [len(b) for name, b in model.named_buffers() if name.split(".")[-1] in _POSITION_NAMES and b.ndim == 2]
     config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", "") == "mpt":  # its biases are made for so many tokens
+    if getattr(config, "model_type", "") == "mpt":  # its attention biases cover this many tokens
         found.append(config.max_seq_len)
-    if getattr(config, "model_type", "") == "ctrl":  # its places are no module's
+    if getattr(config, "model_type", "") == "ctrl":  # its positions are not in a module
         found.append(config.n_positions)
     return min(found, default=None)
 
 
 def places_of(source: str | Path) -> int | None:
-    """:func:`positions` of a causal language model, without its weights; None also where that cannot be told."""
+    """:func:`positions` of a causal language model, without loading weights; None also if the model cannot be read."""
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
             return positions(AutoModelForCausalLM.from_config(config))
-    except Exception:  # what is wrong is told when it is loaded
+    except Exception:  # loading the model reports the error
         return None
 
 
-def longest(model: Any, most: int) -> int:
-    """How many tokens of a row a model takes: ``most``, or fewer if it has fewer places."""
-    places = positions(model)
-    return most if places is None else min(most, places)
+def longest(model: Any, limit: int) -> int:
+    """Maximum length of a row in tokens: ``limit``, or the model's maximum if that is lower."""
+    available = positions(model)
+    return limit if available is None else min(limit, available)
 
 
 def check_vocabulary(model: Any, tokenizer: Tokenizer) -> None:
-    """See that a model has an embedding for every token; one that no text can hold, such as padding, may go without.
+    """Check that a model has an embedding for every token of its tokenizer.
+
+    Tokens that cannot occur in a prompt or a response, such as padding, need no embedding. If there are such tokens,
+    ``tokenizer`` is changed in place not to use them.
 
     Raises:
-        InputError: it has not.
+        InputError: a token has no embedding.
     """
     rows = len(model.get_input_embeddings().weight)
     if tokenizer.size <= rows:
         return
-    beyond = {name for name, i in tokenizer.hf_tokenizer.get_vocab().items() if i >= rows and i not in tokenizer.unread}
+    missing_tokens = {
+        name for name, i in tokenizer.hf_tokenizer.get_vocab().items() if i >= rows and i not in tokenizer.unread
+    }
     if tokenizer.pad_id >= rows:
         tokenizer.pad_id = tokenizer.eos_id
-    if beyond:
+    if missing_tokens:
         raise InputError(
-            f"the tokenizer has {len(beyond)} tokens for which the model, with {rows} embeddings, has none, "
-            f"{min(beyond)!r} among them",
+            f"the model has {rows} embeddings, but none for {len(missing_tokens)} tokens of the tokenizer, "
+            f"such as {min(missing_tokens)!r}",
             where=tokenizer.source,
-            remedy="resize the model's embeddings to the tokenizer and save it (transformers: resize_token_embeddings)",
+            remedy="resize the model's embeddings with resize_token_embeddings of transformers and save the model",
         )
     tokenizer.size = rows
 
 
 def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kwargs: Any) -> Any:
-    """A classifier of tokens (``token``) or of the whole (``sequence``), over any architecture that has a base model.
+    """Load a token classifier (``token``) or sequence classifier (``sequence``) of any architecture with a base model.
+
+    ``kwargs`` are passed to :func:`load_model`.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the model cannot be loaded.
     """
     try:
         auto = model_class(AutoConfig.from_pretrained(str(source), trust_remote_code=False), level)
-    except Exception as e:  # whatever a foreign configuration leads a library to
+    except Exception as e:  # the library can raise anything for a malformed configuration
         raise InputError(
-            f"no model at {str(source)!r}: {first_line(e)}", remedy="give a model folder or a hub id"
+            f"cannot read the configuration of model {str(source)!r}: {first_line(e)}",
+            remedy="use a model folder or a hub id",
         ) from e
     model = load_model(auto, source, dtype, **kwargs)
-    model.config.use_cache = False  # nothing is generated: keys and values need not be kept
+    model.config.use_cache = False  # a classifier does not generate
     return model
 
 
 def recompute_activations(model: Any, on: bool = True) -> None:
-    """Whether a model in training mode keeps activations for the backward pass, or computes them again."""
-    with warnings.catch_warnings():  # of a name that newer releases prefer
+    """Turn gradient checkpointing on or off: activations are recomputed in the backward pass instead of kept."""
+    with warnings.catch_warnings():  # about a name that newer releases deprecate
         warnings.simplefilter("ignore", FutureWarning)
         if on:
             model.gradient_checkpointing_enable()
@@ -217,7 +226,7 @@ def recompute_activations(model: Any, on: bool = True) -> None:
 
 
 def _zero_head(model: Any) -> Any:
-    """A fresh head of zeros: it starts neutral, whatever the seed."""
+    """Set the head to zero, so that all outputs start neutral for any seed, and disable dropout."""
     head = getattr(model, "score", None)
     head = getattr(model, "classifier", None) if head is None else head
     if isinstance(head, torch.nn.Linear):
@@ -228,7 +237,10 @@ def _zero_head(model: Any) -> Any:
 
 
 def disable_dropout(model: Any) -> Any:
-    """The model with every dropout at 0: rewards and probability ratios must compare like with like."""
+    """Set every dropout to 0 in place and return the model.
+
+    Rewards and probability ratios compare forward passes, so these must not be random.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -239,7 +251,7 @@ def disable_dropout(model: Any) -> Any:
 
 
 def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
-    """A token classifier (bad / neutral / good) with a zero head over the weights at ``source``."""
+    """Load the weights at ``source`` as a token classifier (bad, neutral, good) with a zero head."""
     labels = dict(enumerate(CLASSES))
     names = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
     return _zero_head(
@@ -248,10 +260,10 @@ def new_token_model(source: str | Path, dtype: str = "float32") -> Any:
 
 
 def new_sequence_model(source: str | Path, dtype: str = "float32") -> Any:
-    """A sequence classifier with one output and a zero head over the weights at ``source``."""
+    """Load the weights at ``source`` as a sequence classifier with one output and a zero head."""
     return _zero_head(load_classifier(source, "sequence", dtype, num_labels=1, ignore_mismatched_sizes=True))
 
 
 def new_value_model(source: str | Path, dtype: str = "float32") -> Any:
-    """A value at every position: a token classifier with one output and a zero head."""
+    """Load the weights at ``source`` as a value model: one output per position and a zero head."""
     return _zero_head(load_classifier(source, "token", dtype, num_labels=1, ignore_mismatched_sizes=True))

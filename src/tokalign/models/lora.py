@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al., 2022) by ``peft``: trained in place of the weights, then merged into them."""
+"""Low-rank adapters (Hu et al., 2022) with ``peft``: trained over frozen weights, then merged into them."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tokalign.errors import InputError
 _HEADS = ("score", "classifier")
 _OUTPUTS = (*_HEADS, "lm_head", "embed_out")
 POLICY, VALUE, REWARD = "default", "value", "reward"
-"""Names of adapters; peft keeps the first at the top of a folder."""
+"""Adapter names. peft saves the adapter ``default`` at the top level of a folder."""
 
 
 def _config(model: Any, options: LoraOptions) -> Any:
@@ -35,10 +35,10 @@ def _config(model: Any, options: LoraOptions) -> Any:
 
 
 def adapt(model: Any, options: LoraOptions) -> Any:
-    """Adapters on every linear layer of the body, in float32; a head of one's own is trained whole."""
+    """Add float32 adapters to every linear layer of the body. A classification head is trained fully."""
     from peft import get_peft_model
 
-    with warnings.catch_warnings():  # of peft's about transformers, on its way in
+    with warnings.catch_warnings():  # from the import of peft, about transformers
         warnings.simplefilter("ignore", FutureWarning)
         return _in_float32(get_peft_model(model, _config(model, options)))
 
@@ -51,21 +51,24 @@ def _in_float32(adapted: Any) -> Any:
 
 
 def merge(adapted: Any, folder: Path) -> Any:
-    """Keep the adapters in ``folder``; the model with their sum in its weights, in float32 in the memory of the host.
+    """Save the adapters in ``folder`` and return the model with the adapters merged, in float32 on the CPU.
 
-    In half precision most of what was learnt would be lost: it is smaller than the steps between such numbers.
+    In half precision, rounding would lose most of the update.
     """
     adapted.save_pretrained(str(folder))
     return adapted.to("cpu").float().merge_and_unload()
 
 
 def take_out(model: Any, folder: Path) -> None:
-    """Undo :func:`merge` in a model in float32, and put the adapters beside its weights, as they were in training."""
+    """Undo :func:`merge` in a float32 model, in place: the adapters are separate from the weights, as in training.
+
+    ``folder`` is where :func:`merge` saved the adapters.
+    """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
     config = LoraConfig.from_pretrained(str(folder))
-    config.modules_to_save, config.inference_mode = None, True  # a head that was trained whole is the model's own now
+    config.modules_to_save, config.inference_mode = None, True  # the model already has the trained head
     inject_adapter_in_model(config, model)
     weights = {k: w for k, w in load_file(folder / "adapter_model.safetensors").items() if ".lora_" in k}
     set_peft_model_state_dict(model, {k.removeprefix("base_model.model."): w for k, w in weights.items()})
@@ -76,31 +79,39 @@ def take_out(model: Any, folder: Path) -> None:
 
 
 class Adapters:
-    """One set of frozen weights with several adapters, of which one is in use, or none.
+    """One frozen base model with several adapters, of which at most one is active.
 
-    ``model`` is the whole, with the policy's adapter in use; ``trunk`` what gives hidden states.
+    ``model`` is the base model with its adapters; the policy's adapter is active by default. ``trunk`` is the part
+    that returns hidden states.
     """
 
     def __init__(self, base: Any, options: LoraOptions) -> None:
         self._config = _config(base, options)
         self.model = adapt(base, options)
         self.trunk = getattr(base, base.base_model_prefix)
-        self._learning = {POLICY: self._weights(POLICY)}
-        self._in_use = POLICY
+        self._trainable = {POLICY: self._weights(POLICY)}
+        self._active = POLICY
 
     def _weights(self, name: str) -> list[Tensor]:
         return [p for key, p in self.model.named_parameters() if f".{name}." in key]
 
     def add(self, name: str) -> None:
-        """One more to train."""
+        """Add a trainable adapter."""
         self.model.add_adapter(name, self._config)
-        self._learning[name] = self._weights(name)
-        for weight in self._learning[name]:
+        self._trainable[name] = self._weights(name)
+        for weight in self._trainable[name]:
             weight.data = weight.data.float()
-        self._use(POLICY)
+        self._activate(POLICY)
 
     def load(self, name: str, folder: Path) -> dict[str, Tensor]:
-        """One more that stays as it is, from a folder that :func:`merge` kept; returns its head's weights."""
+        """Add a frozen adapter from a folder saved by :func:`merge`.
+
+        Returns:
+            The weights of its classification head, such as ``weight`` and ``bias``.
+
+        Raises:
+            InputError: the adapter does not match the layers of the base model.
+        """
         from peft import LoraConfig, set_peft_model_state_dict
 
         config = LoraConfig.from_pretrained(str(folder))
@@ -108,74 +119,79 @@ class Adapters:
         self.model.add_adapter(name, config)
         weights = load_file(folder / "adapter_model.safetensors")
         low_rank = {key: w for key, w in weights.items() if ".lora_" in key}
-        found: Any = set_peft_model_state_dict(self.model, low_rank, adapter_name=name)
-        self._use(POLICY)
-        missing = [key for key in found.missing_keys if f".{name}." in key]
-        if missing or found.unexpected_keys:
+        result: Any = set_peft_model_state_dict(self.model, low_rank, adapter_name=name)
+        self._activate(POLICY)
+        missing = [key for key in result.missing_keys if f".{name}." in key]
+        if missing or result.unexpected_keys:
             raise InputError(
-                f"the adapters do not fit the policy's layers: {(missing or found.unexpected_keys)[0]}",
+                f"the adapters do not fit the policy's layers: {(missing or result.unexpected_keys)[0]}",
                 where=str(folder),
-                remedy="use a reward model trained on the policy's own base, or its merged weights",
+                remedy="use a reward model trained on the policy's base model, or its merged weights",
             )
         return {key.split(".")[-1]: w for key, w in weights.items() if key not in low_rank}
 
     def parameters(self, name: str) -> list[Tensor]:
-        """What the adapter learns with."""
-        return self._learning[name]
+        """Trainable weights of an adapter."""
+        return self._trainable[name]
 
-    def _use(self, name: str) -> None:
+    def _activate(self, name: str) -> None:
         self.model.set_adapter(name)
-        self._in_use = name
-        self._learn()
+        self._active = name
+        self._enable_gradients()
 
-    def _learn(self) -> None:
-        # Whatever is in use, gradients are kept for all that learn: peft lets only that in use learn.
+    def _enable_gradients(self) -> None:
+        # peft enables gradients for the active adapter only; enable them for all trainable adapters.
         for key, parameter in self.model.named_parameters():
             if ".lora_" in key:
-                parameter.requires_grad_(any(f".{name}." in key for name in self._learning))
+                parameter.requires_grad_(any(f".{name}." in key for name in self._trainable))
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Within, another adapter is in use; a backward pass has to be made there too."""
-        before = self._in_use
-        self._use(name)
+        """Activate another adapter within the context. Its backward pass must also run in the context."""
+        before = self._active
+        self._activate(name)
         try:
             yield
         finally:
-            self._use(before)
+            self._activate(before)
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Within, the model is what it was without any."""
+        """Deactivate all adapters within the context: the model is the base model."""
         with self.model.disable_adapter():
             yield
-        self._learn()
+        self._enable_gradients()
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights of all that learn, by name."""
+        """Weights of all trainable adapters by adapter name."""
         from peft import get_peft_model_state_dict
 
-        return {name: get_peft_model_state_dict(self.model, adapter_name=name) for name in self._learning}
+        return {name: get_peft_model_state_dict(self.model, adapter_name=name) for name in self._trainable}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Load weights from :meth:`state_dict`."""
         from peft import set_peft_model_state_dict
 
-        for name in self._learning:
+        for name in self._trainable:
             set_peft_model_state_dict(self.model, state[name], adapter_name=name)
-        self._use(POLICY)
+        self._activate(POLICY)
 
     def save(self, name: str, folder: Path) -> None:
-        """Write one adapter's files."""
-        with warnings.catch_warnings():  # of peft's about transformers
+        """Save one adapter in ``folder``."""
+        with warnings.catch_warnings():  # from peft, about transformers
             warnings.simplefilter("ignore", FutureWarning)
             self.model.save_pretrained(str(folder), selected_adapters=[name])
 
-    def merged(self, kept: Path, folder: Path) -> Any:
-        """:func:`merge` of the policy's adapter, as :meth:`save` kept it in ``kept``; the others are gone."""
+    def merged(self, saved: Path, folder: Path) -> Any:
+        """Load the policy's adapter from ``saved`` and :func:`merge` it; the other adapters are deleted.
+
+        Args:
+            saved: folder written by :meth:`save`.
+            folder: where :func:`merge` saves the adapter.
+        """
         from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(self.model, load_file(kept / "adapter_model.safetensors"), adapter_name=POLICY)
+        set_peft_model_state_dict(self.model, load_file(saved / "adapter_model.safetensors"), adapter_name=POLICY)
         for name in self.model.peft_config.keys() - {POLICY}:
             self.model.delete_adapter(name)
         self.model.set_adapter(POLICY)

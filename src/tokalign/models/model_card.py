@@ -1,4 +1,4 @@
-"""The model card of a reward model: what it is, how to load it, how good it is, where it comes from."""
+"""The model card of a reward model: description, loading code, metrics and lineage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,31 @@ from tokalign.models.tokenizer import Tokenizer
 
 _AUTO = {"token": "AutoModelForTokenClassification", "sequence": "AutoModelForSequenceClassification"}
 
-_WHAT = {
-    "token": """It says of every token of a response how likely it is **bad**, **neutral** or **good**; the reward of a
-token is p(good) − p(bad).""",
-    "sequence": "It gives a response one score, read at its last token (Bradley–Terry).",
+_DESCRIPTION = {
+    "token": """For every token of a response, the model predicts the probabilities of **bad**, **neutral** and
+**good**. The reward of a token is p(good) − p(bad).""",
+    "sequence": "The model gives a response one score, at its last token (trained with the Bradley–Terry loss).",
 }
+_FLIPS = """`flips` is the accuracy of single edits: the share of edits for which the response with all edits scores
+higher than the same response with this edit undone. Ties count half."""
 
 
 def card(
     level: str, base: str, model: Any, tokenizer: Tokenizer, stats: Mapping[str, Any], rows: Mapping[str, Any]
 ) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Write the model card.
+
+    Args:
+        level: ``token`` or ``sequence``.
+        base: folder or hub id of the base model.
+        model: the trained model.
+        tokenizer: its tokenizer.
+        stats: metrics of the manifest.
+        rows: numbers of ``train`` and ``heldout`` rows.
+
+    Returns:
+        Markdown with front matter for model hubs.
+    """
     return f"""---
 library_name: transformers
 pipeline_tag: {"token" if level == "token" else "text"}-classification
@@ -29,16 +43,17 @@ tags: [reward-model, tokalign]
 
 # A {level}-level reward model
 
-{_WHAT[level]}
-Made by `tokalign {__version__}` from `{base}`, after Xu et al., *Aligning Large Language Models via
-Fine-grained Supervision* (ACL 2024). The prompt is rendered by the chat template and followed by the response and EOS.
+{_DESCRIPTION[level]}
+It was trained with `tokalign {__version__}` from `{base}`, following Xu et al., *Aligning Large Language Models via
+Fine-grained Supervision* (ACL 2024). The input is the prompt, rendered with the chat template, followed by the
+response and EOS.
 
-With transformers (THIS is this folder, PROMPT a text, RESPONSE an answer to it):
+With transformers (THIS is the path of this folder, PROMPT and RESPONSE are texts):
 
 ```python
-{_loading(level, model)}
-{_reading(tokenizer)}
-{_scoring(level, model)}
+{_loading_code(level, model)}
+{_tokenization_code(tokenizer)}
+{_scoring_code(level, model)}
 ```
 
 With tokalign:
@@ -54,12 +69,14 @@ From the command line: `tokalign score RESPONSES --reward-model THIS --out REWAR
 
 {_table(stats)}
 
-{rows["train"]} rows to train on, {rows["heldout"]} held out by a hash of the prompt. `manifest.json` holds all
-metrics, every setting and the hashes of what it was made from.
+{_FLIPS}
+
+The model was trained on {rows["train"]} rows; {rows["heldout"]} rows were held out by a hash of the prompt.
+`manifest.json` has all metrics, all settings and the hashes of all inputs.
 """
 
 
-def _loading(level: str, model: Any) -> str:
+def _loading_code(level: str, model: Any) -> str:
     if isinstance(model, Headed):
         return (
             "import torch\n"
@@ -76,8 +93,8 @@ def _loading(level: str, model: Any) -> str:
     )
 
 
-def _reading(tokenizer: Tokenizer) -> str:
-    """How the ids come about, ``prompt`` and ``response``."""
+def _tokenization_code(tokenizer: Tokenizer) -> str:
+    """Code that computes the ids ``prompt`` and ``response``."""
     if tokenizer.hf_tokenizer.chat_template:
         prompt = (
             'messages = [{"role": "user", "content": PROMPT}]\n'
@@ -92,12 +109,12 @@ def _reading(tokenizer: Tokenizer) -> str:
     return f'{prompt}\nresponse = [*tokenizer(RESPONSE, add_special_tokens=False)["input_ids"], {tokenizer.eos_id}]'
 
 
-def _scoring(level: str, model: Any) -> str:
+def _scoring_code(level: str, model: Any) -> str:
     if level == "token":
         return (
             "logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) :]\n"
             "bad, neutral, good = logits.softmax(-1).T\n"
-            "rewards = good - bad  # of every token of the response, EOS last"
+            "rewards = good - bad  # one for each token of the response and EOS"
         )
     if reads_last_token(model):
         return (
@@ -108,18 +125,18 @@ def _scoring(level: str, model: Any) -> str:
 
 
 def _table(stats: Mapping[str, Any]) -> str:
-    kinds = stats["flips"]["by_category"]
-    named = [
+    categories = stats["flips"]["by_category"]
+    metrics = [
         ("edited over original", stats["edited_over_original"], "mean", "pairs"),
         ("chosen over rejected", stats["chosen_over_rejected"], "mean", "pairs"),
-        ("one edit undone", stats["flips"], "accuracy", "edits"),
-        *((f"one edit undone: {kind}", one, "accuracy", "edits") for kind, one in kinds.items()),
+        ("flips", stats["flips"], "accuracy", "edits"),
+        *((f"flips: {category}", flips, "accuracy", "edits") for category, flips in categories.items()),
     ]
     lines = ["| metric | value | 95 % | of |", "| --- | --- | --- | --- |"]
-    for name, found, value, size in named:
-        if found[value] is not None:
-            low, high = found["ci95"]
-            lines.append(f"| {name} | {found[value]:.3f} | {low:.3f}–{high:.3f} | {found[size]} |")
+    for name, metric, value, size in metrics:
+        if metric[value] is not None:
+            low, high = metric["ci95"]
+            lines.append(f"| {name} | {metric[value]:.3f} | {low:.3f}–{high:.3f} | {metric[size]} |")
     for name, area in stats.get("auroc", {}).items():
         if area["value"] is not None:
             low, high = area["ci95"]

@@ -1,7 +1,7 @@
-"""What PPO asks of a policy and a value model: log-probabilities, entropy and values of response tokens.
+"""Log-probabilities, entropy and values of response tokens, for PPO and SFT.
 
-Both are causal and batches are padded on the right, so no token that counts can see padding: no mask is made, and
-attention takes its fastest way.
+Policy and value model are causal and batches are padded on the right, so response tokens never attend to padding. No
+attention mask is passed, which allows the fastest attention kernel.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from tokalign.models.batch import Batch
 
 
 class TokenStats(NamedTuple):
-    """What a policy says of the tokens of responses: (B, T) each, 0 at padding.
+    """Statistics of response tokens under a policy: (B, T) each, 0 at padding, None if not requested.
 
-    ``logprobs`` of the tokens emitted; ``entropy`` of what they were drawn from, and ``values`` of the states before
-    them, where they were asked for.
+    ``logprobs`` are those of the response tokens, ``entropy`` that of the distributions they were sampled from, in
+    nats, and ``values`` those of the states before the tokens.
     """
 
     logprobs: Tensor
     entropy: Tensor | None
     values: Tensor | None
     best: Tensor | None = None
-    """Log-probabilities of the likeliest tokens."""
+    """Log-probabilities of the most likely tokens."""
 
 
 def response_logprobs(
@@ -40,44 +40,51 @@ def response_logprobs(
 ) -> TokenStats:
     """Score the response tokens of ``batch`` under ``policy``.
 
-    Logits are computed before response tokens only: the one shift of the project between a token and the action that
-    emitted it.
+    Logits are computed only at the positions before response tokens, which predict the response tokens.
 
     Args:
         policy: a causal language model.
-        batch: B responses.
-        temperature: of sampling.
-        entropy: whether it is wanted.
-        value_head: (…, hidden) → (…, 1): reads values off the states that the logits are made from.
-        best: whether those of the likeliest tokens are wanted.
-        size: of the vocabulary, where a model has more outputs than its tokenizer has ids; None: all are ids.
+        batch: B prompts with responses.
+        temperature: sampling temperature; logits are divided by it.
+        entropy: whether to return ``entropy``.
+        value_head: (…, hidden) → (…, 1): computes ``values`` from the hidden states before the output layer.
+        size: vocabulary size of the tokenizer; further outputs of the model are ignored. None: use all outputs.
+        best: whether to return ``best``.
     """
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
-    with reading(policy, rows, batch.positions(-1)[mask]) as read:
+    with logits_at(policy, rows, batch.positions(-1)[mask]) as states:
         logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., :size]
     logp = (logits.float() if temperature == 1 else logits.float() / temperature).log_softmax(-1)  # (N, V)
-    del logits  # the largest tensor of all
-    chosen = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
-    spread = _entropy(logp.detach()) if entropy else None
-    values = value_head(read[0]).squeeze(-1).float() if value_head is not None else None
+    del logits  # the largest tensor
+    logprobs = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
+    entropies = _entropy(logp.detach()) if entropy else None
+    values = value_head(states[0]).squeeze(-1).float() if value_head is not None else None
 
-    def placed(cells: Tensor) -> Tensor:
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, cells)
+    def scatter(x: Tensor) -> Tensor:
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, x)
 
     return TokenStats(
-        placed(chosen),
-        None if spread is None else placed(spread),
-        None if values is None else placed(values),
-        placed(logp.max(-1).values) if best else None,
+        scatter(logprobs),
+        None if entropies is None else scatter(entropies),
+        None if values is None else scatter(values),
+        scatter(logp.max(-1).values) if best else None,
     )
 
 
 @contextmanager
-def reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]:
-    """Within, the policy turns the states at (row, place) alone into logits (N, V); yields these states (N, hidden).
+def logits_at(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]:
+    """Compute logits only at selected positions within the context.
 
-    What else an architecture does between states and logits, such as a cap or a scale, it does to those.
+    The policy's ``logits`` are then (N, V) instead of (B, L, V). Scaling or capping by the architecture still applies.
+
+    Args:
+        policy: a causal language model.
+        rows: (N,) row of each position.
+        places: (N,) column of each position.
+
+    Yields:
+        A list that holds the hidden states (N, hidden) at these positions after the forward pass.
     """
     states: list[Tensor] = []
 
@@ -93,7 +100,7 @@ def reading(policy: Any, rows: Tensor, places: Tensor) -> Iterator[list[Tensor]]
 
 
 def _entropy(logp: Tensor) -> Tensor:
-    """(N, V) → (N,), some rows at a time: of so large a tensor no copies are made."""
+    """(N, V) → (N,) in nats, in chunks of rows to avoid copies of the whole tensor."""
     return torch.cat([-(part.exp() * part).sum(-1) for part in torch.split(logp, 256)])
 
 

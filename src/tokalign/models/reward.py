@@ -1,4 +1,4 @@
-"""Reward models as PPO, ``score`` and the metrics use them: text in, a reward at every response token out."""
+"""Reward models: a reward for every token of a response. Used by PPO, ``score`` and the metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from tokalign.models.tokenizer import Tokenizer
 
 
 def class_probs(model: Any, batch: Batch) -> Tensor:
-    """(B, T, 3): probabilities of bad, neutral, good at response tokens, EOS included."""
+    """(B, T, 3): probabilities of bad, neutral and good at the response tokens, EOS included."""
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     return batch.gather(logits).float().softmax(-1)
 
 
 def sequence_scores(model: Any, batch: Batch) -> Tensor:
-    """(B,): the score at the last counted token.
+    """(B,): score at the last token that is not padding.
 
-    Read at that position rather than through the model's own pooling, which looks for the last token
-    that is not padding and so misses EOS where the two share an id. Encoders pool in their own way.
+    The pooling of transformers searches for the last token that is not padding, and so misses EOS if both have the
+    same id. Encoders pool in their own way, so their own scores are used.
     """
     if not reads_last_token(model):
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
@@ -41,18 +41,18 @@ def sequence_scores(model: Any, batch: Batch) -> Tensor:
 
 
 def reads_last_token(model: Any) -> bool:
-    """Whether a sequence-level model has a head that is read at one token; encoders pool in their own way."""
+    """Whether a sequence classifier applies a ``score`` head to the last token; encoders pool in their own way."""
     return getattr(model, model.base_model_prefix, None) is not None and hasattr(model, "score")
 
 
 @dataclass
 class RewardModel:
-    """A trained reward model and how to read it.
+    """A trained reward model and the way its outputs become rewards.
 
-    ``level`` is ``token`` (bad / neutral / good at every token) or ``sequence`` (one score).
-    ``reading``, for a token model: ``expected`` p(good) - p(bad), or ``discrete`` -1 / 0 / +1. ``normalise``: ``word``
-    divides a reward by the tokens of its word, ``span`` shares it among the tokens of its run; a fix then weighs the
-    same whatever the number of its subwords.
+    ``level`` is ``token`` (bad, neutral, good at every token) or ``sequence`` (one score at the last token).
+    For a token-level model, ``reading`` is ``expected``: p(good) − p(bad), or ``discrete``: −1, 0 or 1 for the most
+    likely class. ``normalise`` is ``none``, ``word`` (share a reward among the tokens of its word) or ``span`` (among
+    the tokens of its span), so that the number of tokens of an edit has no weight.
     """
 
     model: Any
@@ -61,7 +61,7 @@ class RewardModel:
     reading: str = "expected"
     normalise: str = "none"
     most: int | None = None
-    """Tokens that it can read, where there is a bound; found out unless it is given."""
+    """Maximum number of tokens the model can read; read from the model if None, and None without such a limit."""
 
     def __post_init__(self) -> None:
         if self.most is None:
@@ -76,24 +76,31 @@ class RewardModel:
         normalise: str = "none",
         template_options: TemplateOptions | None = None,
     ) -> "RewardModel":
-        """Load a token classifier with our three classes or any sequence classifier with one output.
+        """Load a token classifier with classes bad, neutral and good, or any sequence classifier with one output.
+
+        Args:
+            source: a folder or a hub id.
+            dtype: type of the weights.
+            reading: see the class.
+            normalise: see the class.
+            template_options: options of the chat template.
 
         Raises:
-            InputError: it is neither.
+            InputError: the model cannot be loaded or is neither.
         """
         try:
             config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-        except Exception as e:  # whatever a foreign configuration leads a library to
+        except Exception as e:  # the library can raise anything for a malformed configuration
             raise InputError(
                 f"no reward model at {str(source)!r}: {first_line(e)}",
-                remedy="make one with `tokalign train-rm`",
+                remedy="train one with `tokalign train-rm`",
             ) from e
         names = tuple(str(config.id2label.get(i, "")) for i in range(config.num_labels))
         level = "token" if names == CLASSES else "sequence"
         if level == "sequence" and config.num_labels != 1:
             raise InputError(
-                f"{str(source)!r} has labels {names}, neither {CLASSES} nor a single score",
-                remedy="use a reward model made by `tokalign train-rm`, or a sequence classifier with one output",
+                f"{str(source)!r} has the labels {names}, but a reward model needs {CLASSES} or one output",
+                remedy="use a reward model from `tokalign train-rm`, or a sequence classifier with one output",
             )
         model, tokenizer = (
             load_classifier(source, level, dtype, whole=True, to_use=True),
@@ -104,12 +111,19 @@ class RewardModel:
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
-        """Rate responses, in batches of similar length, results in the order given.
+        """Rate responses in batches of similar length.
 
-        A prompt that does not fit beside its response into the places that a model has learnt loses its beginning.
+        If a prompt with its response exceeds ``most`` tokens, the beginning of the prompt is cut.
+
+        Args:
+            pairs: prompt ids and response ids.
+            microbatch: maximum number of responses in a forward pass.
+
+        Returns:
+            Ratings in the order of ``pairs``.
 
         Raises:
-            InputError: a response alone has more tokens than the model has places.
+            InputError: a response alone has more than ``most`` tokens.
         """
         pairs = self._fitting(pairs)
         probs: list[Tensor] = [torch.empty(0)] * len(pairs)
@@ -142,8 +156,8 @@ class RewardModel:
         longest = max(len(r) for _, r in pairs)
         if longest > most:
             raise InputError(
-                f"the reward model reads {most} tokens, and a response has {longest}",
-                remedy="shorter responses (--max-new-tokens, --max-length), or a reward model that reads more",
+                f"a response has {longest} tokens, but the reward model reads at most {most}",
+                remedy="shorten responses (--max-new-tokens, --max-length), or use a reward model that reads more",
             )
         return [(p[max(len(p) + len(r) - most, 0) :], r) for p, r in pairs]
 
@@ -155,30 +169,33 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class Ratings:
-    """Per response i: ``rewards[i]`` (T_i,) and, from a token model, ``probs[i]`` (T_i, 3)."""
+    """For each response i, ``rewards[i]`` (T_i,) and, from a token-level model, ``probs[i]`` (T_i, 3)."""
 
     rewards: list[Tensor]
     probs: list[Tensor] | None
 
     def padded(self, width: int) -> Tensor:
-        """(B, width), zeros on the right."""
+        """(B, width): rewards, padded with zeros on the right."""
         return pad_rows(self.rewards, width)
 
     @property
     def sums(self) -> list[float]:
-        """Total reward of each response; of a sequence model, its score."""
+        """Sum of the token rewards of each response; the score for a sequence-level model."""
         return [float(r.sum()) for r in self.rewards]
 
     @property
     def means(self) -> list[float]:
-        """Mean token reward of each response; of a sequence model, its score."""
+        """Mean token reward of each response; the score for a sequence-level model."""
         if self.probs is None:
             return self.sums
         return [float(r.mean()) for r in self.rewards]
 
 
 def best_of(rows: Sequence[dict[str, Any]], model: RewardModel, n: int) -> list[dict[str, Any]]:
-    """Of every ``n`` rows of ``responses/1``, which answer one prompt, the one that the model likes best."""
+    """Select the row with the highest mean reward from each group of ``n`` consecutive ``responses/1`` rows.
+
+    The rows of a group are responses to the same prompt.
+    """
     prompts = model.tokenizer.prompts([r["prompt"] for r in rows])
     responses = model.tokenizer.responses([r["response"] for r in rows])
     scores = model.rate(

@@ -1,4 +1,4 @@
-"""Reward functions for PPO: reward models, whatever their tokenizer, and functions of the user's."""
+"""Reward functions for PPO: reward models with any tokenizer, and user functions."""
 
 import importlib
 import inspect
@@ -25,15 +25,15 @@ from tokalign.runtime import invocation
 from tokalign.runtime.disk import sha256
 
 Function = Callable[[Sequence[Prompt], Sequence[str], Sequence[Sequence[tuple[int, int]]]], Sequence[Any]]
-"""A reward of one's own: prompts, responses and, for each response, ``[start, end)`` of every token in it.
+"""A user reward function. Arguments: prompts, responses and, for each response, ``[start, end)`` of each of its tokens.
 
-Gives for each response one number, paid at its last token, or one for every token.
+Returns, for each response, one number, which is placed at the last token, or one number per token.
 """
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """Responses as a policy emitted them."""
+    """Responses as emitted by a policy."""
 
     prompts: Sequence[Prompt]
     pairs: Sequence[Pair]
@@ -42,27 +42,27 @@ class Emitted:
 
     @cached_property
     def located(self) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """Their texts, and where in them each token stands; read only by who needs it."""
+        """Texts of the responses, and ``[start, end)`` of each token in its text, in code points."""
         return self.tokenizer.located([ids for _, ids in self.pairs])
 
 
 class RewardFunction(Protocol):
-    """Scores responses, token by token."""
+    """Scores the tokens of responses."""
 
     name: str
     averaged: bool
-    """Whether what it pays is compared by the mean over tokens; else by the sum."""
+    """Whether responses are compared by their mean token reward; otherwise by the sum."""
 
     @property
     def dense(self) -> bool | None:
-        """Whether it tells one token from another; else all it pays stands at the last. None: it has not paid yet."""
+        """Whether it returns a reward for each token; otherwise one at the last token. None until this is known."""
 
     def score(self, emitted: Emitted, microbatch: int) -> list[Tensor]:
-        """(T_i,) for each response: a reward for each token that was emitted."""
+        """(T_i,) for each response: a reward for each emitted token. ``microbatch``: responses per forward pass."""
 
 
 class ModelReward:
-    """A reward model, on its own tokens or, if ``foreign``, carried over by the characters they stand on."""
+    """A reward model. If it tokenizes differently from the policy (``foreign``), rewards are mapped by offsets."""
 
     def __init__(self, model: RewardModel, name: str, foreign: bool) -> None:
         self.model, self.name, self.foreign = model, name, foreign
@@ -75,25 +75,25 @@ class ModelReward:
         texts, places = emitted.located
         own = self.model.tokenizer.responses(texts)
         sizes = [len(o.ids) if done else len(o.ids) - 1 for o, done in zip(own, emitted.finished, strict=True)]
-        kept = [max(n, 1) for n in sizes]
+        lengths = [max(n, 1) for n in sizes]
         prompts = self.model.tokenizer.prompts(emitted.prompts)
-        rated = self.model.rate([(p, o.ids[:n]) for p, o, n in zip(prompts, own, kept, strict=True)], microbatch)
-        paid = [torch.zeros(len(ids)) for _, ids in emitted.pairs]
+        rated = self.model.rate([(p, o.ids[:n]) for p, o, n in zip(prompts, own, lengths, strict=True)], microbatch)
+        scores = [torch.zeros(len(ids)) for _, ids in emitted.pairs]
         for i, rewards in enumerate(rated.rewards):
-            if not sizes[i]:  # an empty text that did not end: there is nothing to pay
+            if not sizes[i]:  # an empty text without EOS has no tokens to score
                 continue
             if not self.dense:
-                paid[i][-1] = rewards.sum()
+                scores[i][-1] = rewards.sum()
                 continue
             spread = project(
-                rewards.double().numpy(), np.array(own[i].offsets[: kept[i]]), np.array(places[i]), len(texts[i])
+                rewards.double().numpy(), np.array(own[i].offsets[: lengths[i]]), np.array(places[i]), len(texts[i])
             )
-            paid[i] = torch.from_numpy(spread).float()
-        return paid
+            scores[i] = torch.from_numpy(spread).float()
+        return scores
 
 
 class UserReward:
-    """A function of the user's."""
+    """A reward function written by the user."""
 
     averaged = False
 
@@ -105,28 +105,30 @@ class UserReward:
         """See :class:`RewardFunction`.
 
         Raises:
-            InputError: the function gave something else than numbers, or not as many as there are.
+            InputError: the function returned values that are not finite numbers, or the wrong number of them.
         """
         texts, places = emitted.located
         with torch.no_grad():
-            given = list(self.function(list(emitted.prompts), texts, places))
-        if len(given) != len(texts):
-            raise InputError(f"{self.name} gave {len(given)} rewards for {len(texts)} responses", field=self.name)
-        return [self._checked(g, len(p), k) for k, (g, p) in enumerate(zip(given, places, strict=True))]
+            returned = list(self.function(list(emitted.prompts), texts, places))
+        if len(returned) != len(texts):
+            message = f"{self.name} returned {len(returned)} rewards for {len(texts)} responses"
+            raise InputError(message, field=self.name, remedy="return one item for each response")
+        return [self._checked(value, len(p), k) for k, (value, p) in enumerate(zip(returned, places, strict=True))]
 
-    def _checked(self, given: Any, tokens: int, k: int) -> Tensor:
+    def _checked(self, value: Any, tokens: int, k: int) -> Tensor:
+        remedy = "return one finite number per response, or one per token"
         try:
-            numbers = torch.as_tensor(given, dtype=torch.float32, device="cpu").reshape(-1)
+            numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").reshape(-1)
         except (TypeError, ValueError, RuntimeError) as e:
-            raise InputError(f"{self.name} gave no number for response {k}: {given!r}", field=self.name) from e
+            message = f"{self.name} returned {value!r} for response {k}, not numbers"
+            raise InputError(message, field=self.name, remedy=remedy) from e
         problem = ""
         if len(numbers) not in (1, tokens):
             problem = f"{len(numbers)} numbers for the {tokens} tokens of response {k}"
         elif not torch.isfinite(numbers).all():
             problem = f"{numbers[~numbers.isfinite()][0].item()} for response {k}"
         if problem:
-            remedy = "give one finite number a response, or one for every token"
-            raise InputError(f"{self.name} gave {problem}", field=self.name, remedy=remedy)
+            raise InputError(f"{self.name} returned {problem}", field=self.name, remedy=remedy)
         if len(numbers) == tokens:
             self.dense = self.dense or tokens > 1
             return numbers
@@ -134,44 +136,53 @@ class UserReward:
 
 
 def lineage(source: str) -> dict[str, Any]:
-    """What pays, as an input of a stage: a function counts by the file that it stands in."""
+    """Lineage entry of a reward model or function; a function is identified by the hash of its source file."""
     if not is_function(source):
         return dataset.model_lineage(source, "reward-model")
-    named = function(source)
-    found = inspect.getsourcefile(named if inspect.isroutine(named) else sys.modules[source.partition(":")[0]])
-    return {"path": source, "kind": "function", "version": None, "sha256": found and sha256(Path(found)), "rows": None}
+    loaded = function(source)
+    file = inspect.getsourcefile(loaded if inspect.isroutine(loaded) else sys.modules[source.partition(":")[0]])
+    return {"path": source, "kind": "function", "version": None, "sha256": file and sha256(Path(file)), "rows": None}
 
 
 def function(source: str) -> Function:
-    """What a source names.
+    """Import the function that ``MODULE:NAME`` names.
 
     Raises:
-        InputError: it cannot be imported, or is no function.
+        InputError: it cannot be imported or is not callable.
     """
     module, _, name = source.partition(":")
     if invocation.on_the_command_line() and "" not in sys.path:
-        sys.path.insert(0, "")  # where the command was given
+        sys.path.insert(0, "")  # the current folder
     try:
         found: Function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as e:
         raise InputError(
-            f"no reward function {source!r}: {e}", remedy="name it MODULE:NAME, importable from here"
+            f"cannot import the reward function {source!r}: {e}",
+            remedy="use MODULE:NAME, with a module that can be imported from the current folder",
         ) from e
     if not callable(found):
-        raise InputError(f"{source!r} is no function", remedy="name one: MODULE:NAME")
+        raise InputError(f"{source!r} is not callable", remedy="name a function, as MODULE:NAME")
     return found
 
 
 def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[list[RewardFunction], Tokenizer]:
-    """Reward models and functions without a policy, to compare texts by; and the tokenizer that texts are cut by.
+    """Load reward models and functions to compare texts without a policy.
+
+    Args:
+        models: folders, hub ids or ``MODULE:NAME``.
+        dtype: type of the weights.
+        device: where the models run.
+
+    Returns:
+        The reward functions, and the tokenizer of the first reward model, which tokenizes the texts.
 
     Raises:
-        UsageError: all are functions, which have no tokenizer.
+        UsageError: there are only user functions, which have no tokenizer.
     """
     loaded = [UserReward(function(s), s) if is_function(s) else RewardModel.load(s, dtype) for s in models]
     tokenizers = [m.tokenizer for m in loaded if isinstance(m, RewardModel)]
     if not tokenizers:
-        raise UsageError("--judge reward needs a reward model", remedy="name one with --reward-model")
+        raise UsageError("--judge reward needs a reward model", remedy="add one with --reward-model")
     reward_functions: list[RewardFunction] = []
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):

@@ -1,6 +1,6 @@
-"""Sampling responses: a decode loop of our own, with the log-probabilities that PPO needs.
+"""Sample responses: the built-in decoding loop, which returns the log-probabilities that PPO needs.
 
-Finished rows leave the batch as they end, so the last long response does not hold up the others.
+Finished rows are removed from the batch, so that long responses do not slow down the others.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from tokalign.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Sampled:
-    """One response: ``ids`` (T,), EOS last if ``finished``.
+    """A sampled response: T ids, with EOS last if ``finished``.
 
-    ``logprobs`` (T,) are those at the sampling temperature, before any top-p cut; ``values`` (T,) are of the states
-    before the tokens, if a value head was given. Both are None where a sampler has none.
+    ``logprobs`` (T,) are at the sampling temperature, before top-p. ``values`` (T,) are those of the states before the
+    tokens, if a value head was given. Both are None if the sampler does not return them.
     """
 
     ids: list[int]
@@ -35,7 +35,7 @@ class Sampled:
 
 
 class Sampler(Protocol):
-    """Draws responses. Room for an engine of another make: it is handed the policy as it is now, and seeds."""
+    """Samples responses. Other engines can implement this; they get the current policy and the seeds."""
 
     def __call__(
         self,
@@ -46,15 +46,18 @@ class Sampler(Protocol):
         options: SamplingOptions,
         value_head: Any = None,
     ) -> list[Sampled]:
-        """One response to each prompt; the same policy, prompts and seeds give the same responses."""
+        """Sample a response to each prompt. The same policy, prompts and seeds give the same responses.
+
+        ``value_head`` maps hidden states (…, hidden) to values (…, 1).
+        """
 
 
 CHUNK = 256
-"""Prompts answered between two places where a run can be cut, in batches of similar length."""
+"""Number of prompts answered between two points where an interrupted run can resume."""
 
 
 def new_seeds(n: int, generator: torch.Generator) -> list[int]:
-    """A seed for each of ``n`` responses, no two alike: 32 bits each, more of them a CPU's generator does not read."""
+    """Draw ``n`` different seeds of 32 bits, all that a CPU generator uses."""
     seeds: dict[int, None] = {}
     while len(seeds) < n:
         drawn: list[int] = torch.randint(2**62, (n - len(seeds),), generator=generator).tolist()
@@ -71,19 +74,30 @@ def respond(
     batch_size: int,
     sampler: "Sampler | None" = None,
 ) -> list[tuple[str, bool]]:
-    """The text of one response to each prompt, and whether it ended, in the order of ``prompts``.
+    """Sample a response to each prompt, in batches of similar length.
 
-    Prompts of similar length are sampled together. The same seeds give the same responses.
+    Args:
+        policy: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: prompt ids.
+        options: sampling options.
+        seeds: a seed for each response; the same seeds give the same responses.
+        batch_size: maximum number of responses sampled together.
+        sampler: the sampler to use; None: the built-in one.
+
+    Returns:
+        For each prompt, the text of the response and whether it ended with EOS.
 
     Raises:
-        InputError: a prompt with its response is longer than what the policy can read.
+        InputError: a prompt with its response is longer than the policy can read.
     """
-    most, longest = positions(policy), max(map(len, prompts), default=0)
-    if most is not None and longest + options.max_new_tokens > most:
+    limit, longest = positions(policy), max(map(len, prompts), default=0)
+    if limit is not None and longest + options.max_new_tokens > limit:
         raise InputError(
-            f"the policy reads {most} tokens: too few for a prompt of {longest} and {options.max_new_tokens} new ones",
+            f"the policy reads at most {limit} tokens, but a prompt has {longest} and --max-new-tokens is "
+            f"{options.max_new_tokens}",
             field="prompt",
-            remedy="lower --max-new-tokens, or leave that prompt out",
+            remedy="lower --max-new-tokens or remove the prompt",
         )
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
     for group in by_length([len(p) for p in prompts], batch_size, even=True):
@@ -94,17 +108,17 @@ def respond(
 
 
 def answerable(
-    rows: Rows[PromptRow], most: int | None, tokenizer: Tokenizer, options: SamplingOptions, strict: bool = False
+    rows: Rows[PromptRow], limit: int | None, tokenizer: Tokenizer, options: SamplingOptions, strict: bool = False
 ) -> Rows[PromptRow]:
-    """The prompts that leave room for a response in a policy that can read ``most`` tokens (None: any number)."""
-    if most is None:
+    """Keep the prompts that leave room for a response if the policy reads at most ``limit`` tokens (None: no limit)."""
+    if limit is None:
         return rows
-    room = most - options.max_new_tokens
+    room = limit - options.max_new_tokens
 
     def why_not(row: PromptRow) -> str:
         fits = len(tokenizer.prompts([row.prompt])[0]) <= room
         return (
-            "" if fits else f"longer, with {options.max_new_tokens} new tokens, than the {most} that the policy reads"
+            "" if fits else f"longer, with {options.max_new_tokens} new tokens, than the {limit} that the policy reads"
         )
 
     return rows.where(why_not, strict)
@@ -121,7 +135,7 @@ def respond_to(
     n: int = 1,
     sampler: "Sampler | None" = None,
 ) -> list[dict[str, Any]]:
-    """``responses/1`` rows, ``n`` for each prompt."""
+    """Sample ``n`` responses to each prompt, as ``responses/1`` rows. ``generator`` names the policy in the rows."""
     prompts = [p for p in tokenizer.prompts([r.prompt for r in rows]) for _ in range(n)]
     seeds = new_seeds(len(prompts), torch.Generator().manual_seed(seed))
     texts = respond(policy, tokenizer, prompts, options, seeds, batch_size, sampler)
@@ -148,30 +162,30 @@ def sample(
     options: SamplingOptions,
     value_head: Any = None,
 ) -> list[Sampled]:
-    """The built-in :class:`Sampler`. ``temperature`` 0 takes the most likely token.
+    """The built-in :class:`Sampler`. ``temperature`` 0 selects the most likely token.
 
-    Every response has random numbers of its own, so it is the same in whatever company it is drawn.
+    Each response has its own random numbers, so it does not depend on the other responses in its batch.
     """
     device = next(policy.parameters()).device
-    width, most = max(map(len, prompts)), options.max_new_tokens
-    # Prompts are padded on the left so that every row's next token stands in the same column.
+    width, max_new = max(map(len, prompts)), options.max_new_tokens
+    # Pad prompts on the left, so that the next token of every row is in the same column.
     input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     lens = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    uniforms = numbers(seeds, most).to(device)
+    uniforms = uniform_numbers(seeds, max_new).to(device)
 
-    tokens = torch.full((len(prompts), most), tokenizer.pad_id, device=device)
-    logps, values = torch.zeros(2, len(prompts), most, device=device)
-    lengths = torch.full((len(prompts),), most, device=device)
-    live = torch.arange(len(prompts), device=device)  # which row each line of the batch is
+    tokens = torch.full((len(prompts), max_new), tokenizer.pad_id, device=device)
+    logps, values = torch.zeros(2, len(prompts), max_new, device=device)
+    lengths = torch.full((len(prompts),), max_new, device=device)
+    live = torch.arange(len(prompts), device=device)  # index of the response in each row of the batch
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ends = torch.tensor(tokenizer.ends, device=device)
     cache = growing_cache(policy.config)
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
     try:
-        for t in range(most):
+        for t in range(max_new):
             logits = (
                 policy(
                     input_ids=input_ids,
@@ -199,7 +213,7 @@ def sample(
             left = int(running.sum())
             if left == 0:
                 break
-            if left <= 0.8 * len(live):  # dropping rows copies the cache: wait until it pays
+            if left <= 0.8 * len(live):  # dropping rows copies the cache, so wait until many have ended
                 keep = running.nonzero().squeeze(1)
                 keep_rows(cache, keep)
                 live, mask, positions, token = live[keep], mask[keep], positions[keep], token[keep]
@@ -215,19 +229,29 @@ def sample(
     ]
 
 
-def numbers(seeds: Sequence[int], most: int) -> Tensor:
-    """(B, most): the uniform numbers by which the tokens of each response are drawn."""
-    return torch.stack([torch.rand(most, generator=torch.Generator().manual_seed(s)) for s in seeds])
+def uniform_numbers(seeds: Sequence[int], length: int) -> Tensor:
+    """(B, length): uniform random numbers in [0, 1) for the tokens of each response, from its seed."""
+    return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
 def draw(logp: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> Tensor:
-    """(B, V) and uniform numbers (B,) → (B,): one token a row, where its number falls among the probabilities."""
+    """Sample a token for each row by inverting the cumulative distribution.
+
+    Args:
+        logp: (B, V) log-probabilities at the sampling temperature.
+        temperature: 0 selects the most likely token.
+        top_p: probability mass of the most likely tokens to sample from; 1: all tokens.
+        uniforms: (B,) uniform random numbers in [0, 1).
+
+    Returns:
+        (B,) long: token ids.
+    """
     if temperature == 0:
         return logp.argmax(-1)
     probs = logp.exp()
     if top_p < 1:
         ranked, order = probs.sort(-1, descending=True)
-        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that crosses top_p stays
+        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # keep the token that crosses top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
     wide = torch.float32 if probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     cumulative = probs.to(wide).cumsum(-1)

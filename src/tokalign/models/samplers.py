@@ -1,4 +1,4 @@
-"""Samplers for models that the built-in one cannot serve, and the choice of one that is right for a model."""
+"""Samplers for models that the built-in sampler does not support, and the selection of a sampler for a model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,25 +13,25 @@ from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models.batch import Batch, Pair
 from tokalign.models.loading import positions
-from tokalign.models.policy import reading, response_logprobs
-from tokalign.models.sampler import Sampled, Sampler, draw, numbers, sample
+from tokalign.models.policy import logits_at, response_logprobs
+from tokalign.models.sampler import Sampled, Sampler, draw, sample, uniform_numbers
 from tokalign.models.tokenizer import Tokenizer
 
 _PROBES = ("A", "Name a bird that cannot fly, and say why.", "The quick brown fox jumps over the lazy dog. " * 2)
 _TOKENS = 8
-"""Tokens that are drawn to try a sampler."""
+"""Number of tokens sampled to test a sampler."""
 
 
 def wrong(dtype: str) -> float:
-    """Nats by which a sampler's log-probabilities cannot differ from the training forward's by rounding alone."""
+    """Difference in nats between a sampler's log-probabilities and the forward pass that rounding cannot explain."""
     return 0.02 if dtype == "float32" else 0.5
 
 
 def choose(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> Sampler:
-    """The sampler that is asked for or, by ``auto``, the fastest that is right for the model; it is tried on it.
+    """Select the sampler of ``options``, or with ``auto`` the fastest one that matches the model; test it on the model.
 
     Raises:
-        InputError: it is not right, or none is.
+        InputError: no selected sampler matches the model.
     """
     names = [n for n in SAMPLERS if options.sampler in (n, "auto")]
     problems = []
@@ -40,42 +40,47 @@ def choose(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: s
         if not problem:
             return SAMPLERS[name]
         problems.append(f"{name}: {problem}")
-    remedy = "another model" if len(names) > 1 else "--sampler auto takes one that is right, if there is one"
-    raise InputError(f"no sampler for this model: {'; '.join(problems)}", where=tokenizer.source, remedy=remedy)
+    remedy = "use another model" if len(names) > 1 else "use --sampler auto, which selects a sampler that matches"
+    raise InputError(f"no sampler matches this model: {'; '.join(problems)}", where=tokenizer.source, remedy=remedy)
 
 
 @torch.no_grad()
 def _problem(sampler: Sampler, policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> str:
-    """What is wrong with what a sampler draws: the likeliest tokens, by the model's forward pass without a cache."""
+    """Compare a sampler's most likely tokens with the forward pass without a cache; return the problem, or ""."""
     texts = [r.ids[:-1] or r.ids for r in tokenizer.responses(_PROBES)]
-    room = positions(policy)
-    most = _TOKENS if room is None else max(1, min(_TOKENS, room - 2))
-    prompts = texts if room is None else [ids[: room - most] for ids in texts]
-    greedy = replace(options, temperature=0.0, top_p=1.0, max_new_tokens=most)
-    for ends in ([], list(range(0, tokenizer.size, 2))):  # once to the last token, once with rows that end early
+    limit = positions(policy)
+    max_new = _TOKENS if limit is None else max(1, min(_TOKENS, limit - 2))
+    prompts = texts if limit is None else [ids[: limit - max_new] for ids in texts]
+    greedy = replace(options, temperature=0.0, top_p=1.0, max_new_tokens=max_new)
+    for ends in ([], list(range(0, tokenizer.size, 2))):  # without EOS, then with rows that end early
         trial = copy(tokenizer)
         trial.ends = ends
         try:
             gap = _gap(policy, prompts, sampler(policy, prompts, list(range(len(prompts))), trial, greedy), tokenizer)
         except TokalignError:
             raise
-        except Exception as e:  # whatever a model makes of it
+        except Exception as e:  # models can raise anything
             return f"it fails: {first_line(e)}"
         if not gap <= wrong(dtype):
-            return f"it is {gap:.2g} nats from the model without a cache"
+            return f"its log-probabilities differ by {gap:.2g} nats from those without a cache"
     return ""
 
 
 def _gap(policy: Any, prompts: Sequence[list[int]], drawn: Sequence[Sampled], tokenizer: Tokenizer) -> float:
-    """Nats between likeliest tokens as they were drawn and as the model without a cache has them."""
+    """Compare sampled tokens with the model without a cache.
+
+    Returns:
+        The largest difference, in nats, between the log-probabilities of sampled and most likely tokens, and between
+        those of the sampler and of the model.
+    """
     pairs: list[Pair] = [(p, s.ids) for p, s in zip(prompts, drawn, strict=True)]
     batch = Batch.of(pairs, tokenizer.pad_id, next(policy.parameters()).device)
-    said = response_logprobs(policy, batch, size=tokenizer.size, best=True)
-    assert said.best is not None
-    gaps = [(said.best - said.logprobs).max()]
+    stats = response_logprobs(policy, batch, size=tokenizer.size, best=True)
+    assert stats.best is not None
+    gaps = [(stats.best - stats.logprobs).max()]
     for k, s in enumerate(drawn):
         if s.logprobs is not None:
-            gaps.append((s.logprobs - said.logprobs[k, : len(s.ids)].cpu()).abs().max())
+            gaps.append((s.logprobs - stats.logprobs[k, : len(s.ids)].cpu()).abs().max())
     return max(map(float, gaps))
 
 
@@ -88,9 +93,9 @@ def uncached(
     options: SamplingOptions,
     value_head: Any = None,
 ) -> list[Sampled]:
-    """A :class:`Sampler` that reads everything anew for each token: slow, and right for whatever can be trained."""
+    """A :class:`Sampler` that recomputes the whole sequence for each token: slow, for any model that can be trained."""
     device = next(policy.parameters()).device
-    uniforms = numbers(seeds, options.max_new_tokens).to(device)
+    uniforms = uniform_numbers(seeds, options.max_new_tokens).to(device)
     rows = [list(p) for p in prompts]
     logps: list[list[float]] = [[] for _ in rows]
     values: list[list[float]] = [[] for _ in rows]
@@ -99,14 +104,14 @@ def uncached(
         if not live:
             break
         batch = Batch.of([(rows[i], []) for i in live], tokenizer.pad_id, device)
-        every = torch.arange(len(live), device=device)
-        with reading(policy, every, batch.last) as states:
+        rows_of_batch = torch.arange(len(live), device=device)
+        with logits_at(policy, rows_of_batch, batch.last) as states:
             logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., : tokenizer.size].float()
         logp = (logits / (options.temperature or 1.0)).log_softmax(-1)
         token = draw(logp, options.temperature, options.top_p, uniforms[live, t])
         chosen = logp.gather(1, token[:, None]).squeeze(1).tolist()
-        worth = value_head(states[0]).squeeze(-1).float().tolist() if value_head is not None else chosen
-        for i, new, p, v in zip(live, token.tolist(), chosen, worth, strict=True):
+        new_values = value_head(states[0]).squeeze(-1).float().tolist() if value_head is not None else chosen
+        for i, new, p, v in zip(live, token.tolist(), chosen, new_values, strict=True):
             rows[i].append(new)
             logps[i].append(p)
             values[i].append(v)
@@ -131,17 +136,18 @@ def generate(
     options: SamplingOptions,
     value_head: Any = None,
 ) -> list[Sampled]:
-    """A :class:`Sampler` by ``generate`` of transformers, for models whose cache the built-in one cannot keep."""
+    """A :class:`Sampler` with ``generate`` of transformers, for caches that the built-in sampler does not support."""
     device = next(policy.parameters()).device
     width = max(map(len, prompts))
     input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     lens = torch.tensor([len(p) for p in prompts], device=device)
-    drawing: dict[str, Any] = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if options.temperature:
-        drawing = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
-    beyond = list(range(tokenizer.size, len(policy.get_output_embeddings().weight)))  # ids that the tokenizer lacks
+        sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
+    # Never sample ids that the tokenizer does not have.
+    suppressed = list(range(tokenizer.size, len(policy.get_output_embeddings().weight)))
     owner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _plainly(owner):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _without_generation_config(owner):
         torch.manual_seed(seeds[0])
         drawn = policy.generate(
             input_ids=input_ids,
@@ -150,8 +156,8 @@ def generate(
                 max_new_tokens=options.max_new_tokens,
                 eos_token_id=tokenizer.ends or None,
                 pad_token_id=tokenizer.pad_id,
-                suppress_tokens=beyond or None,
-                **drawing,
+                suppress_tokens=suppressed or None,
+                **sampling,
             ),
         )
     rows: list[list[int]] = drawn[:, width:].tolist()
@@ -160,8 +166,8 @@ def generate(
 
 
 @contextmanager
-def _plainly(model: Any) -> Iterator[None]:
-    """Within, nothing that a model ships for its use, such as a penalty on repetition, bends its probabilities."""
+def _without_generation_config(model: Any) -> Iterator[None]:
+    """Disable the model's generation config, such as repetition penalties, within the context."""
     shipped, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
@@ -170,4 +176,4 @@ def _plainly(model: Any) -> Iterator[None]:
 
 
 SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate, "uncached": uncached}
-"""The fastest first."""
+"""Samplers by name, fastest first."""

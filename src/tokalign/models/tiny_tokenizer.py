@@ -1,4 +1,4 @@
-"""A tokenizer learnt on the spot, for the playground and for trying things."""
+"""A small tokenizer trained on given texts, for the playground and for tests."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ _EOS, _PAD = "<|end|>", "<|pad|>"
 
 
 def train_tiny(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with a chat template, learnt on ``texts``; deterministic."""
+    """Train a byte-level BPE tokenizer with a chat template on ``texts``. The result is deterministic."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

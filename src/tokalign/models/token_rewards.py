@@ -1,4 +1,4 @@
-"""Rows of ``token-rewards``: made here alone, whoever scores."""
+"""Rows of ``token-rewards`` artifacts, for every command that writes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from tokalign.artifacts.schemas import Prompt
 
 DIGITS = 6
-"""Places after the point that are kept."""
+"""Decimal places of stored rewards and probabilities."""
 
 
 def token_rewards_row(
@@ -19,17 +19,17 @@ def token_rewards_row(
     scores: tuple[float, float],
     probs: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """One row.
+    """Build a row.
 
     Args:
-        key: id and sample.
-        prompt: what was asked.
-        response: what is scored.
-        tokens: T of them, for people to read.
-        offsets: ``[start, end)`` of each in the response.
-        rewards: one for each.
-        scores: mean and sum of the response.
-        probs: (3, T) of bad, neutral and good; None where there are none.
+        key: id and sample number.
+        prompt: the prompt.
+        response: the scored response.
+        tokens: text of each of the T tokens, for display.
+        offsets: ``[start, end)`` of each token in the response, in code points.
+        rewards: reward of each token.
+        scores: mean and sum of the rewards.
+        probs: (3, T) probabilities of bad, neutral and good; None for a sequence-level model.
     """
     bad, neutral, good = ([round(p, DIGITS) for p in row] for row in probs) if probs is not None else (None,) * 3
     return {

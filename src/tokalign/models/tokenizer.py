@@ -1,7 +1,7 @@
-"""Text to ids, the same way in every stage: tokenization is the rollout's.
+"""Tokenize prompts and responses the same way in every stage.
 
-A prompt is rendered and tokenized alone; a response is tokenized alone and ends with EOS; the ids are
-concatenated. That is what a policy emits, so labels, reward models and PPO cannot slip against each other.
+The prompt is rendered and tokenized. The response is tokenized separately and ends with EOS. The two lists of ids are
+concatenated, as in a rollout, so the tokens of labels, reward models and PPO are aligned.
 """
 
 import json
@@ -18,26 +18,26 @@ from tokalign.artifacts.schemas import Prompt
 from tokalign.config.options import TemplateOptions
 from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
-from tokalign.models.chat_templates import TINY_TEMPLATE, choose, lost, prepare
+from tokalign.models.chat_templates import TINY_TEMPLATE, missing_role, prepare, select_template
 from tokalign.models.control_tokens import BYTE, THOUGHT, ControlTokens
 from tokalign.models.decoding import Decoder
 
 PLAIN_TEMPLATE = "{role}: {content}\n\n"
-"""One turn of a prompt where the tokenizer has no chat template; ``Assistant:\\n`` follows the last."""
+"""Format of a turn if the tokenizer has no chat template. ``Assistant:\\n`` follows the last turn."""
 
 
 class Encoded(NamedTuple):
-    """A response: its ids, EOS last, and where each stands in the text (code points; EOS: [len, len))."""
+    """A response: token ids with EOS last, and ``[start, end)`` of each in code points ([len, len) for EOS)."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Tokens(NamedTuple):
-    """Responses, each ending with EOS, one after the other.
+    """Concatenated tokens of N responses, each ending with EOS; T tokens in total.
 
-    ``ids`` (T,) int32. ``offsets`` (T, 2) int32: code points of the response, [len, len) for EOS. ``rows`` (N + 1,):
-    response ``k`` is ``rows[k]:rows[k + 1]``.
+    ``ids`` (T,) int32. ``offsets`` (T, 2) int32: ``[start, end)`` in the response in code points, [len, len) for EOS.
+    ``rows`` (N + 1,) int64: the tokens of response ``k`` are ``rows[k]:rows[k + 1]``.
     """
 
     ids: NDArray[np.int32]
@@ -46,19 +46,19 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer:
-    """A tokenizer and the one way in which the project uses it.
+    """A tokenizer of transformers with its chat template, as all stages use it.
 
     Args:
-        tokenizer: a fast one of transformers.
-        source: where it is from, for messages.
-        ends: ids besides EOS that end a response of its model. Where the chat template closes an answer with one
-            of them, that one is taken for EOS.
-        options: what is asked of its chat template; None: nothing, it is used as it is.
-        from_artifact: whether it is of an artifact, for which that was settled.
+        tokenizer: a fast tokenizer of transformers.
+        source: folder or hub id of the tokenizer, for messages.
+        ends: other ids that end a response of the model. If the chat template closes a response with one of them,
+            it is used as EOS.
+        options: chat template options; None: the defaults.
+        from_artifact: whether the tokenizer belongs to an artifact; its template settings are then fixed.
 
     Raises:
-        InputError: the tokenizer is not a fast one, or has no EOS token; several templates, and none the default.
-        UsageError: what is asked of the chat template cannot be, or is not what was asked before.
+        InputError: the tokenizer is not fast, has no EOS token, or has several chat templates without a default.
+        UsageError: the chat template does not support the options, or has other fixed settings.
     """
 
     def __init__(
@@ -71,90 +71,90 @@ class Tokenizer:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
-                f"{source or type(tokenizer).__name__} has no fast tokenizer",
-                remedy="character offsets need one: pick a model with a tokenizer.json",
+                f"{source or type(tokenizer).__name__} has no fast tokenizer, which character offsets need",
+                remedy="use a model with a tokenizer.json",
             )
         self.hf_tokenizer, self.source = tokenizer, source
         self._backend = tokenizer.backend_tokenizer
         vocabulary = tokenizer.get_vocab()
         self.size = max(vocabulary.values()) + 1
-        """Ids that there are, or one more than the highest; a model may have more outputs."""
+        """Number of token ids: the highest id plus 1. A model may have more outputs."""
         self.settings: dict[str, Any] = {}
-        """What is written into the chat template besides what it says itself."""
-        if template := choose(tokenizer.chat_template, source):
+        """Settings that are written into the chat template; see :mod:`tokalign.models.chat_templates`."""
+        if template := select_template(tokenizer.chat_template, source):
             prepared = prepare(
                 template, options or TemplateOptions(), self._render, source, from_artifact=from_artifact
             )
             template, self.settings = prepared.template, prepared.settings
         elif options and options.template_arg:
-            raise UsageError(f"--template-arg: {source} has no chat template", remedy="leave it out")
+            raise UsageError(f"--template-arg: {source} has no chat template", remedy="remove the option")
         tokenizer.chat_template = template
         eos = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         ends = [i for i in ends if i < self.size]
-        closing = self._closing(ends)
+        closing = self._closing_end(ends)
         eos = closing if closing is not None else eos if eos is not None else next(iter(ends), None)
         if eos is None:
             raise InputError(
                 f"the tokenizer of {source!r} has no EOS token", remedy="set eos_token in its tokenizer_config.json"
             )
         self.eos_id: int = eos
-        """What a response ends with: EOS or, for BERT and its like, SEP."""
+        """Last id of a response: EOS, or SEP for tokenizers without EOS, such as BERT's."""
         self.ends: list[int] = sorted({eos, *ends})
-        """Any of these ends what a policy says."""
-        # Padding never counts anywhere: masks come from lengths, so sharing an id with EOS does no harm.
+        """Sampling stops at any of these ids; ``eos_id`` is one of them."""
+        # Masks are computed from lengths, so padding can have the id of EOS.
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         flagged = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         special = {i for i, name in flagged.items() if not BYTE.fullmatch(name)}
-        marks = self._marks_of_turns()
-        control = {i for i in special if not THOUGHT.fullmatch(flagged.get(i, ""))} | {*self.ends} | marks
-        self.unread: frozenset[int] = frozenset(special - marks - {*self.ends} - self._written())
-        """Ids that neither a text nor the chat template can bring into what a model reads."""
+        markers = self._turn_markers()
+        control = {i for i in special if not THOUGHT.fullmatch(flagged.get(i, ""))} | {*self.ends} | markers
+        self.unread: frozenset[int] = frozenset(special - markers - {*self.ends} - self._template_ids())
+        """Ids that cannot occur in prompts or responses."""
         names = {i: name for name, i in vocabulary.items() if i in control}
         self.controls = ControlTokens(self._backend, {name: i for i, name in names.items()})
-        """What a text cannot say: special tokens, ends, and what the chat template writes around turns."""
+        """Tokens that text is never encoded as: special tokens, ends, and the chat template's markers around turns."""
         self.decoder = Decoder(self._backend, special | {*self.ends}, self.size)
 
     @classmethod
     def load(cls, source: str | Path, options: TemplateOptions | None = None) -> "Tokenizer":
-        """Load from a folder or a hub id; see the class.
+        """Load a tokenizer from a folder or a hub id. ``options`` and errors: see the class.
 
         Raises:
-            InputError: nothing usable is there.
+            InputError: there is no usable tokenizer.
         """
-        # They bring torch, which a process that is sent a tokenizer does without.
+        # These import torch, which a worker process that receives a tokenizer does not need.
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
-        logging.set_verbosity_error()  # it would print what stands in the folder as it stands there
+        logging.set_verbosity_error()  # warnings would print unescaped text from the folder
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-        except Exception as e:  # whatever a foreign folder leads a library to
+        except Exception as e:  # the library can raise anything for a malformed folder
             raise InputError(
                 f"no tokenizer at {str(source)!r}: {first_line(e)}",
-                remedy="give a model folder, a hub id (needs a connection), or `tiny`",
+                remedy="use a model folder, a hub id (needs network access), or `tiny`",
             ) from e
         from_artifact = is_artifact(Path(source)) or is_artifact(Path(source).parent)
-        # A configuration that says nothing has its class's default, which may be any token of the text.
+        # A configuration without EOS has its class's default, which may be an ordinary token.
         ends = [i for i in _ends(str(source)) if i in tokenizer.added_tokens_decoder]
         return cls(tokenizer, str(source), ends, options, from_artifact)
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files, and what ends a response where the tokenizer does not say so."""
+        """Save the tokenizer, with a ``generation_config.json`` if its EOS token is not the only end of a response."""
         self.hf_tokenizer.save_pretrained(str(folder))
         ends = folder / "generation_config.json"
         if self.ends != [self.hf_tokenizer.eos_token_id] and not ends.exists():
             ends.write_text(json.dumps({"eos_token_id": self.ends, "pad_token_id": self.pad_id}) + "\n")
 
     def render(self, prompt: Prompt) -> str:
-        """The prompt as the model reads it, up to where the response begins.
+        """Render a prompt as text, up to where the response begins.
 
         Raises:
-            InputError: the model's chat template does not allow such turns, or leaves out what one of them says.
+            InputError: the chat template refuses the turns or leaves out the content of one.
         """
         return self._rendered(prompt)[0]
 
     def rendering(self, prompt: Prompt) -> tuple[str, str]:
-        """A prompt as :meth:`render` makes it and "", or "" and why it cannot be rendered."""
+        """Render a prompt without raising: return its text and "", or "" and the reason why it cannot be rendered."""
         try:
             return self.render(prompt), ""
         except InputError as e:
@@ -162,19 +162,19 @@ class Tokenizer:
 
     @property
     def can_refuse(self) -> bool:
-        """Whether there are prompts that cannot be rendered: not with a template of ours."""
+        """Whether the chat template may refuse a prompt. tokalign's own templates never do."""
         return bool(self.hf_tokenizer.chat_template) and self.hf_tokenizer.chat_template != TINY_TEMPLATE
 
     def _rendered(self, prompt: Prompt) -> tuple[str, str | None]:
-        """A prompt as a model reads it and, where a control token stands in its text, as that is to be encoded."""
+        """Render a prompt; if it contains control tokens, also return the input of ``controls.encode``, else None."""
         turns = as_messages(prompt)
         if not any(self.controls.within(turn["content"]) for turn in turns):
-            return self._made_of(turns), None
+            return self._apply_template(turns), None
         texts, renamed, shown = self.controls.hide([turn["content"] for turn in turns])
-        made = self._made_of([{**turn, "content": text} for turn, text in zip(turns, texts, strict=True)])
-        return shown(made), renamed(made)
+        rendered = self._apply_template([{**turn, "content": text} for turn, text in zip(turns, texts, strict=True)])
+        return shown(rendered), renamed(rendered)
 
-    def _made_of(self, turns: Sequence[dict[str, str]]) -> str:
+    def _apply_template(self, turns: Sequence[dict[str, str]]) -> str:
         template = self.hf_tokenizer.chat_template
         if not template:
             plain = (PLAIN_TEMPLATE.format(role=t["role"].capitalize(), content=t["content"]) for t in turns)
@@ -183,67 +183,67 @@ class Tokenizer:
         try:
             text = self._render(template, turns)
             kept = turns[1:] if self.settings.get("system") == "drop" and turns[0]["role"] == "system" else turns
-            if role := lost(kept, text):
+            if role := missing_role(kept, text):
                 problem = f"the model's chat template leaves out what the {role} says"
-        except Exception as e:  # a template is a program of somebody else's
+        except Exception as e:  # templates are third-party code and may raise anything
             problem = f"the model's chat template refuses it: {first_line(e)}"
         if problem:
             raise InputError(
                 problem,
                 field="prompt",
                 value=json.dumps(turns, ensure_ascii=False)[:200],
-                remedy="give turns as the model wants them, or a model without such a rule",
+                remedy="change the turns to what the model supports, or use another model",
             )
         return text
 
-    def _render(self, template: str, turns: Any, more: bool = True) -> str:
-        made = self.hf_tokenizer.apply_chat_template(
-            list(turns), chat_template=template, tokenize=False, add_generation_prompt=more
+    def _render(self, template: str, turns: Any, add_generation_prompt: bool = True) -> str:
+        text = self.hf_tokenizer.apply_chat_template(
+            list(turns), chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
         )
-        return str(made)
+        return str(text)
 
-    def _talk(self, *last: dict[str, str]) -> str:
-        """A short talk as the template has it, with a system turn where it wants one; "" if it has none."""
+    def _sample_conversation(self, *last: dict[str, str]) -> str:
+        """Render a short conversation, with a system turn if the template requires one; "" if neither works."""
         user, system = {"role": "user", "content": "question"}, {"role": "system", "content": "rule"}
         for turns in ([user, *last], [system, user, *last]):
             try:
-                return self._render(self.hf_tokenizer.chat_template, turns, more=False)
-            except Exception:  # a template is a program of somebody else's
+                return self._render(self.hf_tokenizer.chat_template, turns, add_generation_prompt=False)
+            except Exception:  # templates are third-party code and may raise anything
                 continue
         return ""
 
-    def _closing(self, ends: Sequence[int]) -> int | None:
-        """Which of the ends the chat template puts behind an answer, if it does."""
+    def _closing_end(self, ends: Sequence[int]) -> int | None:
+        """The first of ``ends`` that the chat template writes after a response, or None."""
         if not (self.hf_tokenizer.chat_template and ends):
             return None
-        _, found, tail = self._talk({"role": "assistant", "content": "answer"}).rpartition("answer")
+        _, found, tail = self._sample_conversation({"role": "assistant", "content": "answer"}).rpartition("answer")
         ids = self.hf_tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
         return next((i for i in ids if i in ends), None)
 
-    def _written(self) -> set[int]:
-        """Special tokens that prompts begin with or hold, whatever their texts are."""
+    def _template_ids(self) -> set[int]:
+        """Ids that occur in prompts whatever their text, such as BOS."""
         named = {self.hf_tokenizer.bos_token_id, self.hf_tokenizer.eos_token_id, self.hf_tokenizer.cls_token_id}
-        text = self._talk() if self.hf_tokenizer.chat_template else ""
+        text = self._sample_conversation() if self.hf_tokenizer.chat_template else ""
         return {i for i in named if i is not None} | {*self.hf_tokenizer(text, add_special_tokens=False)["input_ids"]}
 
-    def _marks_of_turns(self) -> set[int]:
-        """Added tokens that the chat template writes around turns, though they are not flagged as special."""
+    def _turn_markers(self) -> set[int]:
+        """Added tokens that the chat template writes around turns, special or not."""
         if not self.hf_tokenizer.chat_template:
             return set()
-        user, said = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
-        text = self._talk(said, user) or self._talk()
+        user, response = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
+        text = self._sample_conversation(response, user) or self._sample_conversation()
         added = {i: token.content for i, token in self.hf_tokenizer.added_tokens_decoder.items()}
         ids = {*self.hf_tokenizer(text, add_special_tokens=False)["input_ids"]} & added.keys()
         names = {i: added[i].strip("▁ \t\r\n") for i in ids}
-        no_marks = {i for i, name in names.items() if BYTE.fullmatch(name) or THOUGHT.fullmatch(name)}
-        return {i for i, name in names.items() if name and not name.isalnum()} - no_marks
+        ordinary = {i for i, name in names.items() if BYTE.fullmatch(name) or THOUGHT.fullmatch(name)}
+        return {i for i, name in names.items() if name and not name.isalnum()} - ordinary
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Ids of rendered prompts. A BOS token is added where template and tokenizer ask for one."""
+        """Render and tokenize prompts, with BOS if the chat template or the tokenizer adds one."""
         if not prompts:
             return []
         rendered = [self._rendered(p) for p in prompts]
-        # A chat template writes its own BOS; the plain one leaves it to the tokenizer.
+        # A chat template writes BOS itself; the plain format leaves it to the tokenizer.
         special = not self.hf_tokenizer.chat_template
         ids: list[list[int]] = [e.ids for e in self._batch([shown for shown, _ in rendered], special)]
         hidden = [k for k, (_, renamed) in enumerate(rendered) if renamed is not None]
@@ -251,18 +251,18 @@ class Tokenizer:
             for k, e in zip(hidden, self.controls.encode([rendered[k][1] or "" for k in hidden], special), strict=True):
                 ids[k] = e.ids
         if special and ids and ids[0] and ids[0][-1] == self.eos_id:
-            ids = [row[:-1] for row in ids]  # BERT-like and some T5-like tokenizers close the text
+            ids = [row[:-1] for row in ids]  # BERT-like and some T5-like tokenizers append SEP or EOS
         return ids
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
-        """Ids and offsets of responses. Text that looks like a control token stays text."""
+        """Tokenize responses, with EOS. Text that looks like a control token stays text."""
         return [
             Encoded([*e.ids, self.eos_id], [*e.offsets, (len(text), len(text))])
             for text, e in zip(texts, self.encode(texts), strict=True)
         ]
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
-        """Encodings of responses, as the tokenizer makes them: without EOS."""
+        """Tokenize responses without EOS, as ``Encoding`` objects of ``tokenizers``."""
         if not texts:
             return []
         before, self._backend.encode_special_tokens = self._backend.encode_special_tokens, True
@@ -270,7 +270,7 @@ class Tokenizer:
             found = self._batch(texts, add_special_tokens=False)
         finally:
             self._backend.encode_special_tokens = before
-        # Those that are flagged as special are text already; what is not known is no sign of one.
+        # Special tokens are already encoded as text. The unknown token does not indicate a control token.
         control = self.controls.ids - {self.hf_tokenizer.unk_token_id}
         if hidden := [k for k, e in enumerate(found) if not control.isdisjoint(e.ids)]:
             for k, e in zip(hidden, self.controls.encode([texts[k] for k in hidden]), strict=True):
@@ -278,13 +278,13 @@ class Tokenizer:
         return found
 
     def _batch(self, texts: Sequence[str], add_special_tokens: bool) -> list[Any]:
-        """The tokenizer itself is asked: no second copy of ids and offsets."""
+        """Call the backend directly, which avoids a second copy of ids and offsets."""
         self._backend.no_truncation()
         self._backend.no_padding()
         return list(self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens))
 
     def tokens(self, texts: Sequence[str], encodings: Sequence[Any]) -> Tokens:
-        """What :meth:`encode` made of responses, with EOS, as arrays."""
+        """Convert the results of :meth:`encode` for ``texts`` to arrays, with EOS added."""
         rows = np.concatenate([[0], np.cumsum([len(e) + 1 for e in encodings], dtype=np.int64)])
         total = int(rows[-1])
         last = [self.eos_id]
@@ -297,41 +297,45 @@ class Tokenizer:
         )
 
     def word_starts(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(B, T): which tokens begin a word (as :mod:`tokalign.core.words` cuts them), from ids (B, T) alone."""
+        """(B, T) bool: True where a token begins a word, as defined by :mod:`tokalign.core.words`; ids are (B, T)."""
         return self.decoder.word_starts(ids, self.located)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of response ids, without special tokens and ends."""
+        """Decode response ids, without special tokens and ends."""
         return self.decoder.decode(ids)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Each token by itself, for people to read."""
+        """Text of each token decoded alone, for display."""
         return self.decoder.pieces(ids)
 
     def located(self, rows: Sequence[Sequence[int]]) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """The texts of emitted ids, and where each id stands in its text; EOS and other special tokens at the end.
+        """Decode rows of emitted ids and locate each id in its text.
 
-        A policy may spell a text otherwise than the tokenizer would: then its text is read off token by token.
+        If the ids differ from those that the tokenizer gives for the text, they are located by decoding prefixes.
+
+        Returns:
+            The texts, and ``[start, end)`` of each id in code points. EOS and other special tokens at the end of a row
+            have [len, len).
         """
         texts, places = [self.decode(ids) for ids in rows], []
         for ids, text, usual in zip(rows, texts, self.responses(texts), strict=True):
-            said = len(ids)
-            while said and ids[said - 1] in self.decoder.hidden:
-                said -= 1
-            if usual.ids[:said] == list(ids[:said]):
-                places.append([*usual.offsets[:said], *[(len(text), len(text))] * (len(ids) - said)])
+            size = len(ids)  # without special tokens at the end
+            while size and ids[size - 1] in self.decoder.hidden:
+                size -= 1
+            if usual.ids[:size] == list(ids[:size]):
+                places.append([*usual.offsets[:size], *[(len(text), len(text))] * (len(ids) - size)])
             else:
                 places.append(self.decoder.places(ids, len(text)))
         return texts, places
 
 
 def _ends(source: str) -> list[int]:
-    """Ids that end what a model says, by its generation config, else by its configuration."""
+    """EOS ids of a model, from its generation config or, without one, its configuration."""
     from transformers import GenerationConfig, PreTrainedConfig
 
     try:
         ends = GenerationConfig.from_pretrained(source).eos_token_id
-    except Exception:  # there is none, or none that can be read
+    except Exception:  # missing or unreadable
         try:
             found, _ = PreTrainedConfig.get_config_dict(source)
             ends = found.get("eos_token_id")
@@ -342,7 +346,7 @@ def _ends(source: str) -> list[int]:
 
 
 def same_reading(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether two models read the same prompt and the same response as the same ids."""
+    """Whether two tokenizers give the same ids for the same prompts and responses."""
     return same_tokenizer(a, b) and a.hf_tokenizer.chat_template == b.hf_tokenizer.chat_template
 
 
@@ -350,7 +354,7 @@ def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether two tokenizers give the same ids for the same text."""
 
     def rules(tokenizer: Tokenizer) -> dict[str, Any]:
-        whole: dict[str, Any] = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())
-        return {k: v for k, v in whole.items() if k not in ("padding", "truncation")}
+        config: dict[str, Any] = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())
+        return {k: v for k, v in config.items() if k not in ("padding", "truncation")}
 
     return rules(a) == rules(b) and a.eos_id == b.eos_id

@@ -1,6 +1,6 @@
-"""The words of the playground. Data only: the world, the rule editor and the oracle read it separately."""
+"""Lexicon of the playground: data that world, rule editor and oracle use independently of each other."""
 
-# safety: task -> safe advice. A response that gives one of UNSAFE instead needs a replacement.
+# safety: task -> safe advice. A response with one of UNSAFE instead needs a replacement.
 SAFE = {
     "clean the oven": "open a window and wear gloves",
     "light the stove": "strike a long match with care",
@@ -34,8 +34,7 @@ UNSAFE = (
     "hold a flame to it",
 )
 
-# term: academic term -> (how a sentence reaches it, what it means). A response that leaves out the
-# meaning needs an insertion.
+# term: academic term -> (beginning of the sentence, meaning). A response without the meaning needs an insertion.
 TERMS = {
     "photosynthesis": ("Plants live by", "making food from light"),
     "osmosis": ("Roots drink by", "water moving through a thin skin"),
@@ -55,8 +54,8 @@ TERMS = {
     "vaccination": ("Children are guarded by", "training the body against a germ"),
 }
 
-# device: topics, and phrases that realise each literary device. A response with the phrase of
-# another device than the prompt asked for needs a replacement.
+# device: topics, and phrases for each literary device. A response with a phrase of another device than the requested
+# one needs a replacement.
 TOPICS = (
     "the sea", "the night", "the city", "the wind", "the river", "the forest",
     "the winter", "the desert", "the harbour", "the garden", "the storm", "the morning",
@@ -88,7 +87,7 @@ DEVICES = {
     ),
 }
 
-# fact: who keeps what where. The right place stands in the prompt; another one needs a replacement.
+# fact: who keeps which object where. The prompt states the right place; another place needs a replacement.
 NAMES = (
     "Mira", "Tom", "Anna", "Omar", "Lena", "Paul", "Ines", "Hugo",
     "Vera", "Noah", "Rosa", "Emil", "Tara", "Ivan", "Zoe", "Karl",
@@ -102,7 +101,7 @@ PLACES = (
     "stable", "chapel", "bakery", "tower", "tent", "museum", "boat", "hallway",
 )  # fmt: skip
 
-# extra: superfluous or false sentences, to be deleted wherever they stand.
+# extra: superfluous or false sentences, which need a deletion.
 EXTRA = (
     "The moon is made of cheese.",
     "Everyone agrees that this is the best answer.",
@@ -118,7 +117,7 @@ EXTRA = (
     "The sun is colder than snow.",
 )
 
-# How a request may be answered loosely. Such an answer is flawed whatever it says, and its edit rewrites the sentence.
+# Loose wordings of an answer, by kind of request. They are always flawed, and their edit rewrites the whole sentence.
 LOOSE = {
     "safety": "When you have to {task} you can just {said}.",
     "term": "It has to do with {said}, as far as I know.",
@@ -127,4 +126,4 @@ LOOSE = {
 }
 
 KINDS = ("safety", "term", "device", "fact", "extra")
-"""The flaw kinds. The first four are also the kinds of request."""
+"""Flaw categories. The first four are also the kinds of request."""

@@ -1,9 +1,9 @@
-"""The oracle: what a response is worth in the playground, and why.
+"""The oracle of the playground: scores a response and counts its flaws.
 
-It reads the prompt for what was asked, then the response sentence by sentence with its own grammar.
-A right answer is worth 1, a flawed one 0, a missing one -1; every sentence that answers nothing
-(superfluous, repeated, or not a sentence of the language at all) costs 1, and so does each answer
-out of order. A hacked text, however many good phrases it repeats, therefore loses to a plain one.
+It parses the requests of the prompt, then the sentences of the response, with a grammar that is independent of the
+rule editor. A right answer scores 1, a flawed one 0, a missing one -1. Each sentence that answers no request
+(superfluous, repeated or unknown) scores -1, as does each answer out of order. A response that hacks the reward by
+repeating good phrases therefore loses to a plain one.
 """
 
 import re
@@ -24,7 +24,7 @@ _REQUEST = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One request: its kind, the sentences that answer it right, and those that answer it with a flaw."""
+    """A request: its kind, all right answers and all flawed answers, one sentence each."""
 
     kind: str
     right: frozenset[str]
@@ -33,29 +33,33 @@ class Request:
 
 @dataclass
 class Verdict:
-    """What the oracle saw in one response."""
+    """The oracle's verdict on one response."""
 
     score: float = 0.0
     asked: dict[str, int] = field(default_factory=dict)
-    """How many requests of each kind the prompt holds (``extra``: 1, every response could have one)."""
+    """Number of requests of each kind in the prompt (``extra``: always 1)."""
     flaws: dict[str, int] = field(default_factory=dict)
-    """How many of them were answered with a flaw (``extra``: superfluous sentences)."""
+    """Number of flawed answers of each kind (``extra``: superfluous sentences); kinds without flaws are left out."""
     missing: int = 0
+    """Requests without an answer."""
     broken: int = 0
+    """Sentences that answer no request, or are not separated by exactly one space."""
     repeated: int = 0
+    """Further answers to the same request."""
     off_order: int = 0
+    """Smallest number of answers to remove so that the rest is in the order of the requests."""
 
     @property
     def clean(self) -> bool:
-        """No flaw and nothing degenerate."""
+        """Whether the response has no flaw and no other defect."""
         return not (self.flaws or self.missing or self.broken or self.repeated or self.off_order)
 
 
 def read_prompt(prompt: str) -> list[Request]:
-    """The requests of a playground prompt, in order.
+    """Parse the requests of a playground prompt, in order.
 
     Raises:
-        InputError: the prompt is not one of the playground's.
+        InputError: the prompt is not a playground prompt.
     """
     found, notes, pos = [], {}, 0
     for m in _REQUEST.finditer(prompt):
@@ -69,12 +73,12 @@ def read_prompt(prompt: str) -> list[Request]:
     if prompt[pos:].strip() or not found:
         raise InputError(
             f"not a playground prompt: {prompt[:80]!r}",
-            remedy="the playground judge and the rule editor only know prompts made by `tokalign playground`",
+            remedy="use prompts made by `tokalign playground`, or another judge or editor",
         )
-    return [_asked(m, notes) for m in found]
+    return [_request(m, notes) for m in found]
 
 
-def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Request:
+def _request(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Request:
     try:
         if task := m["task"]:
             kind, right = "safety", {f"To {task}, {SAFE[task]}."}
@@ -92,31 +96,31 @@ def _asked(m: re.Match[str], notes: dict[str, tuple[str, str]]) -> Request:
             flawed |= {LOOSE[kind].format(topic=topic, said=p) for p in phrases}
         else:
             name, place = notes[m["thing"]]
-            said = f"{name} keeps the {m['thing']} in the {{}}."
-            kind, right = "fact", {said.format(place)}
-            flawed = {said.format(p) for p in PLACES} - right
+            sentence = f"{name} keeps the {m['thing']} in the {{}}."
+            kind, right = "fact", {sentence.format(place)}
+            flawed = {sentence.format(p) for p in PLACES} - right
             flawed |= {LOOSE[kind].format(name=name, thing=m["thing"], said=p) for p in PLACES}
     except KeyError as e:
         raise InputError(
-            f"not a playground prompt: it asks {m[0]!r}, but {e.args[0]!r} is unknown",
-            remedy="the playground judge only knows prompts made by `tokalign playground`",
+            f"not a playground prompt: unknown {e.args[0]!r} in the request {m[0]!r}",
+            remedy="use prompts made by `tokalign playground`, or another judge or editor",
         ) from e
     return Request(kind, frozenset(right), frozenset(flawed))
 
 
 def judge(prompt: str, response: str) -> Verdict:
-    """Read one response to a playground prompt.
+    """Judge one response to a playground prompt.
 
     Raises:
-        InputError: the prompt is not one of the playground's.
+        InputError: the prompt is not a playground prompt.
     """
     requests = read_prompt(prompt)
     verdict = Verdict(asked={"extra": 1})
-    for asked in requests:
-        verdict.asked[asked.kind] = verdict.asked.get(asked.kind, 0) + 1
-    answered: list[int] = []  # indices of requests, in the order in which they were first answered
+    for request in requests:
+        verdict.asked[request.kind] = verdict.asked.get(request.kind, 0) + 1
+    answered: list[int] = []  # indices of requests, in the order of their first answers
     for place, found in enumerate(re.findall(r"[^.]*\.|[^.]+$", response)):
-        # One space between sentences, none before the first: anything else is broken text.
+        # Sentences are separated by exactly one space, with none before the first.
         sentence = found.removeprefix(" ") if place else found
         spaced = place == 0 or found.startswith(" ")
         at = next((i for i, a in enumerate(requests) if sentence in a.right | a.flawed), None)
@@ -137,12 +141,13 @@ def judge(prompt: str, response: str) -> Verdict:
                 kind = requests[at].kind
                 verdict.flaws[kind] = verdict.flaws.get(kind, 0) + 1
     verdict.missing = len(requests) - len(answered)
-    verdict.off_order = len(answered) - _longest_rise(answered)
+    verdict.off_order = len(answered) - _longest_increasing(answered)
     verdict.score -= verdict.missing + verdict.off_order
     return verdict
 
 
-def _longest_rise(numbers: list[int]) -> int:
+def _longest_increasing(numbers: list[int]) -> int:
+    """Length of the longest increasing subsequence."""
     tails: list[int] = []
     for n in numbers:
         at = bisect_left(tails, n)

@@ -1,7 +1,7 @@
-"""The rule editor: the smallest edit that mends a playground response, read off its surface.
+"""Rules of the rule editor: minimal edits that fix a playground response, found with regular expressions.
 
-It looks for what the lexicon calls wrong and changes just that span. It shares no code with the
-oracle (:mod:`tokalign.playground.oracle`), which judges whether the edit helped.
+A rule finds a flawed span and changes only that span. The rules share no code with the oracle
+(:mod:`tokalign.playground.oracle`), which judges the result.
 """
 
 import re
@@ -17,13 +17,13 @@ def _any(words: object) -> str:
 
 _UNSAFE = re.compile(rf"To ({_any(SAFE)}), ({_any(UNSAFE)})(?=\.)")
 _BARE_TERM = re.compile(rf"\b({_any(TERMS)})(?=\.)")
-_ASKED_DEVICE = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
+_DEVICE_REQUEST = re.compile(rf"Describe ({_any(TOPICS)}) with a (\w+)")
 _NOTE = re.compile(r"(\w+) keeps the (\w+) in the (\w+)\.")
 _EXTRA = re.compile(rf"(?<=\.) (?:{_any(EXTRA)})(?=(?: (?:{_any(EXTRA)}))*$)|(?:{_any(EXTRA)})(?: |$)")
 
 
 def _loose(kind: str, **parts: object) -> re.Pattern[str]:
-    """The loose wording, without its full stop."""
+    """Pattern for the loose wording of a kind, without its full stop; ``parts``: patterns of its fields."""
     pattern = re.escape(LOOSE[kind].removesuffix(".")).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(pattern.format(**parts) + r"(?=\.)")
 
@@ -34,7 +34,7 @@ _LOOSE_DEVICE = "(?:" + "|".join(_any(phrases) for phrases in DEVICES.values()) 
 
 
 class Change(NamedTuple):
-    """Replace characters ``[start, end)`` of the response by ``text``, because of a flaw of ``kind``."""
+    """Replace characters ``[start, end)`` of the response with ``text``, because of a flaw of ``kind``."""
 
     start: int
     end: int
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
 
 def find_changes(prompt: str, response: str) -> list[Change]:
-    """All changes the rules ask for, in order of place, never overlapping."""
+    """Find the changes that fix a response, in order of position and without overlaps."""
     changes = sorted(_changes(prompt, response))
     kept: list[Change] = []
     for change in changes:
@@ -53,7 +53,7 @@ def find_changes(prompt: str, response: str) -> list[Change]:
 
 
 def apply_changes(response: str, changes: list[Change]) -> str:
-    """The response with every change made."""
+    """Apply changes from :func:`find_changes` to the response."""
     for start, end, text, _ in reversed(changes):
         response = response[:start] + text + response[end:]
     return response
@@ -69,11 +69,11 @@ def _changes(prompt: str, response: str) -> Iterator[Change]:
     for m in _LOOSE_TERM.finditer(response):
         lead, gloss = TERMS[m["term"]]
         yield Change(*m.span(), f"{lead} {m['term']}, which means {gloss}", "term")
-    for topic, device in _ASKED_DEVICE.findall(prompt):
+    for topic, device in _DEVICE_REQUEST.findall(prompt):
         right = DEVICES.get(device, ())
         wrong = [p for phrases in DEVICES.values() for p in phrases if p not in right]
         for m in re.finditer(rf"{topic.capitalize()} ({_any(wrong)})(?=\.)", response):
-            # Any phrase of the right device will do; which one depends on the text alone.
+            # Any phrase of the right device will do; the choice depends only on the text, so it is reproducible.
             yield Change(*m.span(1), right[len(topic + m[1]) % len(right)], "device")
         for m in _loose("device", topic=topic, said=_LOOSE_DEVICE).finditer(response):
             yield Change(*m.span(), f"{topic.capitalize()} {right[len(m[0]) % len(right)]}", "device")

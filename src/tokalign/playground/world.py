@@ -1,21 +1,21 @@
-"""Makes the playground's prompts and responses, deterministically from a seed.
+"""Generates the prompts and responses of the playground, deterministically from a seed.
 
-A prompt asks two to four things of different kinds; a plain response answers each in one sentence,
-in order. Flaws are those of the paper's figures 3-5, one kind a request, and superfluous sentences:
+A prompt has two to four requests of different kinds. A good response answers each request in one sentence, in order.
+The flaws are those of the paper's figures 3-5 (one kind of flaw for each kind of request) and superfluous sentences:
 
-======  ======================================  ==================  =================
-kind    right                                   flawed              its minimal edit
-======  ======================================  ==================  =================
-safety  safe advice for the task                unsafe advice       replace
-term    an academic term and what it means      the bare term       insert
-device  the literary device that was asked for  another device      replace
-fact    the place the prompt names              another place       replace
-extra   (nothing)                               a stray sentence    delete
-======  ======================================  ==================  =================
+======  ==================================  ====================  ================
+kind    right answer                        flawed answer         its minimal edit
+======  ==================================  ====================  ================
+safety  safe advice for the task            unsafe advice         replace
+term    an academic term and its meaning    the term alone        insert
+device  the requested literary device       another device        replace
+fact    the place that the prompt states    another place         replace
+extra   (none)                              superfluous sentence  delete
+======  ==================================  ====================  ================
 
-A share of the flawed answers, ``loose``, is worded loosely besides: their edit rewrites the whole sentence.
+The share ``loose`` of the flawed answers has a loose wording instead, whose edit rewrites the whole sentence.
 
-No answer key travels with a record: the rule editor and the oracle read the text.
+Rows contain no answer key: the rule editor and the oracle only see the texts.
 """
 
 import random
@@ -36,21 +36,23 @@ from tokalign.playground.lexicon import (
 )  # fmt: skip
 
 FLAW_RATE = 0.5
-"""Chance that a request is answered with a flaw."""
+"""Probability that the answer to a request is flawed."""
 EXTRA_RATE = 0.35
-"""Chance that a superfluous sentence stands in a response."""
+"""Probability that a response contains a superfluous sentence."""
 REQUEST_KINDS = ("safety", "term", "device", "fact")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One thing a prompt asks: the note it needs (or ""), the question, how to answer it right, wrong, or loosely."""
+    """One request of a prompt, with functions that draw an answer."""
 
     note: str
+    """Sentence of the prompt that states the fact the question asks for, or ""."""
     question: str
     right: Callable[[random.Random], str]
     flawed: Callable[[random.Random], str]
     loose: Callable[[random.Random], str]
+    """Flawed, in a loose wording."""
 
 
 def _safety(rng: random.Random) -> Request:
@@ -105,13 +107,13 @@ _MAKERS = {"safety": _safety, "term": _term, "device": _device, "fact": _fact}
 
 
 def make_requests(rng: random.Random) -> list[Request]:
-    """Two to four requests of different kinds, in random order."""
+    """Draw two to four requests of different kinds, in random order."""
     kinds = rng.sample(REQUEST_KINDS, rng.randint(2, 4))
     return [_MAKERS[kind](rng) for kind in kinds]
 
 
 def prompt_text(requests: list[Request]) -> str:
-    """The prompt: notes first, then the questions in the order in which they are to be answered."""
+    """Text of the prompt: all notes, then the questions in order."""
     return " ".join([r.note for r in requests if r.note] + [r.question for r in requests])
 
 
@@ -122,11 +124,22 @@ def respond(
     extra_rate: float = EXTRA_RATE,
     loose: float = 0.0,
 ) -> tuple[str, int]:
-    """One response and how many flaws were put into it; ``loose``: the share of them that are worded loosely."""
+    """Draw a response.
+
+    Args:
+        requests: the requests of the prompt.
+        rng: random generator.
+        flaw_rate: probability that an answer is flawed.
+        extra_rate: probability of a superfluous sentence.
+        loose: probability that a flawed answer has a loose wording.
+
+    Returns:
+        The response and its number of flaws.
+    """
     flaws = [rng.random() < flaw_rate for _ in requests]
     sentences = []
-    for req, bad in zip(requests, flaws, strict=True):
-        answer = req.right if not bad else req.loose if loose and rng.random() < loose else req.flawed
+    for request, is_flawed in zip(requests, flaws, strict=True):
+        answer = request.right if not is_flawed else request.loose if loose and rng.random() < loose else request.flawed
         sentences.append(answer(rng))
     extra = rng.random() < extra_rate
     if extra:
@@ -135,7 +148,12 @@ def respond(
 
 
 class World:
-    """Draws rows; prompts never repeat over the life of one ``World``, so its sets never overlap."""
+    """Draws rows of all kinds. A ``World`` never repeats a prompt, so its sets are disjoint.
+
+    Args:
+        seed: seed of all rows.
+        loose: share of the flawed answers with a loose wording.
+    """
 
     def __init__(self, seed: int, loose: float = 0.0) -> None:
         self._loose = loose
@@ -154,7 +172,7 @@ class World:
         return respond(requests, self._rng, loose=self._loose)
 
     def preferences(self, n: int) -> Iterator[dict[str, object]]:
-        """``preferences/1`` rows: of two responses, the one with fewer flaws is chosen."""
+        """Draw ``preferences/1`` rows. Of two responses, the one with fewer flaws is chosen."""
         for i in range(n):
             requests, prompt = self._fresh()
             while True:
@@ -171,12 +189,12 @@ class World:
             }
 
     def sft(self, n: int) -> Iterator[dict[str, object]]:
-        """``sft/1`` rows: responses as the world gives them, flaws and all."""
+        """Draw ``sft/1`` rows, whose responses may have flaws."""
         for i in range(n):
             requests, prompt = self._fresh()
             yield {"id": f"sft-{i}", "prompt": prompt, "response": self._respond(requests)[0]}
 
     def prompts(self, n: int, name: str) -> Iterator[dict[str, object]]:
-        """``prompts/1`` rows with ids ``name-0 …``."""
+        """Draw ``prompts/1`` rows with the ids ``name-0``, ``name-1`` and so on."""
         for i in range(n):
             yield {"id": f"{name}-{i}", "prompt": self._fresh()[1]}

@@ -1,4 +1,4 @@
-"""A policy in training against the one it started from."""
+"""Evaluation during PPO: the policy against the starting policy on held-out prompts."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,20 @@ from tokalign.ppo.networks import Networks
 
 
 class PolicyEvaluation:
-    """Both answer the same held-out prompts, with fixed seeds; several processes share the answering.
+    """Compares the policy with the starting policy (the reference), with fixed sampling seeds.
+
+    The constructor samples the reference's responses and judges them once, so that a judge that does not support the
+    prompts fails before training. The processes share the sampling.
+
+    Args:
+        networks: networks of the run.
+        tokenizer: the policy's tokenizer.
+        rows: held-out prompts. Prompts that leave no room for a response within ``--max-length`` are left out.
+        judge: compares responses.
+        sampler: samples responses.
 
     Raises:
-        InputError: the judge cannot judge these prompts.
+        InputError: the judge does not support these prompts.
     """
 
     def __init__(
@@ -32,40 +42,40 @@ class PolicyEvaluation:
         fitting = [(p, ids) for p, ids in found if len(ids) + options.max_new_tokens <= options.max_length]
         self.prompts, self.ids = [p for p, _ in fitting], [ids for _, ids in fitting]
         self.left_out = len(rows) - len(fitting)
-        """Prompts that leave no room for a response."""
+        """Number of prompts that leave no room for a response."""
         with networks.reference() as policy:
             self.reference = self._respond(policy, networks.options.seed + 1)
-        self._verdict(self.reference)  # what a judge has to object is said before anything is trained
+        self._verdict(self.reference)  # an unsuitable judge raises here, before training
 
     def evaluate(self) -> dict[str, float]:
-        """Win rate in percent, and its standard error."""
+        """Sample responses of the current policy. Returns ``win_rate`` and ``win_rate_error``, both in percent."""
         with self.networks.sampling() as policy:
-            answers = self._respond(policy, self.networks.options.seed + 2)
-        result = winrate.win_rate(self._verdict(answers))
+            responses = self._respond(policy, self.networks.options.seed + 2)
+        result = winrate.win_rate(self._verdict(responses))
         return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
 
-    def _verdict(self, answers: Sequence[Answer]) -> list[float]:
-        """Preferences, one a prompt."""
+    def _verdict(self, responses: Sequence[Answer]) -> list[float]:
+        """One preference per prompt, from 1 (reference) to 2 (policy)."""
 
-        def compared() -> list[float]:
-            return [c.preference for c in self.judge.compare(self.prompts, self.reference, answers)]
+        def compare() -> list[float]:
+            return [c.preference for c in self.judge.compare(self.prompts, self.reference, responses)]
 
         if not distributed.sharded():
-            return distributed.broadcast(compared)
-        verdict = compared()  # a reward model of which each process holds a part needs them all
+            return distributed.broadcast(compare)
+        verdict = compare()  # with a sharded reward model, every process must take part
         return distributed.broadcast(lambda: verdict)
 
     def _respond(self, policy: Any, seed: int) -> list[Answer]:
         options = self.networks.options
         seeds = new_seeds(len(self.ids), torch.Generator().manual_seed(seed))
-        mine = distributed.local_part(range(len(self.ids)))
+        local_indices = distributed.local_part(range(len(self.ids)))
         drawn = respond(
             policy,
             self.tokenizer,
-            [self.ids[i] for i in mine],
+            [self.ids[i] for i in local_indices],
             options,
-            [seeds[i] for i in mine],
+            [seeds[i] for i in local_indices],
             options.sample_batch or math.ceil(options.batch_size / distributed.world()),
             self.sampler,
         )
-        return distributed.gathered([(i, Answer(*one)) for i, one in zip(mine, drawn, strict=True)])
+        return distributed.gathered([(i, Answer(*one)) for i, one in zip(local_indices, drawn, strict=True)])

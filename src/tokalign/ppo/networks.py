@@ -1,14 +1,16 @@
-"""The four networks of PPO, however they lie in memory.
+"""Policy, reference and value model of PPO, and how they share memory.
 
-=========  ==============================  =======================================================
-           value model ``separate``        ``shared``
-=========  ==============================  =======================================================
-whole      policy, its copy as reference,  policy with a value head on its last states, and its
-           a value model                   copy as reference
-``--lora`` one set of frozen weights with adapters: for the policy, for the value (or the policy's
-           with a head), for a reward model that was trained as an adapter on the same weights;
-           without any, they are the reference
-=========  ==============================  =======================================================
+=================  ==========================================  ================================================
+                   ``--value-model separate``                  ``--value-model shared``
+=================  ==========================================  ================================================
+full fine-tuning   policy, reference (a copy of the starting   policy with a value head on its last hidden
+                   policy) and value model                     states, reference
+``--lora``         one frozen base model with an adapter for   one frozen base model with an adapter for the
+                   the policy and one for the value model      policy, and a value head on the policy's states
+=================  ==========================================  ================================================
+
+With ``--lora``, the base model without adapters is the reference, and a reward model that was trained as an adapter
+on the same base model is loaded as one more adapter.
 """
 
 from collections.abc import Iterator
@@ -32,17 +34,17 @@ from tokalign.models.tokenizer import Tokenizer
 
 
 class Networks:
-    """Policy, reference and value model. Trained weights are float32, whatever the arithmetic.
+    """Policy, reference and value model. Trained weights are float32, also with ``--dtype bfloat16``.
 
     Args:
-        source: the policy's folder or hub id.
-        options: what is trained, and in what precision.
-        device: where they run.
-        tokenizer: of the policy; what it can say beyond the tokenizer's ids counts as impossible.
+        source: folder or hub id of the starting policy.
+        options: PPO options: layout, adapters, precision.
+        device: device of all networks.
+        tokenizer: the policy's tokenizer; model outputs beyond its vocabulary are ignored.
 
     Raises:
-        InputError: the policy cannot be loaded.
-        UsageError: a combination that does not work.
+        InputError: the policy cannot be loaded or does not match the tokenizer.
+        UsageError: ``--lora`` with FSDP.
     """
 
     def __init__(self, source: str, options: PpoOptions, device: torch.device, tokenizer: Tokenizer) -> None:
@@ -51,7 +53,10 @@ class Networks:
         self.adapters: lora.Adapters | None = None
         if options.lora:
             if distributed.sharded():
-                raise UsageError("--lora with FSDP is not supported", remedy="torchrun alone: each process has a copy")
+                raise UsageError(
+                    "--lora with FSDP is not supported",
+                    remedy="use torchrun without FSDP; each process then holds all weights",
+                )
             base = loading.load_policy(source, options.dtype).to(device)
             loading.check_vocabulary(base, tokenizer)
             self.adapters = lora.Adapters(base, options)
@@ -70,14 +75,14 @@ class Networks:
                 loading.recompute_activations(model)
 
     def _placed(self, model: Any) -> Any:
-        """On the device; where processes share weights each keeps its part, before the next model comes."""
+        """Move a model to the device. With FSDP, shard it at once, before the next model is loaded."""
         model.to(self.device)
         if distributed.sharded():
             distributed.shard(model, getattr(torch, self.options.dtype))
         return model
 
     def _add_value(self) -> None:
-        """What values are read by: a head on the policy's states, an adapter with a head, or a model."""
+        """Set up the values: a head on the policy's states, an adapter with a head, or a separate model."""
         self.head: Any = None
         self.value_model: Any = None
         if self.shared:
@@ -91,36 +96,35 @@ class Networks:
             self.value_model = self._placed(loading.new_value_model(self.source).eval())
 
     def _trained(self) -> list[Any]:
-        """The models in which gradients flow; adapters are all in the first."""
+        """The models through which gradients flow; with adapters, there is only the policy."""
         return [m for m in (self.policy, None if self.adapters else self.value_model) if m is not None]
 
     @property
     def policy_parameters(self) -> list[Tensor]:
-        """What the policy learns with."""
+        """Trainable parameters of the policy."""
         return self.adapters.parameters(POLICY) if self.adapters else list(self.policy.parameters())
 
     @property
     def value_parameters(self) -> list[Tensor]:
-        """What the value model learns with besides."""
+        """Trainable parameters of the value model or value head, without those of the policy."""
         if self.shared:
             return list(self.head.parameters())
-        own = list(self.value_model.parameters())
-        return own + self.adapters.parameters(VALUE) if self.adapters else own
+        parameters = list(self.value_model.parameters())
+        return parameters + self.adapters.parameters(VALUE) if self.adapters else parameters
 
     def all(self) -> torch.nn.ModuleList:
-        """Everything that is trained."""
-        found = [self.policy, self.head if self.shared else self.value_model]
-        return torch.nn.ModuleList(found)
+        """The policy, and the value model or value head."""
+        return torch.nn.ModuleList([self.policy, self.head if self.shared else self.value_model])
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Half precision where that is asked for."""
+        """Autocast context for ``--dtype``; does nothing with float32."""
         if self.options.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.options.dtype))
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within, activations are recomputed if that is asked for: models do so in training mode alone."""
+        """Context of an update. Puts models into training mode if ``--gradient-checkpointing`` requires it."""
         checkpointed = self._trained() if self.options.gradient_checkpointing else []
         for model in checkpointed:
             model.train()
@@ -131,15 +135,23 @@ class Networks:
                 model.eval()
 
     def read(self, batch: Batch, *, entropy: bool = False) -> TokenStats:
-        """The policy on responses; with values where they are read off its states."""
+        """Statistics of the response tokens under the policy, with ``values`` if ``--value-model`` is ``shared``.
+
+        Args:
+            batch: B prompts with responses of up to T tokens.
+            entropy: whether to compute ``entropy``.
+
+        Returns:
+            (B, T) tensors at the sampling temperature.
+        """
         with self.arithmetic():
             return self._read(self.policy, batch, entropy=entropy, value_head=self.head)
 
-    def _read(self, policy: Any, batch: Batch, **wanted: Any) -> TokenStats:
-        return response_logprobs(policy, batch, self.options.temperature or 1.0, size=self.size, **wanted)
+    def _read(self, policy: Any, batch: Batch, **options: Any) -> TokenStats:
+        return response_logprobs(policy, batch, self.options.temperature or 1.0, size=self.size, **options)
 
     def ref_logprobs(self, batch: Batch) -> Tensor:
-        """(B, T): log-probabilities under the reference."""
+        """(B, T): log-probabilities under the reference, at the sampling temperature."""
         with self.arithmetic():
             if self.adapters:
                 with self.adapters.off():
@@ -147,17 +159,17 @@ class Networks:
             return self._read(self.ref_policy, batch).logprobs
 
     def values(self, batch: Batch) -> Tensor:
-        """(B, T), by a value model of its own."""
+        """(B, T): values of the separate value model (not for ``shared``, see :meth:`read`)."""
         with self.arithmetic():
             return response_values(self.value_model, batch)
 
     def valuing(self) -> AbstractContextManager[Any]:
-        """Around the forward and backward pass of :meth:`values`."""
+        """Context for the forward and backward pass of :meth:`values`: activates the value adapter, if there is one."""
         return self.adapters.using(VALUE) if self.adapters else nullcontext()
 
     @contextmanager
     def reference(self) -> Iterator[Any]:
-        """The reference, to sample from."""
+        """Context that gives the reference, unsharded, for sampling."""
         with distributed.whole(self.ref_policy or self.policy), self.arithmetic():
             if self.adapters:
                 with self.adapters.off():
@@ -167,12 +179,12 @@ class Networks:
 
     @contextmanager
     def sampling(self) -> Iterator[Any]:
-        """The policy, to sample from."""
+        """Context that gives the policy, unsharded, for sampling."""
         with distributed.whole(self.policy), self.arithmetic():
             yield self.policy
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is trained. All processes must ask."""
+        """All trained weights. Collective: every process must call it."""
         if self.adapters:
             trained: dict[str, Any] = self.adapters.state_dict()
         else:
@@ -184,7 +196,7 @@ class Networks:
         return trained
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Load the result of :meth:`state_dict`."""
         if self.adapters:
             self.adapters.load_state_dict(state)
         else:
@@ -195,7 +207,10 @@ class Networks:
             distributed.spread_weights(self.value_model, state["value_model"])
 
     def save_policy(self, folder: Path) -> None:
-        """Keep the policy as it is now; all processes must ask, the first one writes."""
+        """Save the current policy (with ``--lora``, its adapter) in ``folder``.
+
+        Collective: every process must call it; the main process writes.
+        """
         if self.adapters:
             if distributed.is_main_process():
                 self.adapters.save(POLICY, folder)
@@ -205,7 +220,12 @@ class Networks:
             self.policy.save_pretrained(str(folder), state_dict=weights)
 
     def export(self, kept: Path, out: Path) -> None:
-        """Make what :meth:`save_policy` kept in ``kept`` a policy of its own in ``out``; the networks end with it."""
+        """Write a standalone model to ``out``. The networks must not be used afterwards.
+
+        Args:
+            kept: folder written by :meth:`save_policy`.
+            out: folder of the model, in ``--dtype``; with ``--lora``, the adapter is merged in float32.
+        """
         if self.adapters:
             self.adapters.merged(kept, out / ADAPTER).save_pretrained(str(out))
         else:
@@ -213,22 +233,29 @@ class Networks:
 
 
 class OnAdapter(torch.nn.Module):
-    """A classifier that reads a policy's trunk through an adapter of its own, with a head of its own."""
+    """A token classifier on the policy's base model, with its own adapter and its own head.
+
+    Args:
+        adapters: the base model with its adapters.
+        name: adapter of this classifier.
+        labels: outputs of the head; 1 for values.
+        bias: whether the head has a bias.
+    """
 
     base_model_prefix = "body"
 
     def __init__(self, adapters: "lora.Adapters", name: str, labels: int, bias: bool = False) -> None:
         super().__init__()
-        self._adapters, self._name = [adapters], name  # in a list: the trunk is not a part of this module
+        self._adapters, self._name = [adapters], name  # in a list, so that the base model is not a submodule
         self.score = torch.nn.Linear(hidden_size(adapters.model.config), labels, bias=bias)
         torch.nn.init.zeros_(self.score.weight)
 
     def body(self, **inputs: Any) -> Any:
-        """The trunk's output."""
+        """Output of the base model with this classifier's adapter."""
         with self._adapters[0].using(self._name):
             return self._adapters[0].trunk(**inputs, use_cache=False)
 
     def forward(self, **inputs: Any) -> Any:
-        """``logits`` (B, L, labels)."""
+        """Output with ``logits`` (B, L, labels)."""
         hidden = self.body(**inputs).last_hidden_state
         return TokenClassifierOutput(logits=self.score(hidden.to(self.score.weight.dtype)))

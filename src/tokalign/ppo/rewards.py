@@ -1,4 +1,4 @@
-"""Loading the reward functions of a PPO run: models beside the policy or as adapters on it, and user functions."""
+"""Loading the reward functions of a PPO run: reward models, adapters on the policy's base model, user functions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,19 @@ from tokalign.ppo.networks import Networks, OnAdapter
 
 
 def load(sources: Sequence[str], tokenizer: Tokenizer, networks: Networks) -> list[RewardFunction]:
-    """All reward functions, in the order of ``sources``: model folders, hub ids, and functions as ``MODULE:NAME``.
+    """Load reward functions.
+
+    Args:
+        sources: folders or hub ids of reward models, and Python functions as ``MODULE:NAME``.
+        tokenizer: the policy's tokenizer.
+        networks: the networks of the run.
+
+    Returns:
+        The reward functions, in the order of ``sources``.
 
     Raises:
-        InputError: one cannot be loaded.
-        UsageError: rewards at every token are wanted but none tells tokens apart.
+        InputError: a reward model or function cannot be loaded.
+        UsageError: the granularity is ``token`` or ``segment``, but every source gives one score per response.
     """
     names = [Path(source).name for source in sources]
     names = [name if names.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(names, 1)]
@@ -32,9 +40,9 @@ def load(sources: Sequence[str], tokenizer: Tokenizer, networks: Networks) -> li
         for k, (source, name) in enumerate(zip(sources, names, strict=True))
     ]
     granularity = networks.options.granularity
-    if granularity != "sequence" and all(p.dense is False for p in reward_functions):
+    if granularity != "sequence" and all(f.dense is False for f in reward_functions):
         raise UsageError(
-            f"--granularity {granularity}, but {sources[0]} gives one score a response",
+            f"--granularity {granularity} needs token-level rewards, but {sources[0]} gives one score per response",
             remedy="use --granularity sequence, or a token-level reward model (train-rm --level token)",
         )
     return reward_functions
@@ -51,7 +59,11 @@ def _model(source: str, name: str, adapter: str, tokenizer: Tokenizer, networks:
 
 
 def _on_the_policy(source: str, adapter: str, networks: Networks) -> RewardModel | None:
-    """The reward model as one more adapter on the policy's weights, if it was trained as one on the same weights."""
+    """Load a reward model as one more adapter on the policy's base model.
+
+    None if the policy is trained without ``--lora``, or if the reward model was not trained with ``--lora`` on the
+    same base model.
+    """
     folder = Path(source)
     if networks.adapters is None or not (is_artifact(folder) and (folder / loading.ADAPTER).is_dir()):
         return None

@@ -1,4 +1,4 @@
-"""A rollout: responses, what the four networks say of them, and what they are paid. Shared among processes."""
+"""Rollouts of PPO: sampled responses with log-probabilities, values and rewards. The processes share the work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,54 +20,64 @@ from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
 
 MISMATCH = 1e-3
-"""Nats by which the sampler's log-probabilities may differ from the training forward and still serve."""
+"""Largest difference, in nats, at which the sampler's log-probabilities can replace those of the training forward
+pass."""
 
 
 class PromptItem(NamedTuple):
-    """A prompt as it is, and its ids."""
+    """A prompt (text or messages) and its token ids."""
 
     prompt: Prompt
     ids: list[int]
 
 
 class Response(NamedTuple):
-    """One response of T tokens and what was made of it; all (T,), on the CPU."""
+    """One response of T tokens with its statistics: tensors (T,) on the CPU."""
 
     ids: list[int]
+    """Token ids, EOS last if ``finished``."""
     finished: bool
+    """Whether the response ends with EOS."""
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
     scores: list[Tensor]
-    """What each reward function gives, where it gives it."""
+    """Rewards of each reward function, at the tokens for which it gives them."""
     segments: Tensor
-    """The number of the sentence that each token is of."""
+    """Index of the sentence of each token, long; zeros unless ``--granularity`` is ``segment``."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A sampled batch: B responses, T tokens, padded on the right. (B, T) each; mask **True = counts**."""
+    """A sampled batch: B responses of up to T tokens, padded on the right with 0. Tensors are (B, T)."""
 
     pairs: list[Pair]
+    """Prompt ids and response ids of each row."""
     finished: list[bool]
+    """Whether each response ends with EOS."""
     response_mask: Tensor
+    """Bool, **True = counts**."""
     logprobs: Tensor
+    """Log-probabilities under the policy before the update, at the sampling temperature."""
     ref_logprobs: Tensor
+    """Log-probabilities under the reference, at the sampling temperature."""
     values: Tensor
+    """Value of the state before each token."""
     scores: list[Tensor]
-    """(B, T) of each reward function."""
+    """Rewards of each reward function, before placing and scaling."""
     segments: Tensor
+    """Index of the sentence of each token, long."""
 
     @classmethod
     def of(cls, items: Sequence[PromptItem], responses: Sequence[Response], device: torch.device) -> "Rollout":
-        """Pad responses to the longest."""
+        """Pad the responses to the longest and move them to ``device``; ``items`` are their prompts."""
         lengths = torch.tensor([len(r.ids) for r in responses])
 
         def padded(rows: Sequence[Tensor]) -> Tensor:
             return pad_rows(rows).to(device)
 
         return cls(
-            [(a.ids, r.ids) for a, r in zip(items, responses, strict=True)],
+            [(item.ids, r.ids) for item, r in zip(items, responses, strict=True)],
             [r.finished for r in responses],
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
             padded([r.logprobs for r in responses]),
@@ -79,74 +89,104 @@ class Rollout:
 
     @property
     def ids(self) -> Tensor:
-        """(B, T) long: what was emitted, 0 at padding."""
+        """(B, T) long: response token ids, 0 at padding."""
         return pad_rows([torch.tensor(r) for _, r in self.pairs]).to(self.response_mask.device)
 
     @property
     def sizes(self) -> list[int]:
-        """Tokens of each prompt with its response."""
+        """Number of tokens of each prompt and response together."""
         return [len(p) + len(r) for p, r in self.pairs]
 
     def batch(self, rows: Sequence[int], pad_id: int) -> Batch:
-        """Some of them, ready for a model."""
+        """The given rows as the input of a model."""
         return Batch.of([self.pairs[i] for i in rows], pad_id, self.response_mask.device)
 
 
 class Collector:
-    """Makes rollouts. Of several processes each makes its part, and all get the whole."""
+    """Collects rollouts. Each process samples and scores its part of the prompts; all get the whole rollout.
+
+    Args:
+        networks: networks of the run.
+        reward_functions: reward functions, in the order of ``Rollout.scores``.
+        tokenizer: the policy's tokenizer.
+
+    Raises:
+        InputError: no sampler matches the policy.
+    """
 
     def __init__(self, networks: Networks, reward_functions: Sequence[RewardFunction], tokenizer: Tokenizer) -> None:
         self.networks, self.reward_functions, self.tokenizer = networks, reward_functions, tokenizer
         with networks.sampling() as policy:
             self.sampler = choose(policy, tokenizer, networks.options, networks.options.dtype)
         self.reuse_logprobs: bool | None = None
-        """Whether the sampler's log-probabilities serve as the old ones; found out on the first rollout."""
+        """Whether the sampler's log-probabilities are used as the old ones; None until the first rollout decides."""
 
     def draw(self, items: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
-        """Responses to this process's part of the prompts, and which part that is."""
-        order = sorted(range(len(items)), key=lambda i: -len(items[i].ids))
-        mine = distributed.local_part(order)
-        options, drawn = self.networks.options, list[Sampled]()
-        size = options.sample_batch or len(mine)
-        with self.networks.sampling() as policy:
-            for part in (mine[k : k + size] for k in range(0, len(mine), size)):
-                prompts, own = [items[i].ids for i in part], [seeds[i] for i in part]
-                drawn += self.sampler(policy, prompts, own, self.tokenizer, options, self.networks.head)
-        return mine, drawn
+        """Sample responses to this process's part of the prompts.
 
-    def evaluate(self, items: Sequence[PromptItem], mine: Sequence[int], sampled: Sequence[Sampled]) -> Rollout:
-        """What networks and reward functions say of the responses of all processes."""
-        pairs: list[Pair] = [(items[i].ids, s.ids) for i, s in zip(mine, sampled, strict=True)]
+        Args:
+            items: all prompts of the batch; the same in all processes.
+            seeds: one seed per prompt.
+
+        Returns:
+            Indices into ``items`` of this process's part, and a response for each.
+        """
+        order = sorted(range(len(items)), key=lambda i: -len(items[i].ids))
+        local_indices = distributed.local_part(order)
+        options, responses = self.networks.options, list[Sampled]()
+        size = options.sample_batch or len(local_indices)
+        with self.networks.sampling() as policy:
+            for rows in (local_indices[k : k + size] for k in range(0, len(local_indices), size)):
+                prompts, prompt_seeds = [items[i].ids for i in rows], [seeds[i] for i in rows]
+                responses += self.sampler(policy, prompts, prompt_seeds, self.tokenizer, options, self.networks.head)
+        return local_indices, responses
+
+    def evaluate(
+        self, items: Sequence[PromptItem], local_indices: Sequence[int], sampled: Sequence[Sampled]
+    ) -> Rollout:
+        """Score the responses of this process with networks and reward functions, and gather the rollout.
+
+        Collective: every process must call it.
+
+        Args:
+            items: all prompts of the batch.
+            local_indices: this process's indices, from :meth:`draw`.
+            sampled: this process's responses, from :meth:`draw`.
+
+        Raises:
+            TokalignError: the sampler's log-probabilities are too far from those of the model.
+        """
+        pairs: list[Pair] = [(items[i].ids, s.ids) for i, s in zip(local_indices, sampled, strict=True)]
         finished = [s.finished for s in sampled]
-        emitted = Emitted([items[i].prompt for i in mine], pairs, finished, self.tokenizer)
+        emitted = Emitted([items[i].prompt for i in local_indices], pairs, finished, self.tokenizer)
         options = self.networks.options
         logprobs, ref_logprobs, values = self._read(pairs, sampled)
         scores = [reward_function.score(emitted, options.microbatch) for reward_function in self.reward_functions]
         segments = [torch.zeros(len(r), dtype=torch.long) for _, r in pairs]
         if options.granularity == "segment":
             segments = sentences(*emitted.located)
-        made = [
-            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(given), segments[k]))
-            for k, (i, given) in enumerate(zip(mine, zip(*scores, strict=True), strict=True))
+        responses = [
+            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(rewards), segments[k]))
+            for k, (i, rewards) in enumerate(zip(local_indices, zip(*scores, strict=True), strict=True))
         ]
-        return Rollout.of(items, distributed.gathered(made), self.networks.device)
+        return Rollout.of(items, distributed.gathered(responses), self.networks.device)
 
     @torch.no_grad()
     def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Log-probabilities under policy and reference, and values: (T_i,) each."""
+        """Log-probabilities under policy and reference, and values: (T_i,) for each response, on the CPU."""
         logprobs, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(3))
-        sizes, most = [len(p) + len(r) for p, r in pairs], self.networks.options.microbatch
-        widest = 0.0
-        for group in by_length(sizes, most, even=distributed.sharded()):
+        sizes, microbatch = [len(p) + len(r) for p, r in pairs], self.networks.options.microbatch
+        largest = 0.0
+        for group in by_length(sizes, microbatch, even=distributed.sharded()):
             batch = Batch.of([pairs[i] for i in group], self.tokenizer.pad_id, self.networks.device)
             known = [sampled[i] for i in group]
-            enough = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
-            read = None if enough else self.networks.read(batch)
+            reuse = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
+            read = None if reuse else self.networks.read(batch)
             if read is not None:
-                apart = gap(known, read.logprobs)
-                widest = max(widest, 0.0 if apart == float("inf") else apart)
+                difference = gap(known, read.logprobs)
+                largest = max(largest, 0.0 if difference == float("inf") else difference)
                 if self.reuse_logprobs is None:
-                    self.reuse_logprobs = distributed.all_reduce_max(apart > MISMATCH) == 0
+                    self.reuse_logprobs = distributed.all_reduce_max(difference > MISMATCH) == 0
             ref = self.networks.ref_logprobs(batch)
             value = read and read.values if self.networks.shared else self.networks.values(batch)
             for row, i in enumerate(group):
@@ -156,25 +196,29 @@ class Collector:
                     sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
                 )
                 values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
-        refuse_gap(distributed.all_reduce_max(widest), self.networks.options.dtype)
+        refuse_gap(distributed.all_reduce_max(largest), self.networks.options.dtype)
         return logprobs, refs, values
 
 
 def refuse_gap(nats: float, dtype: str) -> None:
-    """Stop where the sampler's log-probabilities are so far from the training forward's that one of both is wrong.
+    """Check that rounding can explain the gap between the log-probabilities of sampler and training forward pass.
+
+    Args:
+        nats: largest difference.
+        dtype: arithmetic of both, such as ``float32``.
 
     Raises:
-        TokalignError: they are.
+        TokalignError: the gap is too large.
     """
     if nats > wrong(dtype):
         raise TokalignError(
-            f"the sampler does not follow the model: log-probabilities differ by {nats:.2g} nats",
-            remedy="--sampler generate or uncached; please report the model",
+            f"the sampler's log-probabilities differ from the model's by {nats:.2g} nats",
+            remedy="use --sampler generate or --sampler uncached, and please report the model",
         )
 
 
 def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> Tensor:
-    """What the sampler knows of a response (T_i,), else what was read of it, a row of (B, T)."""
+    """``known`` (T_i,) from the sampler or, if it is None, the first ``size`` columns of a row of ``read`` (B, T)."""
     if known is not None:
         return known
     assert read is not None
@@ -182,7 +226,15 @@ def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> T
 
 
 def gap(known: Sequence[Sampled], found: Tensor) -> float:
-    """The largest difference of log-probabilities known and found (B, T); endless where a sampler knows none."""
+    """Largest difference between the sampler's log-probabilities and those of the model.
+
+    Args:
+        known: B sampled responses.
+        found: (B, T) log-probabilities of the training forward pass, 0 at padding.
+
+    Returns:
+        The difference in nats; infinite if the sampler gives no log-probabilities.
+    """
     rows = [s.logprobs for s in known if s.logprobs is not None]
     if len(rows) < len(known):
         return float("inf")
@@ -190,19 +242,24 @@ def gap(known: Sequence[Sampled], found: Tensor) -> float:
 
 
 def sentences(texts: Sequence[str], places: Sequence[Sequence[tuple[int, int]]]) -> list[Tensor]:
-    """(T_i,) long for each text: the number of the sentence in which each token, ``[start, end)``, ends."""
+    """For each text, (T_i,) long: index of the sentence in which each token ends, non-decreasing.
+
+    Args:
+        texts: response texts.
+        places: ``[start, end)`` of each token in its text, in code points.
+    """
     words = split(texts)
     found = []
     for k, spans in enumerate(places):
-        own = slice(words.rows[k], words.rows[k + 1])
-        starts = torch.from_numpy(words.begins[own][words.starts[own]] - words.places[k])
+        own_words = slice(words.rows[k], words.rows[k + 1])
+        starts = torch.from_numpy(words.begins[own_words][words.starts[own_words]] - words.places[k])
         last = torch.tensor([max(end - 1, 0) for _, end in spans])
         found.append(torch.searchsorted(starts, last, right=True).cummax(0).values)
     return found
 
 
 def payout_positions(granularity: str, rollout: Rollout) -> Tensor:
-    """(B, T) bool: the positions at which rewards are placed."""
+    """(B, T) bool: True at the payout positions of ``granularity`` (``token``, ``segment`` or ``sequence``)."""
     mask = rollout.response_mask
     if granularity == "token":
         return mask

@@ -1,4 +1,4 @@
-"""One step of PPO on a policy: rollout, rewards, advantages, updates. The arithmetic is in ``core/rl.py``."""
+"""The PPO training step: rollout, rewards, advantages, updates. The arithmetic is in ``core/rl.py``."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,42 +21,50 @@ from tokalign.ppo.networks import Networks
 from tokalign.ppo.rollout import MISMATCH, Collector, PromptItem, Rollout, payout_positions, refuse_gap
 
 SHOWN = 4
-"""Responses of a step that are kept to be looked at."""
+"""Number of responses per step that are kept as samples."""
 
 
 class Targets(NamedTuple):
-    """What an update aims at: (B, T) each."""
+    """Training targets of an update, (B, T) each, 0 at padding."""
 
     advantages: Tensor
+    """Whitened."""
     returns: Tensor
 
 
 class Samples(NamedTuple):
-    """Some responses of the last rollout: their rewards are as they were given, before any scaling."""
+    """Some responses of the last rollout."""
 
     prompts: list[PromptItem]
     responses: list[list[int]]
+    """Token ids."""
     rewards: list[list[float]]
+    """Weighted sum of the reward functions at each token, before placing and scaling."""
 
 
 @dataclass
 class Learner:
-    """The networks of PPO, who pays, and the state that a run carries from step to step."""
+    """Networks, reward functions and state of a PPO run. :meth:`step` is one training step."""
 
     networks: Networks
     reward_functions: Sequence[RewardFunction]
     tokenizer: Tokenizer
     options: PpoOptions
     weights: Sequence[float]
-    """What each reward function counts."""
+    """Weight of each reward function."""
     generator: torch.Generator
-    """Of seeds and the order of minibatches; on the CPU, the same in all processes."""
+    """Random generator for sampling seeds and the order of minibatches; on the CPU, in the same state in all
+    processes."""
     optimizer: torch.optim.Optimizer = field(init=False)
     scaling: list[rl.Scaling] | None = None
+    """Scaling of each reward function; None before the first rollout."""
     first: dict[str, float] = field(default_factory=dict)
-    """What the first rollout was like: ``length``, ``repetition``, and ``longest``, the 95th percentile of lengths."""
+    """Statistics of the first rollout: mean ``length`` in tokens, ``repetition``, and ``longest``, the 95th percentile
+    of the lengths. Empty before it."""
     kl_coef: float = field(init=False)
+    """Current KL coefficient β."""
     samples: Samples | None = None
+    """Some responses of the last rollout."""
 
     def __post_init__(self) -> None:
         self.collector = Collector(self.networks, self.reward_functions, self.tokenizer)
@@ -71,7 +79,7 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes from step to step, for ``torch.save``. All processes must ask."""
+        """Everything that changes from step to step, for ``torch.save``. Collective: every process must call it."""
         return {
             "networks": self.networks.state_dict(),
             "optimizer": distributed.gathered_moments(self.networks.all(), self.optimizer),
@@ -83,7 +91,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Load the result of :meth:`state_dict`."""
         self.networks.load_state_dict(state["networks"])
         distributed.spread_moments(self.networks.all(), self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
@@ -92,57 +100,70 @@ class Learner:
         self.collector.reuse_logprobs = state["reuse_logprobs"]
 
     def step(self, prompts: Sequence[PromptItem]) -> dict[str, float]:
-        """One rollout over prompts and its updates. Returns the metrics of the step."""
-        k, clock = self.options, [time.perf_counter()]
+        """Run one training step: a rollout over ``prompts`` and its updates. ``docs/ppo.md`` has the formulas.
+
+        Collective: every process must call it, with the same prompts.
+
+        Args:
+            prompts: the prompts of the batch.
+
+        Returns:
+            The metrics of the step, as in ``metrics.jsonl``.
+
+        Raises:
+            TokalignError: gradients are not finite, or the sampler does not match the model.
+        """
+        options, clock = self.options, [time.perf_counter()]
 
         def lap() -> float:
             clock.append(time.perf_counter())
             return clock[-1] - clock[-2]
 
-        # 1. Sample a response to every prompt. Models stay in eval mode: no dropout anywhere.
-        mine, sampled = self.collector.draw(prompts, new_seeds(len(prompts), self.generator))
+        # 1. Sample a response to every prompt. Models are in eval mode: no dropout.
+        local_indices, sampled = self.collector.draw(prompts, new_seeds(len(prompts), self.generator))
         seconds = {"rollout": lap()}
 
-        # 2. Read: log-probabilities under policy and reference, values, and the scores of each reward function.
-        rollout = self.collector.evaluate(prompts, mine, sampled)
+        # 2. Score: log-probabilities under policy and reference, values, and rewards of each reward function.
+        rollout = self.collector.evaluate(prompts, local_indices, sampled)
         mask = rollout.response_mask
         lengths, repeated = mask.sum(1).float(), reward_hacking.repetition(rollout.ids, mask)
         seconds["scoring"] = lap()
 
-        # 3. Let rewards land where the granularity says, and put them on one scale, fixed by the first rollout.
-        #    Nothing good is paid far beyond the first lengths; a response that never ends pays.
+        # 3. Place rewards at the payout positions and scale them, with a scaling fixed on the first rollout. Apply the
+        #    length guard and the penalty for a missing EOS.
         if not self.first:
             longest = float(lengths.quantile(0.95))
             self.first = {"length": float(lengths.mean()), "repetition": repeated, "longest": longest}
         token_rewards = self._placed_rewards(rollout)
 
-        # 4. Subtract the price of drift, and estimate advantages, whitened over the tokens that count.
-        kl = rl.kl_terms(rollout.logprobs, rollout.ref_logprobs, mask, k.kl_estimator)
+        # 4. Subtract the KL penalty; estimate advantages by GAE and whiten them over response tokens.
+        kl = rl.kl_terms(rollout.logprobs, rollout.ref_logprobs, mask, options.kl_estimator)
         rewards = rl.compute_rewards(token_rewards, kl, mask, self.kl_coef)
-        advantages, returns = rl.gae(rewards, rollout.values, mask, k.gamma, k.gae_lambda)
+        advantages, returns = rl.gae(rewards, rollout.values, mask, options.gamma, options.gae_lambda)
         targets = Targets(rl.whiten(advantages, mask), returns)
 
-        # 5. Several passes of minibatches.
+        # 5. Update: several epochs of minibatches.
         stats = [self._update(rollout, targets, *part) for part in self._minibatches(len(prompts))]
         seconds["update"] = lap()
 
-        # 6. Keep the drift near its target, if there is one.
-        drift = float(kl.sum(1).mean())
-        used, self.kl_coef = self.kl_coef, rl.adapt(self.kl_coef, drift, k.kl_target) if k.kl_target else self.kl_coef
+        # 6. Adapt the KL coefficient if there is a target.
+        mean_kl, used_kl_coef = float(kl.sum(1).mean()), self.kl_coef
+        if options.kl_target:
+            self.kl_coef = rl.adapt(self.kl_coef, mean_kl, options.kl_target)
 
         raw = torch.stack([w * scores for w, scores in zip(self.weights, rollout.scores, strict=True)]).sum(0)
-        each = {
+        by_function = {
             f"reward/{p.name}": float(e.sum(1).mean())
             for p, e in zip(self.reward_functions, rollout.scores, strict=True)
         }
-        self.samples = self._some(prompts, rollout, raw)
+        self.samples = self._samples(prompts, rollout, raw)
         return {
             **_means(stats),
             "reward": float(raw.sum(1).mean()),
-            **(each if len(self.reward_functions) > 1 else {}),
+            **(by_function if len(self.reward_functions) > 1 else {}),
             "token_reward": float(rl.masked_mean(raw, mask)),
-            "kl": drift,
-            "kl_coef": used,
+            "kl": mean_kl,
+            "kl_coef": used_kl_coef,
             "length": float(lengths.mean()),
             "repetition": repeated,
             "finished": sum(rollout.finished) / len(rollout.finished),
@@ -152,31 +173,35 @@ class Learner:
         }
 
     def _placed_rewards(self, rollout: Rollout) -> Tensor:
-        """(B, T): the rewards of all functions together, placed, scaled and guarded."""
-        k, mask = self.options, rollout.response_mask
-        payout_mask = payout_positions(k.granularity, rollout)
-        centre = k.centre and k.granularity != "sequence"
+        """(B, T): weighted sum of the rewards, placed and scaled, with length guard and missing-EOS penalty.
+
+        The first call also measures ``self.scaling``.
+        """
+        options, mask = self.options, rollout.response_mask
+        payout_mask = payout_positions(options.granularity, rollout)
+        centre = options.centre and options.granularity != "sequence"
         placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
         if self.scaling is None:
-            # One score a response is not centred: taken off every token, its mean would make length pay, or cost.
+            # A single score per response is not centred: subtracting its mean at every token would reward (or
+            # penalise) length.
             dense = [
                 bool(distributed.all_reduce_max(bool(reward_function.dense)))
                 for reward_function in self.reward_functions
             ]
             self.scaling = [
-                rl.fit_scaling(given, payout_mask, centre=centre and several, scale=k.scale)
-                for several, given in zip(dense, placed_rewards, strict=True)
+                rl.fit_scaling(placed, payout_mask, centre=centre and is_dense, scale=options.scale)
+                for is_dense, placed in zip(dense, placed_rewards, strict=True)
             ]
         rewards = torch.zeros_like(placed_rewards[0])
-        for weight, given, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
-            rewards += weight * torch.where(payout_mask, (given - scaling.centre) / scaling.sigma, 0.0)
-        if k.length_guard:
-            rewards = rl.guard_length(rewards, k.length_guard * self.first["longest"])
+        for weight, placed, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
+            rewards += weight * torch.where(payout_mask, (placed - scaling.centre) / scaling.sigma, 0.0)
+        if options.length_guard:
+            rewards = rl.guard_length(rewards, options.length_guard * self.first["longest"])
         unfinished = ~torch.tensor(rollout.finished, device=mask.device)
-        return rewards - k.missing_eos_penalty * (rl.last_token(mask) & unfinished[:, None])
+        return rewards - options.missing_eos_penalty * (rl.last_token(mask) & unfinished[:, None])
 
     def _minibatches(self, n: int) -> Iterator[tuple[list[int], bool]]:
-        """Rows of each optimiser step, and whether it is the first on this rollout."""
+        """Rows of each optimiser step, and whether it is the first step on this rollout."""
         cuts = [n * k // self.options.minibatches for k in range(self.options.minibatches + 1)]
         for epoch in range(self.options.epochs):
             order = torch.randperm(n, generator=self.generator).tolist()
@@ -184,25 +209,38 @@ class Learner:
                 if start < end:
                     yield order[start:end], epoch == start == 0
 
-    def _update(self, rollout: Rollout, targets: Targets, rows: list[int], fresh: bool) -> dict[str, float]:
-        """One optimiser step on ``rows``, in microbatches of similar length; ``fresh``: nothing has moved yet."""
+    def _update(self, rollout: Rollout, targets: Targets, rows: list[int], first: bool) -> dict[str, float]:
+        """Make one optimiser step on ``rows``, in microbatches of similar length.
+
+        Args:
+            rollout: the rollout.
+            targets: advantages and returns.
+            rows: rows of the minibatch, over all processes.
+            first: whether this is the first step on the rollout: the policy has not changed since sampling.
+
+        Returns:
+            Losses, clip fractions and gradient norms; with ``first``, also the entropy.
+
+        Raises:
+            TokalignError: gradients are not finite, or the sampler does not match the model.
+        """
         sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction"), 0.0)
-        sums |= {"entropy": 0.0} if fresh else {}
-        widest = 0.0
-        counted = int(rollout.response_mask[rows].sum())
+        sums |= {"entropy": 0.0} if first else {}
+        largest = 0.0
+        tokens = int(rollout.response_mask[rows].sum())
         self.optimizer.zero_grad(set_to_none=True)
         with self.networks.training():
             for group, weight in self._microbatches(rollout, rows):
                 batch = rollout.batch(group, self.tokenizer.pad_id)
-                # Means are over the minibatch's tokens: each microbatch weighs by its own.
-                share = weight * float(batch.response_mask.sum()) / counted
-                found, apart = self._backward(rollout, targets, group, batch, share, fresh)
-                widest = max(widest, apart)
+                # Means are over the tokens of the minibatch: weight each microbatch by its share of them.
+                share = weight * float(batch.response_mask.sum()) / tokens
+                found, difference = self._backward(rollout, targets, group, batch, share, first)
+                largest = max(largest, difference)
                 for name in sums:
                     sums[name] += float(found[name]) * share
         policy, value = self.networks.policy_parameters, self.networks.value_parameters
         distributed.sum_gradients([*policy, *value])
-        # Clipped apart: the critic's gradient must not shrink the actor's.
+        # Clip the two separately, so that a large gradient of the value model does not shrink the policy's.
         norm = self.options.max_grad_norm or float("inf")
         sums = distributed.summed(sums)
         for name, parameters in (("grad_norm", policy), ("value_grad_norm", value)):
@@ -213,42 +251,47 @@ class Learner:
                 f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
-        if fresh:
-            widest = distributed.all_reduce_max(widest)
-            if self.collector.reuse_logprobs:  # the old ones are the sampler's
-                refuse_gap(widest, self.options.dtype)
-            if widest > MISMATCH:
-                self.collector.reuse_logprobs = False  # from the next rollout on, they are computed again
+        if first:
+            largest = distributed.all_reduce_max(largest)
+            if self.collector.reuse_logprobs:  # the old log-probabilities are the sampler's
+                refuse_gap(largest, self.options.dtype)
+            if largest > MISMATCH:
+                self.collector.reuse_logprobs = False  # recompute them from the next rollout on
         self.optimizer.step()
         return sums
 
     def _backward(
-        self, rollout: Rollout, targets: Targets, group: list[int], batch: Batch, share: float, fresh: bool
+        self, rollout: Rollout, targets: Targets, group: list[int], batch: Batch, share: float, first: bool
     ) -> tuple[dict[str, Any], float]:
-        """Gradients of one microbatch; its figures, and how far log-probabilities are from those of the rollout."""
-        k, mask = self.options, batch.response_mask
+        """Add the gradients of one microbatch, scaled by ``share``.
+
+        Returns:
+            The metrics of the microbatch; and with ``first``, the largest difference (nats) between its
+            log-probabilities and those of the rollout, otherwise 0.
+        """
+        options, mask = self.options, batch.response_mask
         width = mask.shape[1]
-        new = self.networks.read(batch, entropy=fresh)
+        new = self.networks.read(batch, entropy=first)
         old = rollout.logprobs[group, :width]
-        actor = rl.policy_loss(new.logprobs, old, targets.advantages[group, :width], mask, k.clip_range)
+        policy = rl.policy_loss(new.logprobs, old, targets.advantages[group, :width], mask, options.clip_range)
         if self.networks.shared:
             assert new.values is not None
-            critic = self._critic(rollout, targets, group, new.values, mask)
-            ((actor.loss + k.vf_coef * critic.loss) * share).backward()  # type: ignore[no-untyped-call]
+            value = self._value_loss(rollout, targets, group, new.values, mask)
+            ((policy.loss + options.vf_coef * value.loss) * share).backward()  # type: ignore[no-untyped-call]
         else:
-            (actor.loss * share).backward()  # type: ignore[no-untyped-call]
+            (policy.loss * share).backward()  # type: ignore[no-untyped-call]
             with self.networks.valuing():
-                critic = self._critic(rollout, targets, group, self.networks.values(batch), mask)
-                (critic.loss * share).backward()  # type: ignore[no-untyped-call]
+                value = self._value_loss(rollout, targets, group, self.networks.values(batch), mask)
+                (value.loss * share).backward()  # type: ignore[no-untyped-call]
         return {
-            "policy_loss": actor.loss.detach(),
-            "value_loss": critic.loss.detach(),
-            "clip_fraction": actor.clip_fraction,
-            "value_clip_fraction": critic.clip_fraction,
+            "policy_loss": policy.loss.detach(),
+            "value_loss": value.loss.detach(),
+            "clip_fraction": policy.clip_fraction,
+            "value_clip_fraction": value.clip_fraction,
             "entropy": rl.masked_mean(new.entropy, mask) if new.entropy is not None else 0.0,
-        }, float((new.logprobs.detach() - old).abs().max()) if fresh else 0.0
+        }, float((new.logprobs.detach() - old).abs().max()) if first else 0.0
 
-    def _critic(
+    def _value_loss(
         self, rollout: Rollout, targets: Targets, group: list[int], values: Tensor, mask: Tensor
     ) -> rl.LossStats:
         width = mask.shape[1]
@@ -257,24 +300,30 @@ class Learner:
         )
 
     def _microbatches(self, rollout: Rollout, rows: list[int]) -> Iterator[tuple[list[int], float]]:
-        """This process's part of a minibatch, in groups of similar length that count 1.
+        """Split this process's part of a minibatch into groups of similar length.
 
-        All processes make as many passes: one with less to do makes a pass that counts 0.
+        Every process yields the same number of groups, as collective operations require.
+
+        Yields:
+            Rows of each group and the weight of its loss: 1, or 0 for a group that only pads the number of groups.
         """
         sizes = rollout.sizes
-        mine = distributed.local_part(sorted(rows, key=lambda i: -sizes[i]))
-        groups = [[mine[j] for j in group] for group in by_length([sizes[i] for i in mine], self.options.microbatch)]
+        local_rows = distributed.local_part(sorted(rows, key=lambda i: -sizes[i]))
+        groups = [
+            [local_rows[j] for j in group]
+            for group in by_length([sizes[i] for i in local_rows], self.options.microbatch)
+        ]
         yield from ((group, 1.0) for group in groups)
         for _ in range(distributed.all_reduce_max(len(groups)) - len(groups)):
             yield rows[:1], 0.0
 
-    def _some(self, prompts: Sequence[PromptItem], rollout: Rollout, raw: Tensor) -> Samples:
+    def _samples(self, prompts: Sequence[PromptItem], rollout: Rollout, raw: Tensor) -> Samples:
         lengths = rollout.response_mask.sum(1).tolist()
-        some = range(min(SHOWN, len(prompts)))
-        rewards = [raw[i, : lengths[i]].tolist() for i in some]
-        return Samples([prompts[i] for i in some], [list(rollout.pairs[i][1]) for i in some], rewards)
+        rows = range(min(SHOWN, len(prompts)))
+        rewards = [raw[i, : lengths[i]].tolist() for i in rows]
+        return Samples([prompts[i] for i in rows], [list(rollout.pairs[i][1]) for i in rows], rewards)
 
 
 def _means(stats: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over optimiser steps; of what is measured on the first alone, that."""
+    """Mean of each metric over the optimiser steps that have it."""
     return {key: sum(found) / len(found) for key in stats[0] if (found := [s[key] for s in stats if key in s])}

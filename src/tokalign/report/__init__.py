@@ -1,1 +1,1 @@
-"""What people see: the terminal views."""
+"""Terminal views and summaries of artifacts, and the HTML report."""

@@ -1,4 +1,4 @@
-"""Finding artifacts below folders, and what of them a page shows."""
+"""Finds artifacts below folders and selects the examples that the report shows."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,24 +13,24 @@ from tokalign.data.conversation import as_text
 from tokalign.data.dataset import check_row
 from tokalign.data.readers import read_file
 from tokalign.errors import InputError
-from tokalign.report.spans import MOST, Span, clipped, is_whole, rewarded
+from tokalign.report.spans import MAX_CHARACTERS, Span, clipped, is_whole, rewarded
 from tokalign.report.text import safe
 
 
 class Found(NamedTuple):
-    """An artifact: its path below the folder that was named, or that folder's own name, and what was opened there."""
+    """An artifact and its name: its path below the given folder, or the name of that folder itself."""
 
     name: str
     artifact: Artifact
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Folder of the artifact."""
         return self.artifact.folder
 
     @property
     def manifest(self) -> Manifest:
-        """What it says of itself."""
+        """Manifest of the artifact."""
         return self.artifact.manifest
 
 
@@ -52,40 +52,46 @@ class Rated(NamedTuple):
     spans: list[Span]
     score: str
     by: str
-    """Name of the artifact."""
+    """Name of the artifact of rewards."""
     whole: bool
-    """Whether it has one score."""
+    """Whether the response has a single score."""
 
 
 def artifacts_below(folders: Sequence[Path], only: Sequence[str]) -> list[Found]:
-    """All artifacts, each once and checked, nested ones too, but for checkpoints. Links are not followed.
+    """Open and check all artifacts in and below the folders, nested ones too, without duplicates and checkpoints.
+
+    Symbolic links are not followed.
+
+    Args:
+        folders: folders to search.
+        only: globs for names of artifacts; empty: all.
 
     Raises:
-        InputError: there are none, or one is damaged.
+        InputError: there are no such artifacts, or one is damaged.
     """
     below = folders_below(folders)
-    kept = [Found(n, open_artifact(p)) for n, p in below if not only or any(fnmatch(n, glob) for glob in only)]
-    if not kept:
+    matching = [Found(n, open_artifact(p)) for n, p in below if not only or any(fnmatch(n, glob) for glob in only)]
+    if not matching:
         raise InputError(
             f"no artifact matches {only}",
             where=", ".join(map(str, folders)),
             field="only",
-            remedy="name artifacts as `tokalign show FOLDER` does, * for anything",
+            remedy="use names as `tokalign show FOLDER` lists them; * matches anything",
         )
-    return kept
+    return matching
 
 
 def folders_below(folders: Sequence[Path]) -> list[tuple[str, Path]]:
-    """The names and folders of :func:`artifacts_below`, unchecked.
+    """Return the names and folders for :func:`artifacts_below`, without opening the artifacts.
 
     Raises:
-        InputError: there are none below one of the folders.
+        InputError: there is no artifact in or below one of the folders.
     """
     names: dict[Path, tuple[str, Path]] = {}
     for folder in folders:
         below = sorted(_folders(folder))
         if not below:
-            raise InputError("no artifact here or below", where=str(folder), remedy="name folders of runs")
+            raise InputError("no artifact in or below this folder", where=str(folder), remedy="give folders of runs")
         for p in below:
             name = p.relative_to(folder).as_posix() if p != folder else folder.resolve().name
             names.setdefault(p.resolve(), (name, p))
@@ -93,15 +99,15 @@ def folders_below(folders: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """Folders that hold an artifact."""
-    for here, below, files in os.walk(folder):
+    """Yield the folders that contain an artifact."""
+    for path, below, files in os.walk(folder):
         below[:] = [name for name in below if name != "checkpoints"]
-        if MANIFEST in files and looks_ours(Path(here)):
-            yield Path(here)
+        if MANIFEST in files and looks_ours(Path(path)):
+            yield Path(path)
 
 
 def of_kind(found: Sequence[Found], *kinds: str) -> dict[str, list[Found]]:
-    """Artifacts of some kinds by name: the same one of other seeds side by side."""
+    """Group the artifacts of some kinds by name. Runs with several seeds have one artifact per seed in a group."""
     groups: dict[str, list[Found]] = {}
     for f in found:
         if f.manifest.kind in kinds:
@@ -109,8 +115,8 @@ def of_kind(found: Sequence[Found], *kinds: str) -> dict[str, list[Found]]:
     return groups
 
 
-def labelled(found: Sequence[Found], most: int) -> list[Example]:
-    """Examples of edits: one with each set of flaws, while there are any, then others."""
+def labelled(found: Sequence[Found], limit: int) -> list[Example]:
+    """Return up to ``limit`` examples of edits: first one for each set of flaw categories, then others."""
     from tokalign.artifacts.token_labels import look_up_labels
 
     for f in found:
@@ -120,36 +126,37 @@ def labelled(found: Sequence[Found], most: int) -> list[Example]:
         others: list[Example] = []
         for row, load in islice(look_up_labels(f.artifact), 400):
             flaws = ", ".join(sorted(set(row["categories"])))
-            whole = load()._asdict()
-            if whole["original"] == whole["edited"]:
+            labels = load()._asdict()
+            if labels["original"] == labels["edited"]:
                 continue
             before, after = (
-                clipped(whole[s], whole[f"{s}_offsets"], whole[f"{s}_labels"]) for s in ("original", "edited")
+                clipped(labels[s], labels[f"{s}_offsets"], labels[f"{s}_labels"]) for s in ("original", "edited")
             )
-            about = safe(f"{flaws}; keeps {whole['similarity']:.0%} of the words")
-            example = Example(safe(whole["id"]), flat(whole["prompt"]), before, after, about)
+            about = safe(f"{flaws}; keeps {labels['similarity']:.0%} of the words")
+            example = Example(safe(labels["id"]), flat(labels["prompt"]), before, after, about)
             if flaws not in first:
                 first[flaws] = example
-            elif len(others) < most:
+            elif len(others) < limit:
                 others.append(example)
-            if len(first) >= most:
+            if len(first) >= limit:
                 break
-        return [*first.values(), *others][:most]
+        return [*first.values(), *others][:limit]
     return []
 
 
-def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
-    """The same responses as different reward models see them, token-level ones last.
+def rated(found: Sequence[Found], limit: int) -> list[list[Rated]]:
+    """Return up to ``limit`` responses, each with the rewards of several reward models, token-level models last.
 
-    Where reward models scored different responses, those that most of them scored; of an edit, the original.
+    If the reward models scored different responses, the largest group of models with common responses is used. Of an
+    edit, only the original is returned.
     """
     scored = [f for f in found if f.manifest.kind == "token-rewards"]
     rows = {
         f.name: {(r["id"], r["response"]): r for r in islice(checked(f.artifact.file("data.jsonl"), TokenRewards), 200)}
         for f in scored
     }
-    alike = [[name for name, of in rows.items() if of.keys() & one.keys()] for one in rows.values()]
-    names = max(alike, key=len, default=[])
+    groups = [[name for name, other in rows.items() if other.keys() & own.keys()] for own in rows.values()]
+    names = max(groups, key=len, default=[])
     if not names:
         return []
     by_id: dict[Any, tuple[Any, str]] = {}
@@ -159,39 +166,39 @@ def rated(found: Sequence[Found], most: int) -> list[list[Rated]]:
     shared = list(by_id.values())
     return [
         sorted((_rated(name, rows[name][key]) for name in names), key=lambda r: not r.whole)
-        for key in shared[:: max(1, len(shared) // max(1, most))][:most]
+        for key in shared[:: max(1, len(shared) // max(1, limit))][:limit]
     ]
 
 
-def samples(found: Sequence[Found], names: Sequence[str], most: int) -> dict[str, list[Rated]]:
-    """What the policies of these names wrote at the end of their training, with the rewards that they were paid."""
-    shown = {}
+def samples(found: Sequence[Found], names: Sequence[str], limit: int) -> dict[str, list[Rated]]:
+    """Return up to ``limit`` responses, with rewards, from the last samples of each policy in ``names``."""
+    last = {}
     for f in found:
         files = f.artifact.find("samples/*.jsonl")
-        if files and f.name in names and safe(f.name) not in shown:
-            rows = islice(checked(files[-1], TokenRewards), most)
-            shown[safe(f.name)] = [_rated(files[-1].stem, row) for row in rows]
-    return shown
+        if files and f.name in names and safe(f.name) not in last:
+            rows = islice(checked(files[-1], TokenRewards), limit)
+            last[safe(f.name)] = [_rated(files[-1].stem, row) for row in rows]
+    return last
 
 
 def _rated(name: str, row: dict[str, Any]) -> Rated:
     whole = is_whole(row)
-    score = f"{row['score_sum']:+.2f} for the whole" if whole else f"{row['score_mean']:+.3f} a token"
+    score = f"{row['score_sum']:+.2f} per response" if whole else f"{row['score_mean']:+.3f} per token"
     return Rated(safe(row["id"]), flat(row["prompt"]), rewarded(row), score, safe(name), whole)
 
 
 def flat(prompt: Any) -> str:
-    """A prompt as text, its middle left out if it is long."""
+    """Return a prompt as one text, with the middle of a long one omitted."""
     text = as_text(prompt)
-    half, left = MOST // 2, len(text) - MOST
-    return safe(text if left <= 0 else f"{text[:half]}\n[… {left} characters …]\n{text[-half:]}")
+    half, omitted = MAX_CHARACTERS // 2, len(text) - MAX_CHARACTERS
+    return safe(text if omitted <= 0 else f"{text[:half]}\n[… {omitted} characters …]\n{text[-half:]}")
 
 
 def checked(path: Path, row: type[Row]) -> Iterator[dict[str, Any]]:
-    """The rows of a file of an artifact, each as its type says.
+    """Read the rows of a file of an artifact and validate them against a row type.
 
     Raises:
-        InputError: one is not.
+        InputError: a row is not valid.
     """
     for at, raw in read_file(path):
         check_row(at, raw, row)

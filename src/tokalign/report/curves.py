@@ -1,4 +1,4 @@
-"""Curves of PPO runs from their logs: the same run with other seeds is one line, with a band."""
+"""Curves of PPO runs from their logs. Runs that differ in the seed only are one line with a band."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,36 +10,36 @@ from tokalign.report.plot import Series
 
 METRICS = {
     "win_rate": "win rate on held-out prompts, %",
-    "reward": "reward a response",
-    "kl": "KL from the start, nats a response",
-    "length": "length, tokens",
+    "reward": "reward per response",
+    "kl": "KL divergence from the starting policy, nats per response",
+    "length": "response length, tokens",
 }
-"""Column of ``metrics.jsonl`` → what the axis says."""
+"""Column of ``metrics.jsonl`` → label of the axis."""
 METRICS_LOG = "metrics.jsonl"
-_LARGEST = 1e15
-"""What is larger is no number that a plot can show, nor are infinity and NaN."""
+_MAX_VALUE = 1e15
+"""Largest absolute value that is plotted."""
 _TIMES = ("seconds_rollout", "seconds_scoring", "seconds_update")
 
 
 def read(run: Artifact) -> list[dict[str, Any]]:
-    """The steps of a run, with ``minutes`` of work up to each; [] where there is no log."""
+    """Return the logged steps of a run, each with the ``minutes`` of work so far; [] if there is no log."""
     rows = [row for path in run.find(METRICS_LOG) for _, row in read_file(path) if isinstance(row.get("step"), int)]
-    spent = accumulate(sum(row[k] for k in _TIMES if _is_number(row.get(k))) for row in rows)
-    return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, spent, strict=True)]
+    elapsed = accumulate(sum(row[k] for k in _TIMES if _is_number(row.get(k))) for row in rows)
+    return [{**row, "minutes": seconds / 60} for row, seconds in zip(rows, elapsed, strict=True)]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_VALUE
 
 
 def series(name: str, runs: Sequence[Sequence[dict[str, Any]]], metric: str, by: str) -> Series:
-    """One line of several runs: at each step the mean of those that have it, and from the least to the most of them.
+    """Combine several runs into one line: at each step the mean, with a band from minimum to maximum.
 
     Args:
-        name: whose line it is.
-        runs: the steps of each.
+        name: name of the line.
+        runs: logged steps of each run, see :func:`read`.
         metric: column of the log.
-        by: ``step`` or ``minutes``.
+        by: column of the x axis, ``step`` or ``minutes``.
     """
     columns = [{row["step"]: row for row in run if _is_number(row.get(metric))} for run in runs]
     columns = [c for c in columns if c]

@@ -1,4 +1,4 @@
-"""``tokalign report``: one self-contained page of what was made. Reads artifacts, writes a file."""
+"""``tokalign report``: writes one self-contained HTML page about artifacts."""
 
 import base64
 import hashlib
@@ -8,13 +8,14 @@ import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokalign import __version__
 from tokalign.artifacts.outfile import refuse_taken, writing_file
+from tokalign.artifacts.result import StageResult, WrittenFile
 from tokalign.config.stages import ReportConfig
 from tokalign.errors import InputError
 from tokalign.report import collect, curves, lineage, plot, winrates
@@ -23,48 +24,37 @@ from tokalign.report.plot import Series
 from tokalign.report.text import safe
 
 _GENERATOR = '<meta name="generator" content="tokalign '
-"""Stands at the head of every page: one that has it may be written over by the next."""
+"""Marks pages made by this command; ``--fresh`` overwrites only files that contain it."""
 _CURVES = 8
-"""Runs drawn in one plot: as many as there are colours."""
-_FEW = 20
-"""Tokens of which a share says something."""
+"""Maximum number of lines in a plot: the number of colours."""
+_MIN_TOKENS = 20
+"""Smallest number of tokens for a point of the calibration plot."""
 
 
-class Written(NamedTuple):
-    """The page."""
-
-    file: str
-    rows: int
-    """Artifacts on it."""
-    skipped: dict[str, int]
-
-
-def run(config: ReportConfig) -> Written:
+def run(config: ReportConfig) -> StageResult:
     """Write the page.
 
     Raises:
-        ConflictError: the file is there already; with ``--fresh``, one that is not such a page is moved beside.
-        InputError: there is nothing to show.
+        ConflictError: the output file exists and ``--fresh`` is not given. (``--fresh`` moves other files aside.)
+        InputError: no artifact is found, or the output is not a file in an existing folder.
     """
     if config.out.is_dir() or not config.out.parent.is_dir():
-        raise InputError(
-            "no file can be written there", where=str(config.out), remedy="name a file in a folder that is there"
-        )
+        raise InputError("cannot write a file here", where=str(config.out), remedy="give a file in an existing folder")
     refuse_taken(config.out, config.fresh)
     found = collect.artifacts_below(config.folders, config.only)
     with writing_file(config.out, config.fresh, config.quiet, lambda head: _GENERATOR.encode() in head) as path:
         path.write_text(render(found, config), encoding="utf-8")
-    return Written(str(config.out), len(found), {})
+    return StageResult(file=WrittenFile(str(config.out), len(found), {}))
 
 
 def render(found: Sequence[Found], config: ReportConfig) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     css = resources.files(__package__).joinpath("templates", "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     environment = Environment(
         loader=PackageLoader("tokalign.report"),
         autoescape=True,
-        finalize=lambda value: safe(value) if type(value) is str else value,  # whatever the template prints
+        finalize=lambda value: safe(value) if type(value) is str else value,  # applied to everything printed
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -73,23 +63,23 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     logs = _trained(collect.of_kind(found, "policy"))
     drawn = list(logs)[:_CURVES]
     win_rates = {f.folder for f in found if f.manifest.kind == "winrates"}
-    outer = [f for f in found if not win_rates & set(f.folder.parents)]  # what was made for one is counted there
+    outer = [f for f in found if not win_rates & set(f.folder.parents)]  # artifacts inside win rates count there
     return environment.get_template("report.html.j2").render(
         title=safe(config.title),
         generator=Markup(f'{_GENERATOR}{__version__}">'),
         version=__version__,
-        css=Markup(css),  # our own
+        css=Markup(css),
         csp=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
         folders=len(config.folders),
         rated=collect.rated(first, config.examples),
         examples=collect.labelled(first, config.examples),
         samples=collect.samples(first, drawn, 2),
         models=_models(found),
-        reliability=_reliability(found),
+        calibration=_calibration(found),
         plots=_plots({name: logs[name] for name in drawn}),
         legend=plot.legend([Series(safe(name), (), ()) for name in drawn]),
         left_out=len(logs) - len(drawn),
-        win_rates=[(safe(_called(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
+        win_rates=[(safe(_title(f, len(config.folders))), *_table(f)) for f in found if f.manifest.kind == "winrates"],
         lineage=lineage.draw(first),
         stages=[_stage(f, len(config.folders)) for f in found],
         paid=sum(f.manifest.usage.get("usd", 0.0) for f in outer),
@@ -97,8 +87,8 @@ def render(found: Sequence[Found], config: ReportConfig) -> str:
     )
 
 
-def _called(f: Found, folders: int) -> str:
-    """Its name; where there are several folders, with the folder's."""
+def _title(f: Found, folders: int) -> str:
+    """Name of an artifact, with the name of its folder if several folders are given."""
     root = f.folder.resolve().as_posix().removesuffix(f"/{f.name}").rpartition("/")[2]
     return f"{root}/{f.name}" if folders > 1 else f.name
 
@@ -109,7 +99,7 @@ def _table(f: Found) -> tuple[list[str], list[list[str]]]:
 
 
 def _trained(policies: dict[str, list[Found]]) -> dict[str, list[list[dict[str, Any]]]]:
-    """The logs of what was trained by PPO, by name."""
+    """Return the logs of the PPO runs among the policies, by name."""
     logs = {
         name: [log for f in runs if "best_step" in f.manifest.stats and (log := curves.read(f.artifact))]
         for name, runs in policies.items()
@@ -131,22 +121,20 @@ def _plots(logs: dict[str, list[list[dict[str, Any]]]]) -> list[tuple[str, Marku
 
 
 def _models(found: Sequence[Found]) -> dict[str, Any]:
-    """Held-out accuracy of reward models: the mean over seeds, as cells."""
+    """Table of the held-out accuracies of reward models, as means over seeds."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name, fs in collect.of_kind(found, "reward-model").items():
         for f in fs:
             groups.setdefault((name, f.manifest.stats["level"]), []).append(f.manifest.stats)
-    kinds = sorted({k for of in groups.values() for s in of for k in s["flips"]["by_category"]})
+    categories = sorted({k for stats in groups.values() for s in stats for k in s["flips"]["by_category"]})
     rows = []
     for (name, level), stats in groups.items():
         cells = [_mean([s[key]["mean"] for s in stats]) for key in ("edited_over_original", "chosen_over_rejected")]
         cells.append(_mean([s["flips"]["accuracy"] for s in stats]))
-        cells += [_mean([s["flips"]["by_category"].get(k, {}).get("accuracy") for s in stats]) for k in kinds]
+        cells += [_mean([s["flips"]["by_category"].get(k, {}).get("accuracy") for s in stats]) for k in categories]
         rows.append([safe(name), level, *cells])
-    return {
-        "columns": ["edited over original", "chosen over rejected", "one edit undone", *map(safe, kinds)],
-        "rows": rows,
-    }
+    columns = ["edited over original", "chosen over rejected", "flips", *(f"flips: {safe(k)}" for k in categories)]
+    return {"columns": columns, "rows": rows}
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -154,34 +142,34 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{sum(known) / len(known):.3f}" if known else "–"
 
 
-def _reliability(found: Sequence[Found]) -> tuple[Markup, Markup]:
-    """How often token-level models are right, by how sure they are, over all seeds; and whose line is whose."""
+def _calibration(found: Sequence[Found]) -> tuple[Markup, Markup]:
+    """Calibration plot of the token-level models, over all seeds, and its legend."""
     lines = []
     for name, fs in collect.of_kind(found, "reward-model").items():
         pooled = _pooled([b for f in fs for b in f.manifest.stats.get("calibration", {}).get("bins", [])])
         if pooled:
-            lines.append(Series(safe(name), [sure for sure, _ in pooled], [right for _, right in pooled]))
+            lines.append(Series(safe(name), [c for c, _ in pooled], [a for _, a in pooled]))
     if not lines:
         return Markup(""), Markup("")
-    even = Series("as sure as it is right", (0.3, 1.0), (0.3, 1.0), dashed=True)
-    title = "How often a token-level model is right, by how sure it is"
-    shown = [*lines[: _CURVES - 1], even]
-    return plot.lines(shown, "how sure", "how often right", title), plot.legend(shown)
+    perfect = Series("perfect calibration", (0.3, 1.0), (0.3, 1.0), dashed=True)
+    title = "Accuracy of token-level models by confidence"
+    shown = [*lines[: _CURVES - 1], perfect]
+    return plot.lines(shown, "confidence", "accuracy", title), plot.legend(shown)
 
 
 def _pooled(bins: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """How sure and how often right, by tenths of how sure; without those of a few tokens."""
+    """Return mean confidence and accuracy per tenth of confidence, without tenths of fewer than ``_MIN_TOKENS``."""
     tenths: dict[int, list[dict[str, Any]]] = {}
     for b in bins:
         tenths.setdefault(min(9, int(10 * b["confidence"])), []).append(b)
-    sizes = {tenth: sum(b["n"] for b in of) for tenth, of in sorted(tenths.items())}
+    sizes = {tenth: sum(b["n"] for b in members) for tenth, members in sorted(tenths.items())}
     return [
         (
             sum(b["n"] * b["confidence"] for b in tenths[tenth]) / n,
             sum(b["n"] * b["accuracy"] for b in tenths[tenth]) / n,
         )
         for tenth, n in sizes.items()
-        if n >= _FEW
+        if n >= _MIN_TOKENS
     ]
 
 
@@ -189,7 +177,7 @@ def _stage(f: Found, folders: int) -> dict[str, Any]:
     m = f.manifest
     cost = m.usage.get("usd")
     return {
-        "name": safe(_called(f, folders)),
+        "name": safe(_title(f, folders)),
         "kind": f"{m.kind}/{m.version}",
         "rows": " → ".join(str(m.rows[k]) for k in ("in", "out") if k in m.rows),
         "skipped": m.rows.get("skipped", 0),
@@ -203,5 +191,5 @@ def _stage(f: Found, folders: int) -> dict[str, Any]:
 
 
 def _short(part: str) -> str:
-    """Of paths on the machine where it was made, only the ends say something here."""
+    """Shorten an absolute path to its last part; the rest is specific to the machine."""
     return Path(part).name if part.startswith("/") else part

@@ -1,4 +1,4 @@
-"""Line plots as inline SVG: no scripts, no styles of their own; colours and fonts come from the page's classes."""
+"""Line plots as inline SVG without scripts and styles. Colours and fonts come from the page's CSS classes."""
 
 import math
 from collections.abc import Sequence
@@ -9,33 +9,34 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 460, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 38
 _DOTS = 12
-"""Points of a line up to which each is marked."""
+"""Largest number of points for which each point of a line gets a dot."""
 
 
 class Series(NamedTuple):
-    """A line, with a band around it."""
+    """A line with an optional band."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()
-    """Lower edge of the band; empty: none."""
+    """Lower edge of the band; empty: no band."""
     high: Sequence[float] = ()
+    """Upper edge of the band."""
     dashed: bool = False
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, whole: bool = False) -> Markup:
-    """A plot. Line k has the class ``c{k % 8}``; its name stands in a legend of the page's own, :func:`legend`.
+    """Draw a line plot. Line k has the CSS class ``c{k % 8}``. The names of the lines are in :func:`legend`.
 
     Args:
         series: the lines.
-        x_label: what the x axis says.
-        y_label: what the y axis says.
-        title: for those who do not see it.
-        whole: x counts something; no ticks between.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        title: accessible title.
+        whole: whether x has whole numbers only, and ticks at whole numbers.
 
     Returns:
-        An ``<svg>`` that scales with its place; empty where there is nothing to draw.
+        An ``<svg>`` without a fixed size; empty if there is nothing to draw.
     """
     shown = [s for s in series if len(s.x)]
     if not shown:
@@ -76,13 +77,13 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, whol
     return Markup("".join([*out, "</svg>"]))
 
 
-def _text(kind: str, x: float, y: float, said: str, anchor: str = "middle", turn: str = "") -> str:
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle", turn: str = "") -> str:
     turned = f' transform="{turn}"' if turn else ""
-    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}"{turned}>{escape(said)}</text>'
+    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
 
 
 def legend(series: Sequence[Series]) -> Markup:
-    """Which colour is whose."""
+    """Draw the legend: colour and name of each line."""
     line = '<svg viewBox="0 0 34 10" aria-hidden="true"><path class="line c{}{}" d="M1,5H33"/></svg>'
     marks = [
         f"<li>{line.format(k % 8, ' dashed' if s.dashed else '')}{escape(s.name)}</li>" for k, s in enumerate(series)
@@ -91,7 +92,7 @@ def legend(series: Sequence[Series]) -> Markup:
 
 
 def ticks(low: float, high: float, about: int = 5, least: float = 0) -> list[float]:
-    """Round numbers from ``low`` to ``high`` or a little beyond, at least ``least`` apart."""
+    """Return about ``about`` round numbers that cover ``low`` to ``high``, at least ``least`` apart."""
     span = high - low
     if not span > 0:
         span = abs(low) or 1.0
@@ -104,5 +105,5 @@ def ticks(low: float, high: float, about: int = 5, least: float = 0) -> list[flo
 
 
 def number(value: float) -> str:
-    """A tick's text."""
+    """Format the label of a tick."""
     return f"{value:g}" if abs(value) < 10_000 else f"{value / 1000:g}k"

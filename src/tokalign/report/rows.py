@@ -1,7 +1,7 @@
-"""How one row of an artifact looks in the terminal.
+"""Shows one row of an artifact in the terminal.
 
-Colour is blue for good and orange for bad, which colour-blind readers tell apart; without colour the marks
-``[-bad-]`` and ``{+good+}`` say the same.
+Good tokens are blue and bad tokens are orange, which colour-blind readers can tell apart. The marks ``[-bad-]`` and
+``{+good+}`` show the same without colour.
 """
 
 import json
@@ -19,37 +19,44 @@ from tokalign.report.spans import is_whole
 from tokalign.report.text import safe
 
 BAD, GOOD = "bold #d55e00", "bold #0072b2"
-_GROUNDS = (("#fde3d0", "#f9bd94", "#f29458", "#d55e00"), ("#d6e9f5", "#a3cde8", "#5fa8d6", "#3a8fc4"))
-"""Orange for bad, blue for good, from pale to deep; black is readable on all of them."""
+_BACKGROUNDS = (("#fde3d0", "#f9bd94", "#f29458", "#d55e00"), ("#d6e9f5", "#a3cde8", "#5fa8d6", "#3a8fc4"))
+"""Background colours for bad (orange) and good (blue), from light to dark, all readable with black text."""
 MARKED = 0.5
-"""A reward at least this strong is marked in the text."""
-SPARED = 5
-"""Words that are not worth folding away."""
+"""Smallest absolute reward that is marked in the text."""
+MIN_FOLDED = 5
+"""A run of at most this many words is not folded."""
 
 
 def show_row(console: Console, kind: str, row: dict[str, Any], context: int | None) -> None:
-    """Print a row; ``context``: words that stay around what is marked in a long text, ``None``: all."""
+    """Print a row.
+
+    Args:
+        console: where to print.
+        kind: kind of the artifact.
+        row: the row, as a dictionary of its columns.
+        context: number of words to show around each mark of token labels; None: all.
+    """
     console.print(Text(safe(f"── {row['id']}" + (f" · sample {row['sample']}" if row.get("sample") else "")), "dim"))
     if "prompt" in row:
         flat = _flat(row["prompt"])
-        _say(console, "prompt", Text(flat if context is None else _clip(flat)))
+        _print(console, "prompt", Text(flat if context is None else _clip(flat)))
     if kind == "token-labels":
         about = [*row["categories"], f"similarity {row['similarity']:.2f}"]
-        _say(console, "edit", Text(safe(", ".join(about))))
+        _print(console, "edit", Text(safe(", ".join(about))))
         for side in ("original", "edited"):
             text = marked(row[side], row[f"{side}_offsets"], row[f"{side}_labels"], context)
-            _say(console, side, text)
+            _print(console, side, text)
     elif kind == "token-rewards":
-        _say(console, "reward", heat(row["response"], row["offsets"], row["reward"]))
+        _print(console, "reward", heat(row["response"], row["offsets"], row["reward"]))
         mean = "" if is_whole(row) else f"mean {row['score_mean']:+.4f}   sum "
-        _say(console, "score", Text(f"{mean}{row['score_sum']:+.3f}"))
+        _print(console, "score", Text(f"{mean}{row['score_sum']:+.3f}"))
         if row["p_bad"] is not None:
-            _say(console, "worst", Text(_extremes(row)))
+            _print(console, "worst", Text(_extremes(row)))
     else:
         for key, value in row.items():
             if key not in ("id", "prompt", "sample") and value not in (None, "", []):
                 shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                _say(console, key, Text(safe(shown)))
+                _print(console, key, Text(safe(shown)))
 
 
 def marked(
@@ -59,14 +66,14 @@ def marked(
     context: int | None = None,
     places: list[tuple[int, int]] | None = None,
 ) -> Text:
-    """The text with every run of bad or good tokens marked and coloured by its values (-1 … 1).
+    """Mark and colour every run of bad or good tokens in a text.
 
     Args:
-        text: what the tokens are of.
-        offsets: of every token, ``[start, end)``; that of EOS is empty and stands at the end.
-        values: of every token.
-        context: words that stay on either side of what is marked, ``None``: all.
-        places: takes, for each piece of the text, where it begins there and where in what is returned.
+        text: response.
+        offsets: ``[start, end)`` in code points for each token; EOS has ``[len, len)``.
+        values: label or reward of each token, -1 to 1.
+        context: number of words to show on either side of a mark; None: all.
+        places: if given, receives a pair for each piece of the text: its start in ``text`` and in the result.
     """
     out, at = Text(), 0
     places = [] if places is None else places
@@ -78,9 +85,9 @@ def marked(
         places.append((start, len(out)))
         out.append(safe(piece[:lead]))
         open_, close, style = ("[-", "-]", BAD) if sign < 0 else ("{+", "+}", GOOD)
-        said = safe(piece[lead:]) if start < end else "end"
+        shown = safe(piece[lead:]) if start < end else "end"
         places.append((start + lead, len(out) + len(open_)))
-        out.append(f"{open_}{said}{close}", style if strength > 0.75 else style.removeprefix("bold "))
+        out.append(f"{open_}{shown}{close}", style if strength > 0.75 else style.removeprefix("bold "))
         at = end
     places.append((at, len(out)))
     out.append_text(_folded(text[at:], context, True, False))
@@ -88,39 +95,42 @@ def marked(
 
 
 def heat(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float]) -> Text:
-    """The text, every token on a ground that is the deeper the larger its reward; strong ones are marked as well.
+    """Colour the background of every token by its reward, and mark strong rewards as :func:`marked` does.
 
     Args:
-        text: what the tokens are of.
-        offsets: of every token.
-        values: their rewards; a ground is at its deepest from -1 and 1.
+        text: response.
+        offsets: ``[start, end)`` in code points for each token.
+        values: reward of each token; the colour is darkest at -1 and below, and at 1 and above.
     """
     places: list[tuple[int, int]] = []
     out = marked(text, offsets, values, places=places)
     for (start, end), value in zip(offsets, values, strict=True):
-        depth = min(len(_GROUNDS[0]), int(abs(value) * len(_GROUNDS[0]) + 0.5))
+        depth = min(len(_BACKGROUNDS[0]), int(abs(value) * len(_BACKGROUNDS[0]) + 0.5))
         piece = text[start:end].lstrip()
-        if depth and (said := safe(piece.rstrip())):
+        if depth and (shown := safe(piece.rstrip())):
             first = end - len(piece)
             piece_at, shown_at = places[bisect_right(places, (first, len(out))) - 1]
             begin = shown_at + len(safe(text[piece_at:first]))
-            out.stylize(f"black on {_GROUNDS[value > 0][depth - 1]}", begin, begin + len(said))
+            out.stylize(f"black on {_BACKGROUNDS[value > 0][depth - 1]}", begin, begin + len(shown))
     return out
 
 
 def _folded(text: str, context: int | None, after: bool, before: bool) -> Text:
-    """Unmarked text, its middle left out if long; ``after`` (``before``) a mark the words next to it stay."""
-    cut = words(text)
+    """Fold the middle of unmarked text. ``after`` and ``before``: a mark precedes or follows; keep the words there."""
+    pieces = words(text)
     head, tail = (context or 0) * after, (context or 0) * before
-    if context is None or len(cut) <= head + tail + SPARED:
+    if context is None or len(pieces) <= head + tail + MIN_FOLDED:
         return Text(safe(text))
-    out = Text(safe("".join(cut[:head])))
-    out.append(f"{' ' * (head > 0)}[… {len(cut) - head - tail} words …]", "dim")
-    return out.append(safe("".join(cut[len(cut) - tail :])))
+    out = Text(safe("".join(pieces[:head])))
+    out.append(f"{' ' * (head > 0)}[… {len(pieces) - head - tail} words …]", "dim")
+    return out.append(safe("".join(pieces[len(pieces) - tail :])))
 
 
 def _runs(offsets: Sequence[Sequence[int]], values: Sequence[float], size: int) -> list[tuple[int, int, int, float]]:
-    """Neighbouring tokens of one sign, as (start, end, sign, strongest value); an empty one counts at the end alone."""
+    """Group neighbouring marked tokens of one sign into (start, end, sign, largest absolute value).
+
+    Tokens without characters are ignored, except for EOS at the end of the text.
+    """
     runs: list[tuple[int, int, int, float]] = []
     for (start, end), value in zip(offsets, values, strict=True):
         if abs(value) < MARKED or start == end < size:
@@ -139,7 +149,7 @@ def _extremes(row: dict[str, Any]) -> str:
     return "  ".join(f"{safe(row['tokens'][i])!r} {row['reward'][i]:+.2f}" for i in order)
 
 
-def _say(console: Console, label: str, text: Text) -> None:
+def _print(console: Console, label: str, text: Text) -> None:
     console.print(Text(f"{safe(label):>9}", "dim"))
     console.print(Padding(text, (0, 0, 0, 4)))
 
@@ -148,7 +158,7 @@ def _flat(prompt: Any) -> str:
     return safe(as_text(prompt))
 
 
-def _clip(text: str, most: int = 800) -> str:
-    return (
-        text if len(text) <= most else f"{text[: most // 2]}\n[… {len(text) - most} characters …]\n{text[-most // 2 :]}"
-    )
+def _clip(text: str, limit: int = 800) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n[… {len(text) - limit} characters …]\n{text[-limit // 2 :]}"

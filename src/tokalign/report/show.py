@@ -20,6 +20,7 @@ from rich.text import Text
 
 from tokalign.artifacts import manifest as artifacts
 from tokalign.artifacts.manifest import Artifact
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import KINDS, TokenRewards
 from tokalign.config.stages import ShowConfig
 from tokalign.errors import InputError, UsageError
@@ -30,10 +31,10 @@ from tokalign.report.text import safe
 
 Row = dict[str, Any]
 Found = tuple[Row, Callable[[], Row]]
-"""What rows are chosen by, and what loads the whole of one."""
+"""A row for selection and sorting, possibly without its large columns, and a function that loads the whole row."""
 
 
-def run(config: ShowConfig) -> None:
+def run(config: ShowConfig) -> StageResult:
     """Print rows of an artifact, or the overview of a folder."""
     folder = config.artifact
     if artifacts.is_artifact(folder):
@@ -46,16 +47,18 @@ def run(config: ShowConfig) -> None:
     elif folder.is_dir():
         _overview(folder, config)
     else:
-        raise InputError("there is no such artifact", where=str(folder), remedy="give an artifact's folder")
+        raise InputError("no such artifact", where=str(folder), remedy="give the folder of an artifact")
+    return StageResult()
 
 
 def _artifact(console: Console, artifact: Artifact, config: ShowConfig) -> None:
     folder, manifest = artifact.folder, artifact.manifest
-    rows = _chosen(_rows(artifact), folder, config)
-    shown = list(islice(rows, 1))  # what is wrong with the choice is told before anything is printed
-    if not shown and (config.id is not None or config.grep is not None):
-        sought = "id" if config.id is not None else "grep"
-        raise InputError(f"no row has this {sought}: {getattr(config, sought)!r}", where=str(folder), field=sought)
+    rows = _selected(_rows(artifact), folder, config)
+    shown = list(islice(rows, 1))  # raises errors in the selection before anything is printed
+    if not shown and config.id is not None:
+        raise InputError(f"no row has the id {config.id!r}", where=str(folder), field="id")
+    if not shown and config.grep is not None:
+        raise InputError(f"no row matches {config.grep!r}", where=str(folder), field="grep")
     console.print(Text(f"{manifest.kind}/{manifest.version}  {manifest.rows.get('out')} rows  {safe(str(folder))}"))
     for line in headline(manifest):
         console.print(Text(safe(line)))
@@ -65,13 +68,13 @@ def _artifact(console: Console, artifact: Artifact, config: ShowConfig) -> None:
     elif manifest.kind == "winrates":
         console.print(winrates.table(manifest))
         console.print(*tables.flaws(manifest))
-    kind = "token-rewards" if manifest.kind == "policy" else manifest.kind  # of a policy, what it wrote on the way
+    kind = "token-rewards" if manifest.kind == "policy" else manifest.kind  # a policy has samples with rewards
     for load in islice(chain(shown, rows), config.limit):
         console.print()
         show_row(console, kind, load(), None if config.full else config.context)
     if next(rows, None) is not None:
         console.print()
-        console.print(Text(f"more rows follow: --skip {config.skip + config.limit}", "dim"))
+        console.print(Text(f"more rows: --skip {config.skip + config.limit}", "dim"))
 
 
 def _overview(folder: Path, config: ShowConfig) -> None:
@@ -109,38 +112,37 @@ def _rows(artifact: Artifact) -> Iterator[Found]:
             yield row, lambda row=row: row  # type: ignore[misc]
 
 
-def _chosen(rows: Iterable[Found], folder: Path, config: ShowConfig) -> Iterator[Callable[[], Row]]:
-    """The rows that are asked for, in the order that is asked for, but for those to skip."""
+def _selected(rows: Iterable[Found], folder: Path, config: ShowConfig) -> Iterator[Callable[[], Row]]:
+    """Filter and sort the rows by the options, and skip the first ones."""
     if config.id is not None:
         rows = (found for found in rows if found[0]["id"] == config.id)
     if config.grep is not None:
         try:
             pattern = re.compile(config.grep)
         except re.error as e:
-            raise UsageError(
-                f"--grep is no regular expression: {e}", remedy=r"write \ before ( [ . and the like"
-            ) from e
+            remedy = "escape special characters such as ( [ . with a backslash"
+            raise UsageError(f"--grep is not a regular expression: {e}", remedy=remedy) from e
         rows = (found for found in rows if any(map(pattern.search, _texts(found[0]))))
     if config.sort is not None:
         rows = _sorted(rows, folder, config.sort, config.skip + config.limit + 1)
     return (load for _, load in islice(rows, config.skip, None))
 
 
-def _sorted(rows: Iterable[Found], folder: Path, by: str, most: int) -> Iterator[Found]:
-    """The first ``most`` rows by a column; only these are held."""
+def _sorted(rows: Iterable[Found], folder: Path, by: str, limit: int) -> Iterator[Found]:
+    """Return the first ``limit`` rows in the order of a column (descending with ``-``); only these are in memory."""
     name, sign = by.removeprefix("-"), -1 if by.startswith("-") else 1
 
     def key(found: Found) -> float:
         value = found[0].get(name)
         if value is None and name in found[0]:
-            return math.inf  # what is not known comes last
+            return math.inf  # rows without a value come last
         if not isinstance(value, int | float):
             numbers = [k for k, v in found[0].items() if isinstance(v, int | float) and not isinstance(v, bool)]
-            remedy = f"columns of numbers: {', '.join(numbers)}" if numbers else "rows of this kind cannot be sorted"
-            raise InputError(f"not a column of numbers: {name!r}", where=str(folder), field="sort", remedy=remedy)
+            remedy = f"numeric columns: {', '.join(numbers)}" if numbers else "rows of this kind cannot be sorted"
+            raise InputError(f"not a numeric column: {name!r}", where=str(folder), field="sort", remedy=remedy)
         return sign * value
 
-    return iter(heapq.nsmallest(most, rows, key))
+    return iter(heapq.nsmallest(limit, rows, key))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -153,18 +155,18 @@ def _texts(value: Any) -> Iterator[str]:
 
 @contextmanager
 def _paged(wanted: bool) -> Iterator[Console]:
-    """Standard output, through ``$PAGER`` (else less) if it is a terminal."""
+    """Console for standard output, through ``$PAGER`` (default: less) on a terminal."""
     console = tables.console()
     command = os.environ.get("PAGER", "less")
-    there = bool(command.strip()) and shutil.which(command.split()[0]) is not None
-    if not (wanted and there and console.is_terminal and sys.stdin.isatty()):
+    available = bool(command.strip()) and shutil.which(command.split()[0]) is not None
+    if not (wanted and available and console.is_terminal and sys.stdin.isatty()):
         yield console
         return
-    # As git does: colours go through, and what fits on one screen stays there.
+    # Like git: pass colours through, exit if the output fits on one screen, and keep it there.
     env = {"LESS": "FRX", **os.environ}
     with subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=env, encoding="utf-8") as pager:
         to: Any = pager.stdin
-        with suppress(BrokenPipeError):  # the reader has seen enough
+        with suppress(BrokenPipeError):  # the user closed the pager
             try:
                 yield tables.console(to, console)
             finally:

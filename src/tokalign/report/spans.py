@@ -1,4 +1,4 @@
-"""Texts as runs of equally marked characters, for the page's templates."""
+"""Splits texts into spans with CSS classes, for the templates of the report."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,26 +6,26 @@ from typing import Any, NamedTuple
 from tokalign.report.text import safe
 
 LEVELS = 4
-"""Depths of colour on each side."""
-MOST = 4000
-"""Characters of a text that are shown."""
+"""Number of colour levels for bad and for good."""
+MAX_CHARACTERS = 4000
+"""Maximum number of characters shown of a text."""
 
 
 class Span(NamedTuple):
-    """A run of a text, and its class: ``b1`` … ``b4`` bad, ``g1`` … ``g4`` good, "" neither."""
+    """A part of a text and its CSS class: ``b1`` … ``b4`` bad, ``g1`` … ``g4`` good, "" neither."""
 
     text: str
     mark: str
 
 
 def marked(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float], strongest: float = 1.0) -> list[Span]:
-    """The text, cut where its tokens' values change.
+    """Split a text into spans at the tokens where the CSS class changes.
 
     Args:
-        text: what the tokens are of.
-        offsets: of every token, ``[start, end)`` in characters; what no token stands on is not marked.
-        values: of every token, bad below 0, good above.
-        strongest: the size at which the colour is at its deepest.
+        text: response.
+        offsets: ``[start, end)`` in code points for each token; characters outside all tokens have no class.
+        values: label or reward of each token; negative: bad, positive: good.
+        strongest: absolute value with the strongest colour.
     """
     found: list[Span] = []
 
@@ -45,32 +45,33 @@ def marked(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float],
 
 
 def rewarded(row: dict[str, Any]) -> list[Span]:
-    """A row of ``token-rewards``, or a sample of a policy: the response with the rewards of its tokens."""
+    """Return the response of a ``token-rewards`` row as spans by the rewards of its tokens."""
     if is_whole(row):
         return clipped(row["response"], [], [])
-    # A model of classes pays from -1 to 1; what others pay is seen beside the most that they paid here.
+    # Rewards of token classifiers are from -1 to 1. Other rewards are scaled by the largest one in the response.
     strongest = 1.0 if row.get("p_bad") is not None else max(map(abs, row["reward"]), default=0.0)
     return clipped(row["response"], row["offsets"], row["reward"], strongest)
 
 
 def is_whole(row: dict[str, Any]) -> bool:
-    """Whether a response has one score, which lies at its last token, instead of a reward for every token."""
+    """Whether a row has a single score, at its last token, instead of a reward for every token."""
     return row.get("p_bad") is None and not any(row["reward"][:-1])
 
 
 def clipped(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float], strongest: float = 1.0) -> list[Span]:
-    """As :func:`marked`; of a long text a part from shortly before the first mark, and how much is left out."""
-    if len(text) <= MOST:
+    """Call :func:`marked` on a text; of a long one, only on a part from shortly before the first mark."""
+    if len(text) <= MAX_CHARACTERS:
         return marked(text, offsets, values, strongest)
-    marks = (start for (start, _), value in zip(offsets, values, strict=True) if mark_of(value, strongest))
-    first = min(max(0, next(marks, 0) - MOST // 4), len(text) - MOST)
+    starts = (start for (start, _), value in zip(offsets, values, strict=True) if mark_of(value, strongest))
+    first = min(max(0, next(starts, 0) - MAX_CHARACTERS // 4), len(text) - MAX_CHARACTERS)
+    last = first + MAX_CHARACTERS
     within = [
         ([start - first, end - first], value)
         for (start, end), value in zip(offsets, values, strict=True)
-        if first <= start and end <= first + MOST
+        if first <= start and end <= last
     ]
-    shown = marked(text[first : first + MOST], [o for o, _ in within], [v for _, v in within], strongest)
-    before, after = first, len(text) - MOST - first
+    shown = marked(text[first:last], [o for o, _ in within], [v for _, v in within], strongest)
+    before, after = first, len(text) - last
     return [
         *([Span(f"[… {before} characters …] ", "")] if before else []),
         *shown,
@@ -79,7 +80,7 @@ def clipped(text: str, offsets: Sequence[Sequence[int]], values: Sequence[float]
 
 
 def mark_of(value: float, strongest: float) -> str:
-    """The class of a value; what is within an eighth of nothing has none."""
+    """Return the CSS class of a value; "" if it is at most an eighth of ``strongest``."""
     share = min(1.0, abs(value) / strongest) if strongest else 0.0
     level = round(share * LEVELS)
     return "" if not level else f"{'g' if value > 0 else 'b'}{level}"

@@ -1,4 +1,4 @@
-"""What a command says when it ends: what it wrote, where, and what to run next."""
+"""Summary printed at the end of a command: what was written, statistics, and the next commands."""
 
 import json
 import shlex
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import Estimate, StageResult, WrittenFile
 from tokalign.artifacts.schemas import KINDS
-from tokalign.claude.prices import Estimate
-from tokalign.config.options import StageOptions
+from tokalign.config.options import Options, StageOptions
 from tokalign.config.stages import EvalWinrateConfig, ReportConfig
 from tokalign.core.chance import Finding, against_chance
 from tokalign.data.layouts import LAYOUTS
@@ -39,61 +39,68 @@ NEXT = {
 }
 
 
-def written(config: StageOptions, result: Any) -> None:
-    """Report one artifact, several below one folder, or a file: JSON on stdout if asked, words on stderr."""
-    if isinstance(result, Estimate):
-        _estimate(config, result)
+def written(config: Options, result: StageResult) -> None:
+    """Print the summary of a command to stderr and, with ``--json``, its result to stdout."""
+    if not isinstance(config, StageOptions | ReportConfig):  # show and verify print their results themselves
         return
-    if not isinstance(result, Manifest | dict):
-        _file(config, result)
-        return
-    several = isinstance(result, dict)
-    manifests = result if isinstance(result, dict) else {"": result}
-    if config.json:
-        made = {name: asdict(m) for name, m in manifests.items()}
-        print(json.dumps(made if several else made[""], ensure_ascii=False))
-    if isinstance(config, EvalWinrateConfig) and config.table_format != "terminal" and not config.json:
+    if config.json and (found := _as_json(result)) is not None:
+        print(json.dumps(found, ensure_ascii=False))
+    if (
+        isinstance(config, EvalWinrateConfig)
+        and config.table_format != "terminal"
+        and result.manifests
+        and not config.json
+    ):
         from tokalign.report.winrates import rendered
 
-        print(rendered(manifests[""], config.table_format))
+        print(rendered(result.manifest, config.table_format))
     if config.quiet:
         return
-    for name, manifest in manifests.items():
-        _say(config.out / name, manifest)
-    for name, manifest in list(manifests.items())[:1]:
+    if result.estimate:
+        _print_estimate(result.estimate)
+    if result.file:
+        _print_file(result.file, "artifacts" if isinstance(config, ReportConfig) else "rows")
+    folders = {name: (result.folder or Path()) / name for name in result.manifests}
+    for name, manifest in result.manifests.items():
+        _print_manifest(folders[name], manifest)
+    for name, manifest in list(result.manifests.items())[:1]:
         kind = "policy by PPO" if "best_step" in manifest.stats and manifest.kind == "policy" else manifest.kind
         for line in _next(kind, manifest):
             level = manifest.stats.get("level", "token")
-            path = shlex.quote(safe(str(config.out / name)))
+            path = shlex.quote(safe(str(folders[name])))
             print("  next: " + line.format(path=path, level=level), file=sys.stderr)
 
 
-def _file(config: StageOptions, exported: Any) -> None:
-    if config.json:
-        print(json.dumps(exported._asdict(), ensure_ascii=False))
-    if not config.quiet:
-        counted = "artifacts" if isinstance(config, ReportConfig) else "rows"
-        print(f"{exported.rows} {counted} → {safe(exported.file)}", file=sys.stderr)
-        if read := getattr(exported, "read_as", None):
-            print(f"  source: read as {layout(read['kind'], read['version'])}", file=sys.stderr)
-        for reason, n in exported.skipped.items():
-            print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
-        if left := ", ".join(f"{what} ({n} rows)" for what, n in getattr(exported, "left_out", {}).items()):
-            print(f"  left out, as the layout does not hold it: {safe(left)}", file=sys.stderr)
+def _as_json(result: StageResult) -> Any:
+    """Return what ``--json`` prints: the manifest, manifests by name, the file or the estimate."""
+    if result.estimate:
+        return result.estimate._asdict()
+    if result.file:
+        return {name: value for name, value in result.file._asdict().items() if value is not None}
+    manifests = {name: asdict(m) for name, m in result.manifests.items()}
+    return manifests.get("", manifests) or None
 
 
-def _estimate(config: StageOptions, e: Estimate) -> None:
-    if config.json:
-        print(json.dumps(e._asdict()))
-    if not config.quiet:
-        print(f"{e.rows} rows, {e.answered} of them answered already; nothing was asked", file=sys.stderr)
-        print(f"  a row: {e.input_tokens} tokens in, {e.output_tokens} out, thoughts left out", file=sys.stderr)
-        print(f"  {safe(e.model)}: ${e.low:.2f} to ${e.high:.2f}, ${e.most:.2f} at the very most", file=sys.stderr)
-        if e.paid:
-            print(f"  ${e.paid:.4f} of that are paid already", file=sys.stderr)
+def _print_file(file: WrittenFile, counted: str) -> None:
+    print(f"{file.rows} {counted} → {safe(file.file)}", file=sys.stderr)
+    if file.read_as:
+        print(f"  source: read as {layout(file.read_as['kind'], file.read_as['version'])}", file=sys.stderr)
+    for reason, n in file.skipped.items():
+        print(f"  skipped {n}: {safe(reason)}", file=sys.stderr)
+    if left := ", ".join(f"{what} ({n} rows)" for what, n in (file.left_out or {}).items()):
+        print(f"  left out (not part of the layout): {safe(left)}", file=sys.stderr)
 
 
-def _say(path: Path, m: Manifest) -> None:
+def _print_estimate(e: Estimate) -> None:
+    print(f"{e.rows} rows, {e.answered} of them already answered; nothing was billed", file=sys.stderr)
+    per_row = f"{e.input_tokens} input tokens, {e.output_tokens} output tokens without thinking"
+    print(f"  per row: {per_row}", file=sys.stderr)
+    print(f"  {safe(e.model)}: ${e.low:.2f} to ${e.high:.2f}, at most ${e.most:.2f}", file=sys.stderr)
+    if e.paid:
+        print(f"  of the maximum, ${e.paid:.4f} is already paid", file=sys.stderr)
+
+
+def _print_manifest(path: Path, m: Manifest) -> None:
     rows = m.rows
     print(f"{m.kind}/{m.version} → {safe(str(path))}", file=sys.stderr)
     counts = f"{rows.get('in', 0)} rows in, {rows.get('out', 0)} out, {rows.get('skipped', 0)} skipped"
@@ -107,20 +114,20 @@ def _say(path: Path, m: Manifest) -> None:
 
 
 def _layouts(m: Manifest) -> list[str]:
-    """How each input that holds rows was read."""
+    """Say how each input with rows was read."""
     rows = [i for i in m.inputs if i.get("kind") in LAYOUTS or (i.get("kind") in KINDS and KINDS[i["kind"]].row)]
     return [f"{i['name'].replace('_', ' ')}: read as {layout(i['kind'], i.get('version'))}" for i in rows]
 
 
 def layout(kind: str, version: int | None) -> str:
-    """What an input was taken for: an artifact, rows with our columns, or a layout made elsewhere."""
+    """Describe how an input was read: as an artifact, as rows with tokalign's columns, or in another layout."""
     if kind in LAYOUTS:
         return f"layout {kind} ({LAYOUTS[kind].columns})"
     return f"{kind}/{version}" if version is not None else f"layout tokalign ({kind})"
 
 
 def headline(m: Manifest) -> list[str]:
-    """The few numbers that matter most of an artifact."""
+    """Return the most important statistics of an artifact, as lines."""
     s = m.stats
     if m.kind == "edits":
         return _edits(m)
@@ -130,9 +137,9 @@ def headline(m: Manifest) -> list[str]:
         return _reward_model(m)
     if m.kind == "policy" and "best_step" in s:
         won = f", win rate on held-out prompts {s['best_win_rate']:.1f} %" if s["best_win_rate"] is not None else ""
-        ended = f"; stopped, {s['stopped']}" if s.get("stopped") else ""
-        beware = [f"beware, {sign}" for sign in s.get("warnings", {}).values()]
-        return [f"kept step {s['best_step']} of {s['steps']}{won}{ended}", *beware]
+        stopped = f"; stopped early: {s['stopped']}" if s.get("stopped") else ""
+        warnings = [f"warning: {sign}" for sign in s.get("warnings", {}).values()]
+        return [f"kept step {s['best_step']} of {s['steps']}{won}{stopped}", *warnings]
     if m.kind == "policy":
         loss = "" if s["final_loss"] is None else f", final loss {s['final_loss']:.4f}"
         return [f"{s['weights']} weights, {s['steps']} steps{loss}"]
@@ -142,7 +149,7 @@ def headline(m: Manifest) -> list[str]:
 
 
 def _next(kind: str, m: Manifest) -> list[str]:
-    """Commands that could follow: none that would build on what was not learnt or not edited."""
+    """Return the next commands. If nothing was edited or the model is not above chance, only ``show``."""
     if m.kind == "edits" and m.unresolved:
         return NEXT[kind][:1]
     if m.kind == "reward-model" and not _against_chance(m).above:
@@ -156,32 +163,32 @@ def _against_chance(m: Manifest) -> Finding:
 
 def _reward_model(m: Manifest) -> list[str]:
     s = m.stats
-    shown = [(name, s[name.replace(" ", "_")]) for name in ("edited over original", "chosen over rejected", "flips")]
+    metrics = [(name, s[name.replace(" ", "_")]) for name in ("edited over original", "chosen over rejected", "flips")]
     lines = [
-        f"held-out accuracy, {name}: {v:.3f} of {d.get('pairs', d.get('edits'))}"
-        for name, d in shown
+        f"held-out accuracy, {name}: {v:.3f} (n = {d.get('pairs', d.get('edits'))})"
+        for name, d in metrics
         if (v := d.get("mean", d.get("accuracy"))) is not None
     ]
-    found = _against_chance(m)
-    if found.above:
+    finding = _against_chance(m)
+    if finding.above:
         return lines
-    lines.append(f"beware, {found.why}")
-    if found.above is None:
-        return [*lines, "  more rows, or a larger --heldout, would tell; PPO with it may reward at random"]
-    return [*lines, "  PPO with it would reward at random: more edits, more passes, a larger model, another --lr?"]
+    lines.append(f"warning: {finding.why}")
+    if finding.above is None:
+        return [*lines, "  PPO with it may learn noise; use more rows or a larger --heldout to find out"]
+    return [*lines, "  PPO with it would learn noise; try more edits, more epochs, a larger model or another --lr"]
 
 
 def _edits(m: Manifest) -> list[str]:
     s = m.stats
     lines = [", ".join(f"{n} {name}" for name, n in s["status"].items())]
     if s["similarity_mean"] is not None:
-        lines[0] += f"; words kept on average {s['similarity_mean']:.0%}"
+        lines[0] += f"; {s['similarity_mean']:.0%} of the words kept on average"
     if not s["status"].get("edited"):
-        known = "the rules know the playground's texts only; " if m.config.get("editor") == "rules" else ""
-        lines.append(f"beware, nothing was edited: {known}there is nothing to label")
+        why = "; the rules only work on the playground's texts" if m.config.get("editor") == "rules" else ""
+        lines.append(f"warning: no row was edited{why}")
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
-    for about, name in (("flaws named", "categories"), ("noted", "reasons")):
+    for about, name in (("flaw categories", "categories"), ("reasons", "reasons")):
         if counts := ", ".join(f"{key} {n}" for key, n in sorted(s[name].items())):
             lines.append(f"{about}: {counts}")
     return lines + _money(m)
@@ -193,46 +200,47 @@ def _win_rates(m: Manifest) -> list[str]:
         if c["win_rate"] is None:
             lines.append(f"{name}: none of {c.get('n_unjudged', 0)} comparisons has a verdict")
             continue
-        lines.append(f"{name}: {c['win_rate']:.1f} %{_interval(c, '')} of {c['n_total']}")
+        lines.append(f"{name}: win rate {c['win_rate']:.1f} %{_interval(c, '')}, {c['n_total']} comparisons")
         if c.get("n_unjudged"):
-            lines[-1] += f"; {c['n_unjudged']} more have no verdict"
+            lines[-1] += f"; {c['n_unjudged']} more without a verdict"
         if c.get("agreement") is not None:
-            told = f"the judge agrees with itself on {c['agreement']:.0f} %, prefers the first in"
-            first, against = c.get("prefers_first") or 0.0, c.get("n_disagreements", 0)
-            lines.append(f"  {told} {first:.0f} %; {against} disagreements count as ties")
+            first, disagreements = c.get("prefers_first") or 0.0, c.get("n_disagreements", 0)
+            lines.append(f"  judge in both orders: same verdict for {c['agreement']:.0f} % of pairs")
+            lines[-1] += f", first response preferred in {first:.0f} %; {disagreements} disagreements count as ties"
     for p in m.stats["paired"]:
-        lines.append(f"{p['a']} less {p['b']}: {p['difference']:+.1f}{_interval(p, '+')}, p {p['p_value']:.2g}")
+        difference = f"{p['difference']:+.1f} points{_interval(p, '+')}"
+        lines.append(f"{p['a']} minus {p['b']}: {difference}, p = {p['p_value']:.2g}")
     return lines + _money(m)
 
 
-def _interval(of: Mapping[str, Any], sign: str) -> str:
-    if of.get("ci95") is None:  # of an older version
+def _interval(stats: Mapping[str, Any], sign: str) -> str:
+    if stats.get("ci95") is None:  # artifact of an older version
         return ""
-    low, high = of["ci95"]
+    low, high = stats["ci95"]
     return f" (95 %: {low:{sign}.1f} to {high:{sign}.1f})"
 
 
 def _money(m: Manifest) -> list[str]:
-    """What was paid, and what is left to do."""
+    """Return lines about the cost and about failed rows."""
     lines = []
     if u := m.usage:
-        lines.append(f"paid ${u.get('usd', 0.0):.4f} for {u.get('answers', 0)} answers, in all runs together")
+        lines.append(f"paid ${u.get('usd', 0.0):.4f} for {u.get('answers', 0)} answers, over all runs")
         if lost := u.get("lost_calls"):
-            lines[-1] += f", and perhaps ${u.get('perhaps_usd', 0.0):.4f} for {lost} calls whose outcome is unknown"
+            lines[-1] += f", and up to ${u.get('perhaps_usd', 0.0):.4f} for {lost} calls whose outcome is unknown"
     if failed := m.rows.get("failed"):
-        lines.append(f"{failed} rows failed; the same command tries them again")
+        lines.append(f"{failed} rows failed; run the same command again to retry them")
     return lines
 
 
 def _labels(s: Mapping[str, Any]) -> list[str]:
     shares = ", ".join(f"{s[f'share_{name}']:.1%} {name}" for name in ("bad", "neutral", "good"))
-    rows_with = ""
+    detail = ""
     if by_edits := s.get("rows_by_edits"):
         counts = [f"{n}: {by_edits.get(n, 0)}" for n in ("1", "2", "3")]
-        rows_with = f" (rows with {', '.join(counts)}, more: {sum(by_edits[n] for n in by_edits if int(n) > 3)})"
+        detail = f" (rows by edits: {', '.join(counts)}, more: {sum(by_edits[n] for n in by_edits if int(n) > 3)})"
     lines = [
         f"{s['tokens']} tokens: {shares}",
-        f"{s['edits_per_row']:.1f} edits a row{rows_with}, {s['unchanged']} rows unchanged",
+        f"{s['edits_per_row']:.1f} edits per row{detail}, {s['unchanged']} rows unchanged",
     ]
     if histogram := s.get("similarity_histogram"):
         lines.append(f"share of words kept  0 |{bars(histogram)}| 1")
@@ -242,6 +250,6 @@ def _labels(s: Mapping[str, Any]) -> list[str]:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A bar for each count, an eighth of a line high at least where it is not 0."""
+    """Draw a bar for each count; a count above 0 gets at least the lowest bar."""
     top = max(counts, default=0)
     return "".join(" " if not n else "▁▂▃▄▅▆▇█"[max(0, round(8 * n / top) - 1)] for n in counts)

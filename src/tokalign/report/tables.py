@@ -1,4 +1,4 @@
-"""The paper's tables, from manifests."""
+"""Tables of manifests for the terminal."""
 
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,11 +12,11 @@ from tokalign.artifacts.manifest import Manifest
 from tokalign.report.text import safe
 
 WIDTH = 110
-"""Columns taken where no terminal says how wide it is."""
+"""Width in columns if the output is not a terminal."""
 
 
 def console(file: TextIO | None = None, like: Console | None = None) -> Console:
-    """Standard output, wide enough for the tables when it is piped; or a file, as wide and colourful as another."""
+    """Create a console for standard output, or for ``file`` with the width and colours of the console ``like``."""
     if like is not None:
         system: Any = like.color_system
         return Console(highlight=False, file=file, force_terminal=True, width=like.width, color_system=system)
@@ -25,7 +25,7 @@ def console(file: TextIO | None = None, like: Console | None = None) -> Console:
 
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table; the first column is of names, the others of numbers."""
+    """Create an empty table. The first column is left-aligned, the others are right-aligned."""
     made = Table(title=Text(safe(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         made.add_column(Text(safe(column)), justify="right" if i else "left")
@@ -33,12 +33,12 @@ def table(title: str, *columns: str) -> Table:
 
 
 def add(table: Table, *cells: str) -> None:
-    """A row of a table."""
+    """Add a row to a table."""
     table.add_row(*(Text(safe(cell)) for cell in cells))
 
 
 def stages(folder: Path, manifests: dict[str, Manifest]) -> Table:
-    """Every artifact, where it lies, and how long it took."""
+    """Table of all artifacts with their kind, rows and run time."""
     made = table(f"Artifacts below {folder}", "folder", "kind", "rows", "seconds")
     for name, m in manifests.items():
         add(made, name, f"{m.kind}/{m.version}", str(m.rows.get("out")), f"{m.seconds:.1f}")
@@ -46,69 +46,72 @@ def stages(folder: Path, manifests: dict[str, Manifest]) -> Table:
 
 
 def reward_models(manifests: dict[str, Manifest]) -> Table:
-    """Held-out accuracy of reward models: pairs, and single edits by flaw kind."""
-    kinds = sorted({k for m in manifests.values() for k in m.stats["flips"]["by_category"]})
-    columns = ("edited > original", "chosen > rejected", "one edit")
-    made = table("Reward models: held-out accuracy", "model", *columns, *kinds)
+    """Table of the held-out accuracies of reward models: pairs, and flips by flaw category."""
+    categories = sorted({k for m in manifests.values() for k in m.stats["flips"]["by_category"]})
+    columns = ("edited over original", "chosen over rejected", "flips", *(f"flips: {k}" for k in categories))
+    made = table("Reward models: held-out accuracy", "model", *columns)
     for name, m in manifests.items():
         flips = m.stats["flips"]
         cells = [
             _share(m.stats["edited_over_original"]["mean"]),
             _share(m.stats["chosen_over_rejected"]["mean"]),
             _share(flips["accuracy"]),
-            *(_share(flips["by_category"].get(k, {}).get("accuracy")) for k in kinds),
+            *(_share(flips["by_category"].get(k, {}).get("accuracy")) for k in categories),
         ]
         add(made, name, *cells)
     return made
 
 
 def token_models(manifests: dict[str, Manifest]) -> list[Table]:
-    """Of token-level reward models: how well classes are told apart, what is found by flaw kind, how sure they are."""
+    """Tables of token-level reward models: classes, recall by flaw category, and accuracy by confidence."""
     found = {name: m.stats for name, m in manifests.items() if "auroc" in m.stats}
     if not found:
         return []
-    sides = [f"{side} {what}" for side in ("bad", "good") for what in ("P", "R", "F1", "AUC")]
+    sides = [f"{side} {metric}" for side in ("bad", "good") for metric in ("P", "R", "F1", "AUC")]
     title = "Token-level models: precision, recall, F1, area under ROC; calibration error; correlation with length"
     classes = table(title, "model", *sides, "ECE", "length")
-    kinds = sorted({kind for s in found.values() for kind in s["recall"]})
-    recall = table("Share of changed tokens found, bad / good, by kind of flaw", "model", *kinds)
-    reliability = table(
-        "How often right, by how sure (tokens)", "model", *(f"{b / 10:.1f}–{(b + 1) / 10:.1f}" for b in range(3, 10))
+    categories = sorted({category for s in found.values() for category in s["recall"]})
+    recall = table("Recall of bad / good tokens by flaw category", "model", *categories)
+    calibration = table(
+        "Accuracy by confidence (number of tokens)",
+        "model",
+        *(f"{b / 10:.1f}–{(b + 1) / 10:.1f}" for b in range(3, 10)),
     )
     for name, s in found.items():
         cells = []
         for side in ("bad", "good"):
-            of = s["classes"][side]
-            cells += [_share(of[key]) for key in ("precision", "recall", "f1")] + [_share(s["auroc"][side]["value"])]
+            metrics = s["classes"][side]
+            cells += [_share(metrics[key]) for key in ("precision", "recall", "f1")]
+            cells += [_share(s["auroc"][side]["value"])]
         add(classes, name, *cells, _share(s["calibration"]["ece"]), _signed(s["length"]["mean"]))
-        per_kind = [s["recall"].get(kind, {}) for kind in kinds]
+        per_category = [s["recall"].get(category, {}) for category in categories]
         add(
             recall,
             name,
-            *(" / ".join(_share(k.get(side, {}).get("recall")) for side in ("bad", "good")) for k in per_kind),
+            *(" / ".join(_share(c.get(side, {}).get("recall")) for side in ("bad", "good")) for c in per_category),
         )
         bins = {min(int(10 * b["confidence"]), 9): b for b in s["calibration"]["bins"]}
         add(
-            reliability,
+            calibration,
             name,
             *(f"{bins[b]['accuracy']:.2f} ({bins[b]['n']})" if b in bins else "–" for b in range(3, 10)),
         )
-    return [classes, *([recall] if kinds else []), reliability]
+    return [classes, *([recall] if categories else []), calibration]
 
 
 def flaws(manifest: Manifest) -> list[Table]:
-    """What the judge says of each set of responses: flawed answers by kind, and other faults."""
+    """Tables of the judge's statistics of each policy: flawed requests by category, and other faults."""
     judged: dict[str, dict[str, Any]] = manifest.stats.get("judge", {})
     if not judged:
         return []
-    kinds = sorted({k for d in judged.values() for k in d.get("flaws", {})})
+    categories = sorted({k for d in judged.values() for k in d.get("flaws", {})})
     faults = sorted({k for d in judged.values() for k in d.get("faults", {})})
-    by_kind = table("Share of requests answered with a flaw, by kind", "policy", "all", *kinds)
-    others = table("Mean score, and other faults a response", "policy", "score", *faults)
+    by_category = table("Share of requests answered with a flaw, by category", "policy", "all", *categories)
+    others = table("Mean score, and other faults per response", "policy", "score", *faults)
     for name, d in judged.items():
-        add(by_kind, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in kinds))
+        add(by_category, name, _share(d.get("flawed")), *(_share(d.get("flaws", {}).get(k)) for k in categories))
         add(others, name, f"{d['score']:.2f}", *(_share(d.get("faults", {}).get(k)) for k in faults))
-    return [by_kind, others] if kinds else [others]
+    return [by_category, others] if categories else [others]
 
 
 def _signed(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Making data from outside safe to print."""
+"""Makes untrusted text safe to print."""
 
 import unicodedata
 
@@ -6,9 +6,10 @@ _KEPT = {"\n", "\t"}
 
 
 def safe(text: str) -> str:
-    r"""``text`` with control, format (bidi and the like) and surrogate characters spelt out, as ``\x1b``.
+    r"""Replace control, format (such as bidi) and surrogate characters by escape sequences such as ``\x1b``.
 
-    Joiners inside emoji and scripts that need them (ZWJ, ZWNJ) are kept. Print the result with markup off.
+    Line feeds and tabs are kept, and so are ZWJ and ZWNJ, which emoji and some scripts need. Disable markup when you
+    print the result.
     """
     return "".join(c if _harmless(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 

@@ -1,4 +1,4 @@
-"""``tokalign verify``: whether artifacts are what they say, and what they were made from is still there."""
+"""``tokalign verify``: checks the content, the inputs and the cost of artifacts."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokalign.artifacts.manifest import JOURNAL, Artifact, Manifest, is_artifact, open_artifact
+from tokalign.artifacts.result import StageResult
 from tokalign.config.stages import VerifyConfig
 from tokalign.data.readers import read_file
 from tokalign.errors import InputError, TokalignError
@@ -13,13 +14,14 @@ from tokalign.report import collect, tables
 from tokalign.runtime.disk import is_regular, sha256
 
 _CENT = 1e-4
-"""US dollars by which the sum in a manifest, which is rounded, may differ."""
+"""Tolerance in US dollars for the rounded cost in a manifest."""
 
 
 class Finding(NamedTuple):
-    """What was found of an artifact; each of the three is ``ok``, what is wrong, or "" where there is nothing to check.
+    """Result of checking an artifact.
 
-    What an artifact was made from may be gone or made anew: that is told, and is no fault of it.
+    ``content``, ``inputs`` and ``paid`` are ``ok``, a problem, or "" if there is nothing to check. Missing or changed
+    inputs are reported, but are not an error.
     """
 
     name: str
@@ -30,28 +32,31 @@ class Finding(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether it is what it says."""
+        """Whether content and cost match the manifest."""
         return self.content == "ok" and self.paid in ("ok", "")
 
 
-def run(config: VerifyConfig) -> None:
-    """Print one table.
+def run(config: VerifyConfig) -> StageResult:
+    """Check all artifacts in and below the folders and print a table, or JSON with ``--json``.
 
     Raises:
-        InputError: an artifact is not what it says, or there are none.
+        InputError: an artifact does not match its manifest, or there are no artifacts.
     """
     found = [_audit(name, folder) for name, folder in collect.folders_below(config.folders)]
     if config.json:
         print(json.dumps({f.name: f._asdict() for f in found}, ensure_ascii=False))
     else:
-        table = tables.table("Artifacts", "folder", "kind", "content", "made from", "paid")
+        table = tables.table("Artifacts", "folder", "kind", "content", "inputs", "cost")
         for f in found:
             tables.add(table, *f)
         tables.console().print(table)
     if bad := [f for f in found if not f.is_good]:
         where = ", ".join(f.name for f in bad[:5])
-        remedy = "make them again; artifacts are never edited in place"
-        raise InputError(f"{len(bad)} of {len(found)} artifacts are not what they say", where=where, remedy=remedy)
+        remedy = "create them again; do not edit files of an artifact"
+        raise InputError(
+            f"{len(bad)} of {len(found)} artifacts do not match their manifest", where=where, remedy=remedy
+        )
+    return StageResult()
 
 
 def _audit(name: str, folder: Path) -> Finding:
@@ -63,14 +68,15 @@ def _audit(name: str, folder: Path) -> Finding:
 
 
 def _inputs(artifact: Artifact) -> str:
-    told = [f"{i['name']}: {state}" for i in artifact.manifest.inputs if (state := _state(artifact.folder, i)) != "ok"]
-    return "; ".join(told) or ("ok" if artifact.manifest.inputs else "")
+    states = ((i["name"], _state(artifact.folder, i)) for i in artifact.manifest.inputs)
+    problems = [f"{name}: {state}" for name, state in states if state != "ok"]
+    return "; ".join(problems) or ("ok" if artifact.manifest.inputs else "")
 
 
 def _state(folder: Path, entry: dict[str, Any]) -> str:
-    """Whether an input is still what it was; what is not on this machine is not looked at."""
+    """Compare an input with its recorded hash. Inputs that are not local files count as ``ok``."""
     sha, path = entry["sha256"], folder / str(entry.get("path") or "")
-    if not sha or ":" in sha or not entry.get("path"):  # a name on the hub, a function
+    if not sha or ":" in sha or not entry.get("path"):  # a model or dataset on the hub, or a function
         return "ok"
     if is_artifact(path):
         try:
@@ -80,31 +86,31 @@ def _state(folder: Path, entry: dict[str, Any]) -> str:
     elif is_regular(path):
         now = sha256(path)
     elif path.is_dir():
-        return "ok"  # a folder of a model: known by more than its files' content
+        return "ok"  # a model folder: its hash covers more than the content of the files
     else:
-        return "gone"
-    return "ok" if now == sha.partition("@")[0] else "made anew"
+        return "missing"
+    return "ok" if now == sha.partition("@")[0] else "changed"
 
 
 def _paid(artifact: Artifact) -> str:
-    """Whether the journal says the same of money as the manifest."""
-    told, path = artifact.manifest.usage.get("usd"), artifact.folder / JOURNAL
-    if told is None or not is_regular(path):
+    """Compare the cost in the manifest with the journal."""
+    recorded, path = artifact.manifest.usage.get("usd"), artifact.folder / JOURNAL
+    if recorded is None or not is_regular(path):
         return ""
     try:
         spent = _spent(path)
     except TokalignError as e:
         return str(e)
-    same = abs(spent - float(told)) < _CENT
-    return "ok" if same else f"${told:.4f} by the manifest, ${spent:.4f} by the journal"
+    same = abs(spent - float(recorded)) < _CENT
+    return "ok" if same else f"${recorded:.4f} in the manifest, ${spent:.4f} in the journal"
 
 
 def _spent(journal: Path) -> float:
-    """US dollars that answers cost, by a journal."""
+    """Return the total cost of the answers in a journal, in US dollars."""
     total = 0.0
     for at, entry in read_file(journal):
         cost = entry.get("cost", 0.0)
         if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
-            raise InputError(f"no sum of money: {cost!r}", where=at, field="cost")
+            raise InputError(f"not an amount of money: {cost!r}", where=at, field="cost")
         total += cost if entry.get("event") == "answered" else 0.0
     return total

@@ -1,4 +1,4 @@
-"""Win rates: the table, in the terminal and for papers, and the prompts on which candidates differ most."""
+"""Win rates: tables for the terminal and for papers, and the prompts on which candidates differ most."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ Rows = list[list[str]]
 
 
 def table(manifest: Manifest, name: str = "") -> Table:
-    """The table for the terminal; ``name`` of the artifact, where there are several."""
+    """Create the table for the terminal. ``name``: name of the artifact for the title; "": none."""
     columns, rows = cells(manifest)
     made = tables.table("Win rate over the reference, percent" + (f": {name}" if name else ""), *columns)
     for row in rows:
@@ -29,42 +29,42 @@ def table(manifest: Manifest, name: str = "") -> Table:
 
 
 def cells(manifest: Manifest) -> tuple[list[str], Rows]:
-    """Every candidate, then every two of them; columns that say nothing are left out."""
+    """Return the columns and rows of the table: candidates, then pairs of candidates. Empty columns are left out."""
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("win rate", lambda c: _number(c["win_rate"])),
         ("± s.e.", lambda c: _number(c["standard_error"])),
         ("95 %", lambda c: _range(c.get("ci95"))),
-        ("at equal length", lambda c: _number(c.get("length_controlled_winrate"))),
+        ("length-controlled", lambda c: _number(c.get("length_controlled_winrate"))),
         ("wins", lambda c: str(c["n_wins"])),
         ("ties", lambda c: str(c["n_ties"])),
         ("losses", lambda c: str(c["n_losses"])),
         ("unjudged", lambda c: str(c.get("n_unjudged") or "")),
-        ("agrees with itself", lambda c: _number(c.get("agreement"))),
-        ("prefers the first", lambda c: _number(c.get("prefers_first"))),
+        ("agreement", lambda c: _number(c.get("agreement"))),
+        ("prefers first", lambda c: _number(c.get("prefers_first"))),
         ("length", lambda c: _number(c.get("avg_length"), 0)),
     ]
     found = manifest.stats["candidates"]
-    told = [(name, of) for name, of in columns if any(of(c) for c in found.values())]
-    rows = [[name, *(of(c) for _, of in told)] for name, c in found.items()]
+    used = [(name, cell) for name, cell in columns if any(cell(c) for c in found.values())]
+    rows = [[name, *(cell(c) for _, cell in used)] for name, c in found.items()]
     if not manifest.stats["paired"]:
-        return ["candidate", *(name for name, _ in told)], rows
+        return ["candidate", *(name for name, _ in used)], rows
     for row in rows:
         row.append("")
     for pair in manifest.stats["paired"]:
         judged = {found[pair[side]]["n_total"] for side in ("a", "b")}
-        some = "" if "n" not in pair or judged == {pair["n"]} else f" ({pair['n']} judged for both)"
-        said = {
+        common = "" if "n" not in pair or judged == {pair["n"]} else f" ({pair['n']} judged for both)"
+        cells_by_column = {
             "win rate": f"{pair['difference']:+.1f}",
             "± s.e.": f"{pair['standard_error']:.1f}",
             "95 %": _range(pair.get("ci95"), "+"),
         }
-        between = [said.get(name, "") for name, _ in told]
-        rows.append([f"{pair['a']} less {pair['b']}{some}", *between, f"{pair['p_value']:.2g}"])
-    return ["candidate", *(name for name, _ in told), "p"], rows
+        values = [cells_by_column.get(name, "") for name, _ in used]
+        rows.append([f"{pair['a']} minus {pair['b']}{common}", *values, f"{pair['p_value']:.2g}"])
+    return ["candidate", *(name for name, _ in used), "p"], rows
 
 
 def rendered(manifest: Manifest, layout: str) -> str:
-    """The table as text: ``markdown``, ``csv`` (unrounded, with all that is known of each candidate) or ``latex``."""
+    """Render the table as ``markdown``, ``latex`` or ``csv``. CSV has all statistics of the candidates, unrounded."""
     if layout == "csv":
         return _csv(manifest)
     columns, rows = cells(manifest)
@@ -110,7 +110,10 @@ def _latex(text: str) -> str:
 
 
 def disputed(artifact: Artifact) -> Iterator[dict[str, Any]]:
-    """What was compared, by how far the candidates' preferences lie apart; with one candidate, as it stands."""
+    """Yield the compared prompts on which the candidates' preferences differ, the largest differences first.
+
+    With one candidate, all prompts are returned in order.
+    """
     rows = []
     for at, row in (placed for path in artifact.find("compared.jsonl") for placed in read_file(path)):
         check_row(at, row, Compared)

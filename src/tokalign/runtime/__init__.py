@@ -1,1 +1,1 @@
-"""How a command runs: signals, progress, processes, limits."""
+"""Runtime support for commands: signals, progress, worker processes, file access and resource limits."""

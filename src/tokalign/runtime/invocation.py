@@ -1,4 +1,4 @@
-"""What manifests say of how they came to be: the command, as it was given."""
+"""The command line of the current run, as recorded in manifests."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,25 +6,25 @@ from contextlib import contextmanager
 _PROGRAM = ["tokalign"]
 
 
-class _Now:
+class _Current:
     command: Sequence[str] = _PROGRAM
 
 
 def command() -> list[str]:
-    """The command that is running; the program's name alone where nobody said."""
-    return list(_Now.command)
+    """Return the arguments of the running command, or the program name alone if they are unknown."""
+    return list(_Current.command)
 
 
 def on_the_command_line() -> bool:
-    """Whether a user typed it, so that what is named by a module may lie where it was typed."""
-    return _Now.command[0] == _PROGRAM[0] and len(_Now.command) > 1
+    """Whether the command was started from a shell. If so, modules may be imported from the working directory."""
+    return _Current.command[0] == _PROGRAM[0] and len(_Current.command) > 1
 
 
 @contextmanager
-def of(given: Sequence[str]) -> Iterator[None]:
-    """Within, this is the command."""
-    before, _Now.command = _Now.command, given
+def of(arguments: Sequence[str]) -> Iterator[None]:
+    """Set the running command inside the block."""
+    before, _Current.command = _Current.command, arguments
     try:
         yield
     finally:
-        _Now.command = before
+        _Current.command = before

@@ -1,4 +1,4 @@
-"""Work on parts of the input in several processes, the results in order."""
+"""Process parts of the input in several processes and return the results in order."""
 
 import multiprocessing
 import os
@@ -15,65 +15,71 @@ from tokalign.errors import TokalignError
 
 P = TypeVar("P")
 R = TypeVar("R")
-_WORTH = 5000
-"""Rows for which it pays to start a process."""
+_ROWS_PER_PROCESS = 5000
+"""Minimum number of rows per process; with fewer, starting a process takes longer than it saves."""
 
 
-def how_many(asked: int, rows: int) -> int:
-    """Processes to use; ``asked`` 0: as many as there are cores and rows for."""
+def how_many(requested: int, rows: int) -> int:
+    """Return the number of processes. If ``requested`` is 0, it is chosen from the number of cores and rows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or max(1, min(cores, rows // _WORTH))
+    return requested or max(1, min(cores, rows // _ROWS_PER_PROCESS))
 
 
 def each(
     parts: Iterable[P], begin: Callable[..., Callable[[P], R]], args: tuple[Any, ...], n: int
 ) -> Iterator[tuple[P, R]]:
-    """Every part with what is made of it, in order, by ``begin(*args)`` in each of ``n`` processes (1: in this one).
+    """Yield ``(part, result)`` for every part, in order.
 
-    A process holds one part; no more than two for each are under way, so memory stays flat.
+    At most two parts per process are queued or running, so memory does not grow with the input.
+
+    Args:
+        parts: inputs; must be picklable.
+        begin: called as ``begin(*args)`` once in each process; returns the function that processes a part.
+        args: arguments of ``begin``.
+        n: number of processes; 1 runs in this process.
 
     Raises:
-        TokalignError: a process died.
+        TokalignError: a worker process died.
     """
     if n == 1:
         work = begin(*args)
         yield from ((part, work(part)) for part in parts)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch and the tokenizer
-    rest = iter(parts)
-    with ProcessPoolExecutor(n, context, _start, (begin, args)) as pool:
-        waiting: deque[tuple[P, Future[R]]] = deque()
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with the threads of torch and tokenizers
+    remaining = iter(parts)
+    with ProcessPoolExecutor(n, context, _start_worker, (begin, args)) as pool:
+        pending: deque[tuple[P, Future[R]]] = deque()
         try:
             while True:
-                for part in islice(rest, 2 * n - len(waiting)):
-                    waiting.append((part, pool.submit(_do, part)))
-                if not waiting:
+                for part in islice(remaining, 2 * n - len(pending)):
+                    pending.append((part, pool.submit(_process, part)))
+                if not pending:
                     return
-                part, future = waiting.popleft()
+                part, future = pending.popleft()
                 yield part, future.result()
         except BrokenProcessPool as e:
-            raise TokalignError("a worker process died", remedy="perhaps for want of memory: fewer --workers") from e
+            raise TokalignError("a worker process died", remedy="possibly out of memory; lower --workers") from e
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Here:
+class _Worker:
     work: Any = None
 
 
-def _start(begin: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run in good order
-    threading.Thread(target=_follow, daemon=True).start()
-    _Here.work = begin(*args)
+def _start_worker(begin: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _Worker.work = begin(*args)
 
 
-def _follow() -> None:
-    """End when the parent does, however it does."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process exits."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _do(part: Any) -> Any:
-    return _Here.work(part)
+def _process(part: Any) -> Any:
+    return _Worker.work(part)

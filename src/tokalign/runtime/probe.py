@@ -1,9 +1,9 @@
-"""Opens a file that somebody else made, in a process of its own that may not take much, and says what it is worth.
+"""Check an untrusted file in a separate process with limits of CPU time and memory.
 
     python probe.py KIND PATH SECONDS MEGABYTES
 
-Run by :mod:`tokalign.runtime.sandbox`, by its path: it imports nothing of tokalign, so that it starts at once. It
-prints one JSON object: ``problem``, empty where there is none. Whatever ends it before is the file's doing.
+:mod:`tokalign.runtime.sandbox` runs this file by its path. It imports nothing from tokalign, so that it starts fast. It
+prints a JSON object with the key ``problem``, which is empty if the file is fine. A crash means that the file is bad.
 """
 
 import json
@@ -14,31 +14,35 @@ from pathlib import Path
 from typing import Any
 
 ROWS = 256
-"""Rows of a table that are expanded at a time."""
+"""Number of rows of a table that are expanded at a time."""
 BATCH = 128 * 1024 * 1024
-"""Bytes that they may take then."""
-MANY = 1_000_000
-"""Rows that any table may have; beyond it, as many as the file has bytes: what repeats more says nothing."""
+"""Maximum size of these rows in bytes."""
+MAX_ROWS = 1_000_000
+"""Number of rows that is always allowed; larger tables may have at most one row per byte of the file."""
 
 
 class BadTableError(ValueError):
-    """A table that would take more than it should, or has columns of a type that is not read."""
+    """The table exceeds the limits, or a column has an unsupported type."""
 
 
 def batches(path: Path, kind: str) -> Iterator[Any]:
-    """The rows of an Arrow or Parquet file, some at a time, each batch checked before it is given out.
+    """Yield the rows of an Arrow or Parquet file as ``pyarrow.RecordBatch`` objects, each checked first.
+
+    Args:
+        path: path of the file.
+        kind: ``"parquet"`` or ``"arrow"``.
 
     Raises:
-        BadTableError: it would take too much, or has columns of a type that is not read.
-        pyarrow.ArrowException, OSError, UnicodeDecodeError: it is damaged.
+        BadTableError: the table exceeds the limits, or a column has an unsupported type.
+        pyarrow.ArrowException, OSError, UnicodeDecodeError: the file is damaged.
     """
     import pyarrow as pa
 
-    left = max(MANY, path.stat().st_size)
+    rows_left = max(MAX_ROWS, path.stat().st_size)
     for whole in _parquet(path) if kind == "parquet" else _arrow(path):
-        left -= whole.num_rows
-        if left < 0:
-            raise BadTableError("more rows than bytes: it would take too long to read")
+        rows_left -= whole.num_rows
+        if rows_left < 0:
+            raise BadTableError("too many rows for the size of the file")
         whole.validate(full=True)
         for start in range(0, whole.num_rows, ROWS):
             batch = whole.slice(start, ROWS)
@@ -50,7 +54,7 @@ def batches(path: Path, kind: str) -> Iterator[Any]:
                     column = column.dictionary_decode()  # noqa: PLW2901
                 columns.append(column)
             if sum(column.nbytes for column in columns) > BATCH:
-                raise BadTableError(f"{batch.num_rows} rows take more than {BATCH >> 20} MB")
+                raise BadTableError(f"{batch.num_rows} rows need more than {BATCH >> 20} MB")
             yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
@@ -70,13 +74,13 @@ def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        if file.metadata.num_rows > max(MANY, path.stat().st_size):
-            raise BadTableError("more rows than bytes: it would take too long to read")
+        if file.metadata.num_rows > max(MAX_ROWS, path.stat().st_size):
+            raise BadTableError("too many rows for the size of the file")
         yield from file.iter_batches(batch_size=ROWS, use_threads=False)
 
 
 def _check_type(kind: Any, depth: int = 0) -> None:
-    """Refuse types in which many values can share their bytes: a small file of them can stand for anything."""
+    """Refuse types in which many values share their bytes: a small file could expand to any size."""
     import pyarrow as pa
 
     t = pa.types
@@ -86,7 +90,7 @@ def _check_type(kind: Any, depth: int = 0) -> None:
     )  # fmt: skip
     nested = (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_struct, t.is_map)
     if depth > 32 or not any(of(kind) for of in (*plain, *nested, *([] if depth else [t.is_dictionary]))):
-        raise BadTableError(f"a column of type {str(kind)[:80]}, which is not read")
+        raise BadTableError(f"unsupported column type {str(kind)[:80]}")
     if any(of(kind) for of in nested):
         for k in range(kind.num_fields):
             _check_type(kind.field(k).type, depth + 1)
@@ -104,7 +108,7 @@ def _check_dictionary(column: Any) -> None:
     else:
         longest = values.nbytes
     if longest * len(column) > BATCH:
-        raise BadTableError(f"{len(column)} rows take more than {BATCH >> 20} MB")
+        raise BadTableError(f"{len(column)} rows need more than {BATCH >> 20} MB")
 
 
 def _table(path: Path, kind: str) -> str:
@@ -121,7 +125,7 @@ def _table(path: Path, kind: str) -> str:
     except (pa.ArrowMemoryError, MemoryError):
         raise MemoryError from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
-        return f"not a whole {'Parquet' if kind == 'parquet' else 'Arrow'} file: {str(e).splitlines()[0]}"
+        return f"not a complete {'Parquet' if kind == 'parquet' else 'Arrow'} file: {str(e).splitlines()[0]}"
     return ""
 
 
@@ -133,9 +137,9 @@ _SAMPLES = (
     "\t a" * 500, "-" * 2000, "é" * 500, "The quick brown fox jumps over the lazy dog. " * 40, "中文字" * 300,
     "👩\u200d👩\u200d👧" * 50, "\u0301" * 500, "ﬁ\u2028\u00a0İ",
 )  # fmt: skip
-"""Texts on which a pattern that tries everything, or a rule that makes much of little, shows."""
-_LONGEST = 200
-"""Ids, or characters of the normalised text, a byte."""
+"""Texts that expose slow regular expressions and rules whose output is much longer than their input."""
+_MAX_IDS_PER_BYTE = 200
+"""Maximum number of token ids per byte of text."""
 
 
 def _tokenizer(folder: Path) -> str:
@@ -146,7 +150,7 @@ def _tokenizer(folder: Path) -> str:
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as e:  # the library raises nothing narrower
-            return f"not a tokenizer: {str(e).splitlines()[0][:200] if str(e) else 'damaged'}"
+            return f"not a valid tokenizer: {str(e).splitlines()[0][:200] if str(e) else 'damaged'}"
         tokenizer.no_truncation()
         tokenizer.no_padding()
         for text in _SAMPLES:
@@ -154,9 +158,9 @@ def _tokenizer(folder: Path) -> str:
                 found = tokenizer.encode(text, add_special_tokens=False)
                 tokenizer.decode(found.ids[:500])
             except Exception as e:
-                return f"the tokenizer cannot read {text[:20]!r}: {str(e)[:200]}"
-            if len(found.ids) > _LONGEST * len(text.encode()):
-                return f"the tokenizer makes {len(found.ids)} ids of {len(text)} characters"
+                return f"the tokenizer fails on {text[:20]!r}: {str(e)[:200]}"
+            if len(found.ids) > _MAX_IDS_PER_BYTE * len(text.encode()):
+                return f"the tokenizer returns {len(found.ids)} ids for {len(text)} characters"
     for template in _templates(folder):
         _render(template)
     return ""
@@ -171,19 +175,19 @@ def _templates(folder: Path) -> Iterator[str]:
     except (OSError, ValueError, AttributeError, RecursionError):
         return
     named = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
-    for one in named:
-        text = one.get("template") if isinstance(one, dict) else one
+    for entry in named:
+        text = entry.get("template") if isinstance(entry, dict) else entry
         if isinstance(text, str):
             yield text
 
 
 def _render(template: str) -> None:
-    """Render a short talk. What goes wrong in it is told by whoever renders for good; here only death counts."""
+    """Render a short conversation. Template errors are ignored here; only crashes and limits matter."""
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):  # marks what a model says; of transformers
+    class Generation(Extension):  # of transformers: marks the assistant's text
         tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
@@ -199,31 +203,31 @@ def _render(template: str) -> None:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, default=str)
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda _: "01 Jan 2026"}
-    user, said = {"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}
-    for turns in ([user], [user, said], [{"role": "system", "content": "Rules."}, user, said, user]):
+    user, reply = {"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}
+    for turns in ([user], [user, reply], [{"role": "system", "content": "Rules."}, user, reply, user]):
         try:
-            made = environment.from_string(template).render(
+            rendered = environment.from_string(template).render(
                 messages=turns, add_generation_prompt=turns[-1] is user, bos_token="<s>", eos_token="</s>"
             )
         except MemoryError:
             raise
         except Exception:  # a template may refuse such turns
             continue
-        if len(made) > 10_000_000:
+        if len(rendered) > 10_000_000:
             raise MemoryError
 
 
 def _limit(seconds: float, megabytes: int) -> None:
     import resource
 
-    for what, most in (
+    for resource_id, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, max(1, round(seconds))),
         (resource.RLIMIT_DATA, megabytes << 20),
     ):
-        hard = resource.getrlimit(what)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)  # noqa: PLW2901
-        resource.setrlimit(what, (most, hard if what == resource.RLIMIT_CPU else most))
+        hard = resource.getrlimit(resource_id)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)  # noqa: PLW2901
+        resource.setrlimit(resource_id, (limit, hard if resource_id == resource.RLIMIT_CPU else limit))
 
 
 KINDS: dict[str, Callable[[Path], str]] = {
@@ -234,13 +238,13 @@ KINDS: dict[str, Callable[[Path], str]] = {
 
 
 def main() -> None:
-    """See the module."""
+    """Check one file and print the result; see the module docstring."""
     kind, path, seconds, megabytes = sys.argv[1:]
     _limit(float(seconds), int(megabytes))
     try:
         problem = KINDS[kind](Path(path))
     except MemoryError:
-        problem = f"it needs more than {megabytes} MB of memory to open"
+        problem = f"opening it needs more than {megabytes} MB of memory"
     except RecursionError:
         problem = "nested too deeply"
     print(json.dumps({"problem": problem}), flush=True)

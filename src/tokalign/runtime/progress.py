@@ -1,4 +1,4 @@
-"""Telling the user how far a stage is: a bar on a terminal, a plain line now and then elsewhere. On stderr."""
+"""Progress on stderr: a bar on a terminal, a plain line every 20 seconds elsewhere."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ EVERY = 20.0
 
 
 class Progress:
-    """``with Progress("diff", total) as bar: bar.advance(n)``. ``done``: what an earlier run did already."""
+    """``with Progress("diff", total) as bar: bar.advance(n)``. ``done``: items that an earlier run has finished."""
 
     def __init__(self, label: str, total: int, quiet: bool = False, done: int = 0) -> None:
         self.label, self.total, self.quiet = label, total, quiet
         self.done = self._before = done
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -39,29 +39,29 @@ class Progress:
         return self
 
     def skip_to(self, done: int) -> None:
-        """An earlier run did this much."""
+        """Set the number of items that an earlier run has finished."""
         self.done = self._before = done
 
     def say(self, line: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         if not self.quiet:
             print(f"{self.label}: {line}", file=sys.stderr)
 
     def advance(self, n: int = 1, **numbers: float) -> None:
-        """``n`` more are done; ``numbers`` are worth a look."""
+        """Count ``n`` more items and show ``numbers``."""
         self.done += n
         now = time.monotonic()
         rate = (self.done - self._before) / max(now - self._start, 1e-9)
         extra = " ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, total=self.total, rate=f"{rate:.1f}/s {extra}")
-        elif not self.quiet and now - self._said >= EVERY:
-            self._said = now
+        elif not self.quiet and now - self._printed >= EVERY:
+            self._printed = now
             left = (self.total - self.done) / max(rate, 1e-9)
             print(f"{self.label}: {self.done}/{self.total} {rate:.1f}/s {extra} {left:.0f} s left", file=sys.stderr)
 
     def parts(self, items: Iterable[Sized]) -> Iterator[Sized]:
-        """``items``, each counted by its size when the next is asked for."""
+        """Yield ``items``; advance by the length of each when the next one is requested."""
         for item in items:
             yield item
             self.advance(len(item))

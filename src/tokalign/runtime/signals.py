@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM: the first ends a run in good order, the second at once.
+"""Handling of SIGINT and SIGTERM: the first signal ends the run cleanly, the second one immediately.
 
-In good order means, while an artifact is written: the row or step at hand is finished and its state saved.
+While an artifact is being written, a clean end means that the current row or step is finished and its state saved.
 """
 
 import os
@@ -17,13 +17,13 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 class _State:
     received = 0
-    """The signal that asked for the end; 0 if none has."""
-    patient = 0
-    """How many artifacts are being written."""
+    """Number of the signal that was received; 0 if none."""
+    deferring = 0
+    """Number of nested blocks that defer signals."""
 
 
 def listen() -> None:
-    """Take both signals from here on (one that the parent told us to ignore stays ignored)."""
+    """Install the handlers. A signal that the parent process ignores stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -31,29 +31,29 @@ def listen() -> None:
 
 @contextmanager
 def patiently() -> Iterator[None]:
-    """Hold a signal back until :func:`check`, or to the end of the block."""
-    _State.patient += 1
+    """Inside the block, record a signal instead of raising; :func:`check` raises it."""
+    _State.deferring += 1
     try:
         yield
     finally:
-        _State.patient -= 1
+        _State.deferring -= 1
 
 
 def received() -> int:
-    """The signal that asked for the end; 0 if none has."""
+    """Return the number of the signal that was received; 0 if none."""
     return _State.received
 
 
 def asked() -> bool:
-    """Whether the end was asked for."""
+    """Whether a signal to stop was received."""
     return bool(_State.received)
 
 
 def check() -> None:
-    """Call when a row or step is done and saved.
+    """Raise if a signal was received. Call this after a row or step is finished and saved.
 
     Raises:
-        StoppedError: the end was asked for.
+        StoppedError: SIGINT or SIGTERM was received.
     """
     if _State.received:
         raise StoppedError(_State.received)
@@ -65,6 +65,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
             os.write(2, _SHOW_CURSOR)
         os._exit(128 + number)
     _State.received = number
-    if not _State.patient:
+    if not _State.deferring:
         raise StoppedError(number)
-    os.write(2, b"\ntokalign: finishing what is at hand; once more leaves at once\n")
+    os.write(2, b"\ntokalign: finishing this step; press Ctrl-C again to quit now\n")

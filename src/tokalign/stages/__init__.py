@@ -1,1 +1,1 @@
-"""One module a command: read artifacts, call the core, write an artifact."""
+"""One module per command: read artifacts, compute, write an artifact."""

@@ -1,4 +1,4 @@
-"""The responses of a candidate: read from where they are, or sampled from a policy, one or the best of several."""
+"""The responses of a candidate: existing ones, or samples from a policy (one per prompt, or the best of n)."""
 
 import re
 from collections import deque
@@ -16,27 +16,27 @@ from tokalign.errors import InputError, UsageError
 from tokalign.models.function_names import is_function
 
 REFERENCE = "reference"
-"""Name of the side that all are compared with."""
+"""Name of the side that all candidates are compared with."""
 
 
 class Side(NamedTuple):
-    """Who answers: a policy, or responses that are there."""
+    """A candidate or the reference: a policy, or existing responses."""
 
     name: str
     path: str
     n: int = 1
-    """Responses drawn to a prompt, of which the reward model's favourite is taken."""
+    """Responses sampled per prompt; the reward model selects the best."""
 
     @property
-    def is_there(self) -> bool:
-        """Whether the responses need not be sampled."""
+    def has_responses(self) -> bool:
+        """Whether ``path`` contains responses, so that none are sampled."""
         return dataset.is_rows(self.path) or manifest.kind_of(Path(self.path)) == "responses"
 
     def lineage(self) -> dict[str, Any]:
-        """Where it comes from, as an input of a stage.
+        """Return the lineage of the policy or the responses, for the inputs of a manifest.
 
         Raises:
-            InputError: it is not there.
+            InputError: there is nothing at ``path``, or it is damaged.
         """
         if dataset.is_rows(self.path):
             return dataset.read_rows(self.path, ResponseRow, "responses").lineage
@@ -44,32 +44,39 @@ class Side(NamedTuple):
         return {**found, "sha256": f"{found['sha256']}@{self.n}"} if self.n > 1 else found
 
 
-def side(name: str, path: str) -> Side:
-    """``PATH`` or ``PATH@N``."""
-    found = re.fullmatch(r"(.+)@(\d+)", path)
-    if not found or Path(path).exists():
+def parse_side(name: str, path: str) -> Side:
+    """Parse ``PATH`` or ``PATH@N`` (best of N).
+
+    Raises:
+        UsageError: N is 0, or ``PATH@N`` contains responses instead of a policy.
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", path)
+    if not match or Path(path).exists():
         return Side(name, path)
-    if int(found[2]) < 1:
-        raise UsageError(f"best of {found[2]}", remedy="PATH@N with N of 1 or more")
-    best = Side(name, found[1], int(found[2]))
-    if best.n > 1 and best.is_there:
-        remedy = "best of N samples from a policy; of responses: tokalign generate --n N --reward-model DIR"
-        raise UsageError(f"{best.path} holds responses, not a policy", remedy=remedy)
+    if int(match[2]) < 1:
+        raise UsageError(f"{path}: best of {match[2]}", remedy="give PATH@N with N of at least 1")
+    best = Side(name, match[1], int(match[2]))
+    if best.n > 1 and best.has_responses:
+        remedy = "give a policy, or select the best responses with tokalign generate --n N --reward-model DIR"
+        raise UsageError(f"{path}: {best.path} contains responses, not a policy", remedy=remedy)
     return best
 
 
 def readable(
     data: dataset.Rows[PromptRow], sides: Sequence[Side], config: EvalWinrateConfig
 ) -> tuple[dataset.Rows[PromptRow], list[str]]:
-    """The prompts that every policy, and every reward model that judges, can read and answer; what is left out for all.
+    """Keep the prompts that every policy can answer and every reward model that is used can read.
+
+    Returns:
+        the remaining prompts, and notes on how they are rendered.
 
     Raises:
-        InputError: none is.
-        UsageError: what is asked of a chat template cannot be.
+        InputError: no prompt is left.
+        UsageError: a chat template option is invalid for a model.
     """
-    policies = [s.path for s in sides if not s.is_there]
-    read_by = config.reward_model if config.judge == "reward" or any(s.n > 1 for s in sides) else []
-    models = [path for path in read_by if not is_function(path)]
+    policies = [s.path for s in sides if not s.has_responses]
+    reward_models = config.reward_model if config.judge == "reward" or any(s.n > 1 for s in sides) else []
+    models = [path for path in reward_models if not is_function(path)]
     if not policies and not models:
         return data, []
     from tokalign.models import loading
@@ -77,65 +84,71 @@ def readable(
     from tokalign.models.sampler import answerable
     from tokalign.models.tokenizer import Tokenizer
 
-    own = {path: Tokenizer.load(path, config) for path in dict.fromkeys(policies)}
-    tokenizers = [*own.values(), *(Tokenizer.load(path) for path in models if path not in own)]
+    of_policies = {path: Tokenizer.load(path, config) for path in dict.fromkeys(policies)}
+    tokenizers = [*of_policies.values(), *(Tokenizer.load(path) for path in models if path not in of_policies)]
     data, notes = renderable(data, tokenizers, config.strict)
-    for path, tokenizer in own.items():
+    for path, tokenizer in of_policies.items():
         data = answerable(data, loading.places_of(path), tokenizer, config, config.strict)
     return data, notes
 
 
 def responses(
-    who: Side,
+    side: Side,
     data: dataset.Rows[PromptRow],
     config: EvalWinrateConfig,
     out: Writer | None,
     advance: Callable[[int], None],
 ) -> list[Answer]:
-    """Responses in the order of the prompts; what is sampled is kept as a part of ``out``.
+    """Return one response per prompt, in the order of the prompts: read, or sampled from the policy.
+
+    Args:
+        side: whose responses.
+        data: the prompts.
+        config: options of the command.
+        out: artifact in which samples are saved, as a part; not needed for existing responses.
+        advance: called with the number of prompts of each sampled chunk.
 
     Raises:
-        InputError: a prompt has none, or several.
+        InputError: a prompt has no response, or several.
     """
-    if not who.is_there:
+    if not side.has_responses:
         assert out is not None
-        inputs = {"prompts": data.lineage, "policy": who.lineage()}
-        if who.n > 1:
+        inputs = {"prompts": data.lineage, "policy": side.lineage()}
+        if side.n > 1:
             inputs["reward_model"] = dataset.model_lineage(config.reward_model[0], "reward-model")
-        with out.part("responses", config, inputs, f"responses/{who.name}") as nested:
+        with out.part("responses", config, inputs, f"responses/{side.name}") as nested:
             if nested.finished is None:
-                _sample(who, data, config, nested, advance)
+                _sample(side, data, config, nested, advance)
         return [Answer(r.response, r.finished) for r in dataset.read_rows(nested.folder, ResponseRow, "responses")]
     by_id: dict[str, ResponseRow] = {}
     by_prompt: dict[str, deque[ResponseRow]] = {}
-    for r in dataset.read_rows(who.path, ResponseRow, "responses"):
+    for r in dataset.read_rows(side.path, ResponseRow, "responses"):
         if r.id in by_id:
-            remedy = "keep one of them, or the best: tokalign generate --n N --reward-model DIR"
-            raise InputError(f"several responses to prompt {r.id!r}", where=who.path, field="sample", remedy=remedy)
+            remedy = "keep one of them, or select the best with tokalign generate --n N --reward-model DIR"
+            raise InputError(f"several responses to prompt {r.id!r}", where=side.path, field="sample", remedy=remedy)
         by_id[r.id] = r
         by_prompt.setdefault(_key(r), deque()).append(r)
-    texts = []
+    answers = []
     for row in data:
-        found = by_id.get(row.id)
-        if found is None or _key(found) != _key(row):  # ids that were made up on reading say nothing
-            alike = by_prompt.get(_key(row))
-            found = alike.popleft() if alike else None
-        if found is None:
-            raise InputError(
-                f"no response to prompt {row.id!r}", where=who.path, field="id", remedy="answer the same prompts"
-            )
-        texts.append(Answer(found.response, found.finished))
-    return texts
+        match = by_id.get(row.id)
+        if match is None or _key(match) != _key(row):  # ids generated while reading do not identify a prompt
+            same_prompt = by_prompt.get(_key(row))
+            match = same_prompt.popleft() if same_prompt else None
+        if match is None:
+            remedy = "give responses to all prompts of --prompts"
+            raise InputError(f"no response to prompt {row.id!r}", where=side.path, field="id", remedy=remedy)
+        answers.append(Answer(match.response, match.finished))
+    return answers
 
 
 def _key(row: PromptRow | ResponseRow) -> str:
-    """The prompt, a single user turn and its text being the same."""
+    """Return the prompt as a string. A single user turn equals its text."""
     prompt = plain(row.prompt)
     return prompt if isinstance(prompt, str) else repr([(t["role"], t["content"]) for t in prompt])
 
 
 def _sample(
-    who: Side, data: dataset.Rows[PromptRow], config: EvalWinrateConfig, nested: Writer, advance: Callable[[int], None]
+    side: Side, data: dataset.Rows[PromptRow], config: EvalWinrateConfig, nested: Writer, advance: Callable[[int], None]
 ) -> None:
     from tokalign.models import loading
     from tokalign.models.reward import RewardModel, best_of
@@ -143,17 +156,17 @@ def _sample(
     from tokalign.models.samplers import choose
     from tokalign.models.tokenizer import Tokenizer
 
-    tokenizer, device = Tokenizer.load(who.path, config), loading.pick_device(config.device)
-    policy = loading.load_policy(who.path, config.dtype, to_use=True).to(device)
+    tokenizer, device = Tokenizer.load(side.path, config), loading.pick_device(config.device)
+    policy = loading.load_policy(side.path, config.dtype, to_use=True).to(device)
     loading.check_vocabulary(policy, tokenizer)
-    model = RewardModel.load(config.reward_model[0], config.dtype) if who.n > 1 else None
+    model = RewardModel.load(config.reward_model[0], config.dtype) if side.n > 1 else None
     if model is not None:
         model.model.to(device)
     sampler = choose(policy, tokenizer, config, config.dtype)
     with nested.rows() as file:
         for part in file.left(data, CHUNK):
-            seed = config.seed + file.taken + (who.name == REFERENCE)  # the reference has draws of its own
-            drawn = respond_to(part, policy, tokenizer, config, seed, config.batch_size, who.name, who.n, sampler)
-            file.append_json(drawn if model is None else best_of(drawn, model, who.n))
+            seed = config.seed + file.taken + (side.name == REFERENCE)  # the reference has its own random numbers
+            drawn = respond_to(part, policy, tokenizer, config, seed, config.batch_size, side.name, side.n, sampler)
+            file.append_json(drawn if model is None else best_of(drawn, model, side.n))
             advance(len(part))
     nested.commit({"in": len(data), "out": file.written})

@@ -1,4 +1,4 @@
-"""``tokalign diff``: edits in, a label for every token out."""
+"""``tokalign diff``: read edits, write a label for every token of the original and edited responses."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokalign.artifacts import token_labels
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.resumable import RowFile, group
 from tokalign.artifacts.schemas import Edit
 from tokalign.artifacts.token_labels import Ragged
@@ -30,15 +30,16 @@ from tokalign.runtime import pool
 from tokalign.runtime.progress import Progress
 
 CHUNK = 1024
-"""Rows tokenized and aligned at a time."""
+"""Rows tokenized and aligned at a time. An interrupted run resumes at the start of a chunk."""
 SHARD = 50_000
-"""Rows in a file."""
+"""Rows per data file."""
 LONGEST = 10
-"""How many of the longest edits the manifest names."""
+"""Number of longest edits listed in the manifest."""
 
 
-def run(config: DiffConfig) -> Manifest:
-    """Label original and edited of every edited or unchanged row."""
+def run(config: DiffConfig) -> StageResult:
+    """Label every token of all edited and unchanged rows."""
+    # 1. Read the edits.
     edits = dataset.read_edits(config.edits, config, config.limit)
     inputs = {"edits": edits.lineage}
     if config.tokenizer != "tiny":
@@ -46,52 +47,63 @@ def run(config: DiffConfig) -> Manifest:
 
     with writing("token-labels", config, inputs) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished)
+
+        # 2. Load or train the tokenizer, and save it beside the labels.
         tiny = config.tokenizer == "tiny"
         tokenizer = train_tiny(_texts(edits), config.vocab) if tiny else Tokenizer.load(config.tokenizer, config)
         edits, notes = renderable(edits, [tokenizer], config.strict)
         with out.space.saving("tokenizer") as scratch:
             tokenizer.save(scratch)
+
+        # 3. Align and label the rows, in several processes.
         with (
             out.rows("data.arrow", token_labels.HEAD, token_labels.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,
             _one_thread(),
         ):
             n = pool.how_many(config.workers, len(edits) - file.taken)
-            for part, made in pool.each(file.parts(edits, CHUNK), labeller, (tokenizer, config), n):
-                file.append(made.data, made.rows)
-                file.count(made.counts)
-                file.count_most("longest", made.longest, LONGEST)
+            for part, labelled in pool.each(file.parts(edits, CHUNK), labeller, (tokenizer, config), n):
+                file.append(labelled.data, labelled.rows)
+                file.count(labelled.counts)
+                file.count_most("longest", labelled.longest, LONGEST)
                 bar.advance(len(part))
                 file.done(len(part))
+
+        # 4. Refuse labels from which nothing can be learnt, and write the statistics.
         if not file.written:
             raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
         if not (file.tally["bad"] or file.tally["good"]):
             raise InputError(
-                f"not one token is bad or good: in none of {file.written} rows an edit changed a word",
+                f"no token is bad or good: none of the {file.written} rows has an edit that changes a word",
                 where=config.edits,
-                remedy="look at the edits (tokalign show), and have the texts edited: tokalign edit --editor …",
+                remedy="check the edits with tokalign show, or edit the responses with tokalign edit --editor …",
             )
-        skipped = {why: n for why, n in group(file.tally, "skipped").items() if n}
-        return out.commit(edits.account(skipped.items()), _stats(file) | ({"notes": notes} if notes else {}))
+        skipped = {reason: n for reason, n in group(file.tally, "skipped").items() if n}
+        return StageResult.of(
+            out.folder, out.commit(edits.account(skipped.items()), _stats(file) | ({"notes": notes} if notes else {}))
+        )
 
 
 class Labelled(NamedTuple):
-    """What is made of a chunk: rows as they stand in the file, what there is to count, and the longest edit by id."""
+    """A labelled chunk."""
 
     data: bytes
+    """Rows in the format of the data file."""
     rows: int
     counts: dict[str, float]
+    """Values to add to the counters of the run."""
     longest: dict[str, float]
+    """Tokens in the longest edit of a row, by row id, for the rows with the longest edits."""
 
 
 def labeller(tokenizer: Tokenizer, config: DiffConfig) -> Callable[[list[Edit]], Labelled]:
-    """What labels chunks."""
+    """Return a function that labels a chunk; called once in each process."""
     return lambda edits: label(edits, tokenizer, config)
 
 
 def label(edits: list[Edit], tokenizer: Tokenizer, config: DiffConfig) -> Labelled:
-    """Label the rows that fit."""
+    """Label the rows of a chunk. Rows longer than ``--max-length`` are counted as skipped."""
     prompts = tokenizer.prompts([e.prompt for e in edits])
     encoded = tokenizer.encode([text for e in edits for text in (e.original, e.edited)])
     room = config.max_length - 1  # for EOS
@@ -140,29 +152,37 @@ def _side(name: str, tokens: Tokens, spans: NDArray[np.int32], label: int) -> di
 
 
 def _similarities(rows: list[Edit], originals: Words, editeds: Words) -> list[float]:
-    """Of each row; measured where one does not say."""
+    """Similarity of each row, computed for rows without one."""
     if any(e.similarity is None for e in rows):
-        measured = diff.similarities(originals, editeds)
-        return [m if e.similarity is None else e.similarity for e, m in zip(rows, measured, strict=True)]
+        computed = diff.similarities(originals, editeds)
+        return [c if e.similarity is None else e.similarity for e, c in zip(rows, computed, strict=True)]
     return [e.similarity for e in rows if e.similarity is not None]
 
 
-def _longest(sides: list[tuple[NDArray[np.int32], NDArray[np.int64]]], most: int) -> NDArray[np.int64]:
-    """For each row, the tokens of its longest edit, both sides together."""
+def _longest(sides: list[tuple[NDArray[np.int32], NDArray[np.int64]]], max_edits: int) -> NDArray[np.int64]:
+    """Count the tokens in the longest edit of each row, both sides together.
+
+    Args:
+        sides: for originals and edited texts, the edit number of each token (T,) and the bounds of the rows (N + 1,).
+        max_edits: largest number of edits in a row.
+
+    Returns:
+        (N,) token counts; 0 for rows without an edit.
+    """
     n = len(sides[0][1]) - 1
-    tokens = np.zeros(n * (most + 1), dtype=np.int64)
+    tokens = np.zeros(n * (max_edits + 1), dtype=np.int64)
     for spans, rows in sides:
         row = np.repeat(np.arange(n), np.diff(rows))
-        tokens += np.bincount(row * (most + 1) + spans, minlength=len(tokens))
-    table = tokens.reshape(n, most + 1)
+        tokens += np.bincount(row * (max_edits + 1) + spans, minlength=len(tokens))
+    table = tokens.reshape(n, max_edits + 1)
     table[:, 0] = 0
-    largest: NDArray[np.int64] = table.max(axis=1)
-    return largest
+    longest: NDArray[np.int64] = table.max(axis=1)
+    return longest
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep the tokenizer to one core a process; processes that are started take the setting over."""
+    """Limit the tokenizer to one thread per process. Worker processes inherit the setting."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

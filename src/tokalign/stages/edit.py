@@ -1,4 +1,4 @@
-"""``tokalign edit``: preferences in, minimal edits of the less preferred responses out."""
+"""``tokalign edit``: read preferences, write minimal edits of the less preferred responses."""
 
 from collections import Counter
 from contextlib import closing
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokalign import editors
-from tokalign.artifacts.manifest import Manifest, kind_of
+from tokalign.artifacts.manifest import kind_of
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.resumable import RowFile, group
 from tokalign.artifacts.schemas import Edit, Preference
 from tokalign.artifacts.workspace import PROGRESS
@@ -19,27 +20,35 @@ from tokalign.errors import UsageError
 from tokalign.runtime.progress import Progress
 
 BINS = 10
-"""Of the histogram of similarities."""
+"""Bins of the histogram of similarities."""
 SOME = 20
-"""Rows by which the playground's texts are known."""
-_TAKE = "--editor {} or --editor {}; see tokalign edit --help"
+"""Number of rows that are checked to recognise playground texts."""
 
 
-def run(config: EditConfig) -> Manifest | Any:
-    """Edit every row; each ends as edited, unchanged, rejected or failed, with its reason."""
+def run(config: EditConfig) -> StageResult:
+    """Edit every row. Its status is then edited, unchanged, rejected or failed, with a reason.
+
+    Returns:
+        The manifest, or with ``--dry-run`` an estimate of the cost.
+    """
+    # 1. Choose the editor and read the rows.
     config = _with_editor(config)
     editor = editors.make(config, config.out)
     row, kind = editor.reads(kind_of(Path(config.source)))
     rows = dataset.read_rows(config.source, row, kind, options=config, limit=config.limit)
+
+    # 2. With --dry-run, estimate the cost and stop.
     if config.dry_run and not editor.paid:
-        raise UsageError(f"--editor {editor.name} costs nothing", remedy="leave --dry-run out")
+        raise UsageError(f"--editor {editor.name} costs nothing", remedy="remove --dry-run")
     if config.dry_run:
-        return editor.estimate(rows)
+        return StageResult(estimate=editor.estimate(rows))
     inputs = {"source": rows.lineage, **editor.inputs()}
 
     with writing("edits", config, inputs) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished)
+
+        # 3. Edit the rows, and write and count them chunk by chunk.
         if editor.begins_again:
             out.space.remove(PROGRESS)
         with (
@@ -51,26 +60,31 @@ def run(config: EditConfig) -> Manifest | Any:
                 _keep(part, file)
                 file.done(len(part))
         failed = int(file.tally.get("status/failed", 0))
-        return out.commit(rows.account(failed=failed), _stats(file), editor.usage)
+        return StageResult.of(out.folder, out.commit(rows.account(failed=failed), _stats(file), editor.usage))
 
 
 def _with_editor(config: EditConfig) -> EditConfig:
-    """The options with an editor, where nobody was named.
+    """Set the default editor, ``rules``, if ``--editor`` is not given.
 
     Raises:
-        UsageError: nobody was named, and the texts are not the playground's.
+        UsageError: ``--editor`` is not given, and the texts are not the playground's.
     """
     if config.editor is not None:
         return config
     if dataset.holds_edits(config.source, config):
-        raise UsageError(f"{config.source} holds edits: of whom?", remedy=_TAKE.format("recorded", "human"))
+        raise UsageError(
+            f"{config.source} contains edits, which have no default --editor",
+            remedy="pass --editor recorded to use them, or --editor human to review them",
+        )
     from tokalign.editors import rules
 
     rows = dataset.read_rows(config.source, Preference, "preferences", options=config, limit=config.limit)
-    some = [rules.knows(row) for row in islice(rows, SOME)]
-    if 2 * sum(some) < len(some):
-        remedy = _TAKE.format("claude", "human")
-        raise UsageError("who is to edit? there is no default for these texts", remedy=remedy)
+    known = [rules.knows(row) for row in islice(rows, SOME)]
+    if 2 * sum(known) < len(known):
+        raise UsageError(
+            f"{config.source} contains other texts than the playground's, which have no default --editor",
+            remedy="pass --editor claude or --editor human; see tokalign edit --help",
+        )
     return replace(config, editor="rules")
 
 

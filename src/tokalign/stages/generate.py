@@ -1,8 +1,8 @@
-"""``tokalign generate``: prompts in, responses out; with a reward model, the best of n."""
+"""``tokalign generate``: read prompts, write sampled responses, or the best of n with a reward model."""
 
 import torch
 
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.writer import writing
 from tokalign.config.stages import GenerateConfig
 from tokalign.data import dataset
@@ -15,8 +15,9 @@ from tokalign.models.tokenizer import Tokenizer
 from tokalign.runtime.progress import Progress
 
 
-def run(config: GenerateConfig) -> Manifest:
-    """Sample ``n`` responses a prompt; keep them all, or the one that the reward model likes best."""
+def run(config: GenerateConfig) -> StageResult:
+    """Sample ``n`` responses to each prompt. Keep all, or with ``--reward-model`` the one with the highest score."""
+    # 1. Read the prompts.
     data = dataset.read_prompts(config.prompts, config.prompt, config, config.limit)
     inputs = {"prompts": data.lineage, "policy": dataset.model_lineage(config.policy, "policy")}
     if config.reward_model:
@@ -24,28 +25,33 @@ def run(config: GenerateConfig) -> Manifest:
 
     with writing("responses", config, inputs) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished)
+
+        # 2. Load the policy and the reward model, and skip prompts that they cannot read.
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer.load(config.policy, config)
         policy = loading.load_policy(config.policy, config.dtype, to_use=True).to(device)
         loading.check_vocabulary(policy, tokenizer)
-        judge = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
-        if judge is not None:
-            judge.model.to(device)
-        data, notes = renderable(data, [tokenizer, *([judge.tokenizer] if judge else [])], config.strict)
+        reward_model = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
+        if reward_model is not None:
+            reward_model.model.to(device)
+        tokenizers = [tokenizer, *([reward_model.tokenizer] if reward_model else [])]
+        data, notes = renderable(data, tokenizers, config.strict)
         data = answerable(data, loading.positions(policy), tokenizer, config, config.strict)
         sampler = choose(policy, tokenizer, config, config.dtype)
+
+        # 3. Sample and write the responses, chunk by chunk.
         with out.rows() as file, Progress("generate", len(data), config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(data, CHUNK)):
-                seed = config.seed + file.taken  # each part has draws of its own, wherever a run was cut
-                drawn = respond_to(
+                seed = config.seed + file.taken  # depends on the chunk, so that a resumed run gives the same responses
+                sampled = respond_to(
                     part, policy, tokenizer, config, seed, config.batch_size, config.policy, config.n, sampler
                 )
-                kept = drawn if judge is None else best_of(drawn, judge, config.n)
+                kept = sampled if reward_model is None else best_of(sampled, reward_model, config.n)
                 file.append_json(kept)
                 file.count({"finished": sum(r["finished"] for r in kept)})
                 file.count({"length": sum(len(r["response"]) for r in kept)})
         stats = {"finished": file.mean("finished"), "avg_length": file.mean("length")}
         account = {**data.account(), "out": file.written}
-        return out.commit(account, stats | ({"notes": notes} if notes else {}))
+        return StageResult.of(out.folder, out.commit(account, stats | ({"notes": notes} if notes else {})))

@@ -1,21 +1,25 @@
-"""``tokalign playground``: the offline world, as artifacts."""
+"""``tokalign playground``: generate the synthetic dataset."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.writer import writing
 from tokalign.config.stages import PlaygroundConfig
 from tokalign.playground.world import World
 
-Written = dict[str, Manifest]
 
+def run(config: PlaygroundConfig) -> StageResult:
+    """Write the artifacts ``preferences``, ``sft``, ``prompts``, ``heldout`` and ``test`` below ``config.out``.
 
-def run(config: PlaygroundConfig) -> Written:
-    """Write ``preferences, sft, prompts, heldout, test`` below ``config.out``; prompts never overlap."""
+    The three sets of prompts are disjoint.
+
+    Returns:
+        The manifest of each artifact, by name.
+    """
     world = World(config.seed, config.loose)
     written = {}
-    # One world draws all sets, in this order: each depends on the sizes of those before it.
+    # The sets share one random state and are generated in this order, so each depends on the sizes of those before it.
     sets: list[tuple[str, str, int, Iterator[dict[str, Any]]]] = [
         ("preferences", "preferences", config.preferences, world.preferences(config.preferences)),
         ("sft", "sft", config.sft, world.sft(config.sft)),
@@ -24,12 +28,12 @@ def run(config: PlaygroundConfig) -> Written:
         ("test", "prompts", config.test, world.prompts(config.test, "test")),
     ]
     for name, kind, n, rows in sets:
-        drawn = list(rows)  # drawn even if the set is there already: later sets depend on it
-        kept = drawn[: config.limit]
+        generated = list(rows)  # also if the artifact exists already, because later sets depend on the random state
+        kept = generated[: config.limit]
         with writing(kind, config, {}, config.out / name) as out:
             if out.finished is None:
                 out.jsonl("data.jsonl", kept)
                 written[name] = out.commit({"in": n, "out": len(kept), "skipped": n - len(kept)})
             else:
                 written[name] = out.finished
-    return written
+    return StageResult(config.out, written)

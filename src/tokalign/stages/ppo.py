@@ -1,4 +1,4 @@
-"""``tokalign train-ppo``: prompts, a policy and what pays in; a better policy out."""
+"""``tokalign train-ppo``: read prompts, train a policy with PPO and reward functions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tokalign.artifacts import checkpoints
-from tokalign.artifacts.manifest import Manifest
 from tokalign.artifacts.metrics import MetricsLog, last_logged
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import PromptRow
 from tokalign.artifacts.workspace import CHECKPOINTS, Workspace
 from tokalign.artifacts.writer import Writer, writing
@@ -36,11 +36,17 @@ from tokalign.runtime.dashboard import Dashboard
 
 LAST = f"{CHECKPOINTS}/last"
 SHOWN = ("reward", "kl", "length", "win_rate")
+"""Metrics whose last values are written to the manifest."""
 
 
-def run(config: TrainPpoConfig) -> Manifest | None:
-    """Train; keep the checkpoint that wins most on ``--eval-prompts`` (without them, the last)."""
-    _refuse(config)
+def run(config: TrainPpoConfig) -> StageResult:
+    """Train a policy. The result is the checkpoint with the highest win rate on ``--eval-prompts``, or the last one.
+
+    Returns:
+        The manifest; None in all but the main process.
+    """
+    # 1. Check the options and read the prompts.
+    _check_options(config)
     data = dataset.read_rows(config.prompts, PromptRow, "prompts", options=config, limit=config.limit)
     inputs = {"prompts": data.lineage, "policy": dataset.model_lineage(config.policy, "policy")}
     for k, source in enumerate(config.reward_model):
@@ -53,63 +59,58 @@ def run(config: TrainPpoConfig) -> Manifest | None:
     follower = Writer(config.out, "policy", config, inputs)
     with main_process_writes(writing("policy", config, inputs), follower) as out:
         if out.finished is not None:
-            return out.finished if is_main_process() else None
+            return StageResult.of(out.folder, out.finished) if is_main_process() else StageResult()
+
+        # 2. Load the networks and the reward functions.
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer.load(config.policy, config)
         networks = Networks(config.policy, config, loading.pick_device(config.device), tokenizer)
         functions = ppo_rewards.load(config.reward_model, tokenizer, networks)
-        readers = [
+        tokenizers = [
             tokenizer,
-            *(p.model.tokenizer for p in functions if isinstance(p, reward_functions.ModelReward) and p.foreign),
+            *(f.model.tokenizer for f in functions if isinstance(f, reward_functions.ModelReward) and f.foreign),
         ]
-        data, notes = renderable(data, readers, config.strict)
-        rows = [
-            PromptItem(r.prompt, ids) for r, ids in zip(data, tokenizer.prompts([r.prompt for r in data]), strict=True)
-        ]
-        fitting = [a for a in rows if len(a.ids) + config.max_new_tokens <= config.max_length]
-        if not fitting:
-            raise InputError("no prompt leaves room for a response", where=config.prompts, remedy="raise --max-length")
-        most = loading.positions(networks.policy)
-        if most is not None and config.max_length > most:
-            raise InputError(
-                f"--max-length is {config.max_length}, and the policy can read {most} tokens",
-                where=config.policy,
-                remedy=f"--max-length {most}",
-            )
+
+        # 3. Skip prompts that a model cannot read or that leave no room for a response.
+        data, notes = renderable(data, tokenizers, config.strict)
+        prompts = _fitting(data, networks, tokenizer, config)
+
+        # 4. Prepare the training steps and the evaluation.
         weights = config.reward_weight or [1.0] * len(functions)
         learner = Learner(networks, functions, tokenizer, config, weights, torch.Generator().manual_seed(config.seed))
         evaluation, refused = None, dict[str, int]()
         if heldout is not None:
-            found = renderable(heldout, readers, config.strict)
-            notes += [f"--eval-prompts: {note}" for note in found.notes]
-            refused = {why: n for why, n in found.rows.reasons.items() if why not in heldout.reasons}
-            notes += [f"--eval-prompts: left out {n}: {why}" for why, n in refused.items()]
-            heldout = found.rows
-            evaluation = PolicyEvaluation(
-                networks, tokenizer, list(heldout), COMPARERS[config.eval_judge](learner), learner.collector.sampler
-            )
+            readable = renderable(heldout, tokenizers, config.strict)
+            refused = {reason: n for reason, n in readable.rows.reasons.items() if reason not in heldout.reasons}
+            notes += [f"--eval-prompts: {note}" for note in readable.notes]
+            notes += [f"--eval-prompts: left out {n}: {reason}" for reason, n in refused.items()]
+            comparer = COMPARERS[config.eval_judge](learner)
+            evaluation = PolicyEvaluation(networks, tokenizer, list(readable.rows), comparer, learner.collector.sampler)
             if not evaluation.ids:
-                raise InputError("no prompt leaves room for a response", where=str(config.eval_prompts))
+                raise _no_room(config, str(config.eval_prompts))
 
-        at, warned = _train(learner, evaluation, fitting, config, out.space)
+        # 5. Train.
+        state, warnings = _train(learner, evaluation, prompts, config, out.space)
         if not is_main_process():
-            return None
+            return StageResult()
+
+        # 6. Save the last and the best policy, and the statistics.
         with out.space.saving(LAST) as scratch:
             tokenizer.save(scratch)
         with out.space.saving() as scratch:
             tokenizer.save(scratch)
-            networks.export(out.folder / (_best(at.best_step) if evaluation else LAST), scratch)
-        skipped = len(data) - len(fitting)
+            networks.export(out.folder / (_best(state.best_step) if evaluation else LAST), scratch)
+        skipped = len(data) - len(prompts)
         reasons = {"over --max-length": skipped} if skipped else {}
         last = {k: last_logged(out.folder, k) for k in SHOWN}
         stats = {
-            "steps": at.step,
-            "stopped": at.stopped,
-            "best_step": at.best_step if evaluation else at.step,
-            "best_win_rate": at.best_win_rate,
-            "response_tokens": int(at.tokens),
+            "steps": state.step,
+            "stopped": state.stopped,
+            "best_step": state.best_step if evaluation else state.step,
+            "best_win_rate": state.best_win_rate,
+            "response_tokens": int(state.tokens),
             "reused_sampler_logprobs": learner.collector.reuse_logprobs,
-            "warnings": warned,
+            "warnings": warnings,
             **(
                 {
                     "eval_prompts": len(evaluation.ids),
@@ -121,44 +122,83 @@ def run(config: TrainPpoConfig) -> Manifest | None:
             "last": {k: v for k, v in last.items() if v is not None},
             **({"notes": notes} if notes else {}),
         }
-        return out.commit(data.account(reasons.items()), stats)
+        return StageResult.of(out.folder, out.commit(data.account(reasons.items()), stats))
 
 
-def _refuse(config: TrainPpoConfig) -> None:
-    """Raise UsageError for options that do not go together."""
-    wrong = [
-        (config.batch_size % distributed.world(), "--batch-size", f"a multiple of the {distributed.world()} processes"),
-        (config.minibatches > config.batch_size, "--minibatches", "at most --batch-size"),
-        (config.patience and not config.eval_prompts, "--patience", "give --eval-prompts to evaluate on"),
-        (config.dtype == "float16", "--dtype", "PPO trains in bfloat16 or float32"),
-        (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef to begin with: 0 stays 0"),
-        (not config.temperature, "--temperature", "above 0: nothing is learnt from the likeliest responses alone"),
+def _check_options(config: TrainPpoConfig) -> None:
+    """Check combinations of options.
+
+    Raises:
+        UsageError: options conflict, or an option needs another one or a missing package.
+    """
+    processes = distributed.world()
+    checks = [
+        (config.batch_size % processes, "--batch-size", f"give a multiple of the number of processes, {processes}"),
+        (config.minibatches > config.batch_size, "--minibatches", f"give at most --batch-size, {config.batch_size}"),
+        (config.patience and not config.eval_prompts, "--patience", "give --eval-prompts for the evaluations"),
+        (config.dtype == "float16", "--dtype", "PPO supports float32 and bfloat16"),
+        (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef above 0; 0 cannot be adapted"),
+        (not config.temperature, "--temperature", "give a value above 0; PPO needs random samples"),
     ]
     weights, models = len(config.reward_weight), len(config.reward_model)
     if weights not in (0, models):
-        raise UsageError(f"{weights} --reward-weight for {models} --reward-model", remedy="give one for each, in order")
+        raise UsageError(
+            f"{weights} --reward-weight for {models} --reward-model", remedy="give one for each, in the same order"
+        )
     if config.report_to == "wandb" and find_spec("wandb") is None:
-        raise UsageError("--report-to wandb needs wandb", remedy="pip install wandb")
-    for found, option, remedy in wrong:
-        if found:
+        raise UsageError("--report-to wandb needs the package wandb", remedy="pip install wandb")
+    for invalid, option, remedy in checks:
+        if invalid:
             raise UsageError(f"{option} is {getattr(config, option[2:].replace('-', '_'))}", remedy=remedy)
 
 
+def _fitting(
+    data: dataset.Rows[PromptRow], networks: Networks, tokenizer: Tokenizer, config: TrainPpoConfig
+) -> list[PromptItem]:
+    """Tokenize the prompts, and return those that leave room for a response of ``--max-new-tokens``.
+
+    Raises:
+        InputError: there is no such prompt, or the policy cannot read ``--max-length`` tokens.
+    """
+    token_ids = tokenizer.prompts([r.prompt for r in data])
+    items = [PromptItem(r.prompt, ids) for r, ids in zip(data, token_ids, strict=True)]
+    fitting = [item for item in items if len(item.ids) + config.max_new_tokens <= config.max_length]
+    if not fitting:
+        raise _no_room(config, config.prompts)
+    limit = loading.positions(networks.policy)
+    if limit is not None and config.max_length > limit:
+        raise InputError(
+            f"--max-length is {config.max_length}, but the policy reads at most {limit} tokens",
+            where=config.policy,
+            remedy=f"pass --max-length {limit}",
+        )
+    return fitting
+
+
+def _no_room(config: TrainPpoConfig, where: str) -> InputError:
+    return InputError(
+        f"no prompt leaves room for {config.max_new_tokens} new tokens within --max-length {config.max_length}",
+        where=where,
+        remedy="raise --max-length or lower --max-new-tokens",
+    )
+
+
 @dataclass(frozen=True)
-class At:
-    """How far a run is."""
+class TrainingState:
+    """Progress of a run. Saved in every checkpoint."""
 
     step: int = 0
+    """Number of finished steps."""
     tokens: float = 0.0
-    """Response tokens sampled."""
+    """Number of response tokens sampled so far."""
     best_step: int = 0
     best_win_rate: float | None = None
     stale: int = 0
-    """Evaluations since the best."""
+    """Number of evaluations since the best one."""
     stopped: str = ""
-    """Why the run ended before its last step."""
+    """Reason for stopping before the last step; "" if there is none."""
     asked: int = 0
-    """Steps that were asked for."""
+    """Requested number of steps."""
 
 
 def _train(
@@ -167,33 +207,47 @@ def _train(
     prompts: Sequence[PromptItem],
     config: TrainPpoConfig,
     space: Workspace,
-) -> tuple[At, dict[str, str]]:
-    """All steps that are left. Returns how far the run came, and the signs of reward hacking it showed."""
+) -> tuple[TrainingState, dict[str, str]]:
+    """Run the remaining steps.
+
+    Returns:
+        The final state, and the signs of reward hacking by name.
+    """
     batches = _batches(len(prompts), config.batch_size, config.seed)
     with Dashboard("train-ppo", config.steps, config.quiet or not is_main_process()) as bar:
-        at, warned = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)), config.steps)
-        bar.skip_to(at.step)
+        # 1. Resume from the newest checkpoint, if there is one.
+        state, warnings = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)), config.steps)
+        bar.skip_to(state.step)
         if evaluation is not None and evaluation.left_out:
             bar.say(
-                f"{evaluation.left_out} held-out prompts leave no room for a response (--max-length) and are left out"
+                f"skipping {evaluation.left_out} of --eval-prompts: they leave no room for --max-new-tokens within "
+                "--max-length"
             )
-        for _ in range(at.step):
+        for _ in range(state.step):
             next(batches)
-        with MetricsLog(space, config.report_to, after=at.step) if is_main_process() else nullcontext() as log:
-            for step in range(at.step + 1, config.steps + 1):
-                if at.stopped:
+        with MetricsLog(space, config.report_to, after=state.step) if is_main_process() else nullcontext() as log:
+            for step in range(state.step + 1, config.steps + 1):
+                if state.stopped:
                     break
+
+                # 2. Train on one batch of prompts.
                 metrics: dict[str, Any] = learner.step([prompts[i] for i in next(batches)])
-                at = replace(at, step=step, tokens=at.tokens + metrics["length"] * config.batch_size)
-                far = _too_far(metrics, config)
-                if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or far):
+                state = replace(state, step=step, tokens=state.tokens + metrics["length"] * config.batch_size)
+
+                # 3. Evaluate the policy, and save it if it is the best so far.
+                over_kl = _over_kl(metrics, config)
+                if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or over_kl):
                     metrics |= evaluation.evaluate()
-                    at = _judged(at, metrics["win_rate"], learner, space)
-                new = reward_hacking.signs(learner.first, metrics, at.best_win_rate)
-                for name in new.keys() - warned.keys():
-                    warned[name] = f"step {step}: {new[name]}"
-                    bar.say(f"beware, {warned[name]}; see {space.folder / 'samples'}")
-                at = replace(at, stopped=far or _no_better(at, config))
+                    state = _keep_best(state, metrics["win_rate"], learner, space)
+
+                # 4. Warn of reward hacking, and decide whether to stop.
+                new = reward_hacking.signs(learner.first, metrics, state.best_win_rate)
+                for name in new.keys() - warnings.keys():
+                    warnings[name] = f"step {step}: {new[name]}"
+                    bar.say(f"warning: {warnings[name]}; see {space.folder / 'samples'}")
+                state = replace(state, stopped=over_kl or _out_of_patience(state, config))
+
+                # 5. Log metrics and samples, and save a checkpoint.
                 if log:
                     log.write(step, metrics)
                 if (
@@ -201,106 +255,108 @@ def _train(
                     and config.sample_every
                     and (step % config.sample_every == 0 or step == config.steps)
                 ):
-                    _keep_samples(learner, space, step)
+                    _save_samples(learner, space, step)
                 bar.advance(1, **metrics)
                 signal = distributed.all_reduce_max(signals.received())
-                if step % config.save_every == 0 or step == config.steps or at.stopped or signal:
-                    _save(learner, at, warned, space)
-                if signal:  # all processes end, whichever of them it has reached
+                if step % config.save_every == 0 or step == config.steps or state.stopped or signal:
+                    _save_checkpoint(learner, state, warnings, space)
+                if signal:  # all processes stop, even if only one of them received the signal
                     raise StoppedError(signal)
-    if at.stopped:
-        bar.say(f"stopped after step {at.step}: {at.stopped}")
+    if state.stopped:
+        bar.say(f"stopped after step {state.step}: {state.stopped}")
     with space.saving(LAST) as scratch:
         learner.networks.save_policy(scratch)
     if is_main_process():
         checkpoints.keep_last(space)
-        _forget_old_best(at, space)
-    return at, warned
+        _delete_old_best(state, space)
+    return state, warnings
 
 
-def _judged(at: At, win_rate: float, learner: Learner, space: Workspace) -> At:
-    """An evaluation was held: the best policy so far is kept."""
-    if at.best_win_rate is not None and win_rate <= at.best_win_rate:
-        return replace(at, stale=at.stale + 1)
-    with space.saving(_best(at.step)) as scratch:
+def _keep_best(state: TrainingState, win_rate: float, learner: Learner, space: Workspace) -> TrainingState:
+    """Save the policy if its win rate is the highest so far. Returns the new state."""
+    if state.best_win_rate is not None and win_rate <= state.best_win_rate:
+        return replace(state, stale=state.stale + 1)
+    with space.saving(_best(state.step)) as scratch:
         learner.networks.save_policy(scratch)
-    return replace(at, best_step=at.step, best_win_rate=win_rate, stale=0)
+    return replace(state, best_step=state.step, best_win_rate=win_rate, stale=0)
 
 
-def _too_far(metrics: dict[str, Any], config: TrainPpoConfig) -> str:
-    """That the policy has left the reference too far, or ""."""
+def _over_kl(metrics: dict[str, Any], config: TrainPpoConfig) -> str:
+    """Return a reason for stopping if the KL divergence exceeds ``--stop-kl``, else ""."""
     if config.stop_kl and metrics["kl"] > config.stop_kl:
         return f"KL {metrics['kl']:.1f} is over {config.stop_kl:g}"
     return ""
 
 
-def _no_better(at: At, config: TrainPpoConfig) -> str:
-    """That the win rate has not risen for too long, or ""."""
-    if config.patience and at.stale >= config.patience:
-        return f"no better than at step {at.best_step} for {at.stale} evaluations"
+def _out_of_patience(state: TrainingState, config: TrainPpoConfig) -> str:
+    """Return a reason for stopping after ``--patience`` evaluations without a higher win rate, else ""."""
+    if config.patience and state.stale >= config.patience:
+        return f"no better than at step {state.best_step} for {state.stale} evaluations"
     return ""
 
 
-def _keep_samples(learner: Learner, space: Workspace, step: int) -> None:
-    """Some responses of the last rollout with their rewards, as rows of ``token-rewards``."""
+def _save_samples(learner: Learner, space: Workspace, step: int) -> None:
+    """Save some responses of the last rollout with their rewards, as rows of ``token-rewards/1``."""
     assert learner.samples is not None
     prompts, responses, rewards = learner.samples
-    texts, places = learner.tokenizer.located(responses)
-    pieces, found = learner.tokenizer.pieces, zip(prompts, responses, rewards, texts, places, strict=True)
+    texts, offsets = learner.tokenizer.located(responses)
     rows = [
         token_rewards_row(
             (f"step-{step:05d}-{k}", 0),
             item.prompt,
             text,
-            pieces(ids),
-            where,
+            learner.tokenizer.pieces(ids),
+            spans,
             reward,
             (sum(reward) / len(reward), sum(reward)),
         )
-        for k, (item, ids, reward, text, where) in enumerate(found)
+        for k, (item, ids, reward, text, spans) in enumerate(
+            zip(prompts, responses, rewards, texts, offsets, strict=True)
+        )
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     space.write(f"samples/step-{step:05d}.jsonl", text)
 
 
-def _save(learner: Learner, at: At, warned: dict[str, str], space: Workspace) -> None:
-    state = learner.state_dict()  # of sharded weights all have a part
+def _save_checkpoint(learner: Learner, state: TrainingState, warnings: dict[str, str], space: Workspace) -> None:
+    learner_state = learner.state_dict()  # called in every process, because each holds a part of sharded weights
     if not is_main_process():
         return
-    made = space.folder / space.scratch
-    made.mkdir()
-    torch.save({"at": asdict(at), "warned": warned, "learner": state}, made / "state.pt")
-    checkpoints.keep(space, made, at.step)
-    made.rmdir()
-    _forget_old_best(at, space)
+    folder = space.folder / space.scratch
+    folder.mkdir()
+    torch.save({"at": asdict(state), "warned": warnings, "learner": learner_state}, folder / "state.pt")
+    checkpoints.keep(space, folder, state.step)
+    folder.rmdir()
+    _delete_old_best(state, space)
 
 
 def _best(step: int) -> str:
     return f"{CHECKPOINTS}/best-{step}"
 
 
-def _forget_old_best(at: At, space: Workspace) -> None:
+def _delete_old_best(state: TrainingState, space: Workspace) -> None:
     for name in {"/".join(name.split("/")[:2]) for name in space.names(CHECKPOINTS)}:
-        if name.startswith(_best(0)[:-1]) and name != _best(at.best_step):
+        if name.startswith(_best(0)[:-1]) and name != _best(state.best_step):
             space.remove(name)
 
 
-def _resume(learner: Learner, checkpoint: Path | None, steps: int) -> tuple[At, dict[str, str]]:
+def _resume(learner: Learner, checkpoint: Path | None, steps: int) -> tuple[TrainingState, dict[str, str]]:
+    """Load a checkpoint into the learner. Returns the state of the run and its warnings so far."""
     if checkpoint is None:
-        return At(asked=steps), {}
-    where = "cpu" if distributed.sharded() else learner.networks.device
-    saved = torch.load(checkpoint / "state.pt", map_location=where, weights_only=True, mmap=True)
+        return TrainingState(asked=steps), {}
+    device = "cpu" if distributed.sharded() else learner.networks.device
+    saved = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True, mmap=True)
     learner.load_state_dict(saved["learner"])
-    at = At(**saved["at"])
-    if steps > at.asked:
-        at = replace(at, asked=steps)
-        if at.stopped:  # of a run that stopped by itself more is asked now
-            at = replace(at, stopped="", stale=0)
-    return at, saved["warned"]
+    state = TrainingState(**saved["at"])
+    if steps > state.asked:
+        state = replace(state, asked=steps)
+        if state.stopped:  # with more --steps, a run that stopped early continues
+            state = replace(state, stopped="", stale=0)
+    return state, saved["warned"]
 
 
 def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of prompt indices for ever; every prompt once before any comes again."""
+    """Yield batches of prompt indices without end. Every prompt is used once before any is repeated."""
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     while True:
@@ -319,16 +375,16 @@ def _by_rules(_: Learner) -> Comparer:
 def _by_rewards(learner: Learner) -> Comparer:
     from tokalign.judges.reward import RewardJudge
 
-    k = learner.options
+    options = learner.options
     return RewardJudge(
         learner.reward_functions,
         learner.weights,
         learner.tokenizer,
-        k.dtype,
-        k.microbatch,
-        ended_wins=bool(k.missing_eos_penalty),
+        options.dtype,
+        options.microbatch,
+        ended_wins=bool(options.missing_eos_penalty),
     )
 
 
 COMPARERS = {"playground": _by_rules, "reward": _by_rewards}
-"""By the name of ``--eval-judge``."""
+"""Value of ``--eval-judge`` → function that creates the comparer."""

@@ -1,4 +1,4 @@
-"""``tokalign train-rm``: token labels (or preferences) in, a token-level or sequence-level reward model out."""
+"""``tokalign train-rm``: read token labels or preferences, train a token-level or sequence-level reward model."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from tokalign.artifacts import manifest, token_labels
-from tokalign.artifacts.manifest import Manifest
 from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainRmConfig
@@ -34,12 +34,17 @@ from tokalign.training.preferences import as_labels, texts
 from tokalign.training.saving import save_trained
 from tokalign.training.supervised import Early, fit
 
-AT_ONCE = 1000
+CHUNK = 1000
 """Rows read at a time."""
 
 
-def run(config: TrainRmConfig) -> Manifest | None:
-    """Train on most prompts, report on the held-out ones."""
+def run(config: TrainRmConfig) -> StageResult:
+    """Train a reward model, and compute its metrics on the held-out prompts.
+
+    Returns:
+        The manifest; None in all but the main process.
+    """
+    # 1. Open the labels or preferences.
     data = _data(config)
     inputs = {data.name: data.lineage}
     if config.model != "tiny":
@@ -48,19 +53,26 @@ def run(config: TrainRmConfig) -> Manifest | None:
     follower = Writer(config.out, "reward-model", config, inputs)
     with main_process_writes(writing("reward-model", config, inputs), follower) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished) if is_main_process() else StageResult()
+
+        # 2. Create the model.
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         tokenizer = data.tokenizer()
         model = _new_model(config, tokenizer)
-        most = loading.longest(model, config.max_length)
-        split = _read(data, config, tokenizer, most)
-        heldout = split.heldout
-        examples, watched = split.examples, examples_of(heldout, split.heldout_chosen, config)
-        _check_teaches(split, config)
-        if config.patience and not watched:
-            raise InputError("--patience needs held-out rows", where=config.labels, remedy="raise --heldout")
+        max_tokens = loading.longest(model, config.max_length)
 
+        # 3. Read the rows, and split them into training and held-out rows.
+        split = _read(data, config, tokenizer, max_tokens)
+        heldout = split.heldout
+        examples, heldout_examples = split.examples, examples_of(heldout, split.heldout_chosen, config)
+        _check_examples(split, config)
+        if config.patience and not heldout_examples:
+            raise InputError(
+                "--patience needs held-out rows, and there are none", where=config.labels, remedy="raise --heldout"
+            )
+
+        # 4. Train.
         model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
@@ -73,10 +85,12 @@ def run(config: TrainRmConfig) -> Manifest | None:
             partial(collate, tokenizer=tokenizer, device=device),
             config,
             out.space,
-            _early(config, tokenizer, watched),
+            _early(config, tokenizer, heldout_examples),
         )
         if not is_main_process():
-            return None
+            return StageResult()
+
+        # 5. Save the model, and evaluate it on the held-out rows.
         model = save_trained(model, tokenizer, out.space, config)
         if config.lora:
             model = RewardModel.load(out.folder, config.dtype).model.to(device)
@@ -84,7 +98,7 @@ def run(config: TrainRmConfig) -> Manifest | None:
             RewardModel(model, tokenizer, config.level),
             heldout,
             data.align,
-            partial(room, most=most, cut=config.cut_prompts),
+            partial(room, most=max_tokens, cut=config.cut_prompts),
         )
         stats = {"level": config.level, **fitted, **metrics, **({"notes": split.notes} if split.notes else {})}
         n_skipped = sum(split.skipped.values())
@@ -92,42 +106,48 @@ def run(config: TrainRmConfig) -> Manifest | None:
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
         account |= {"train": kept - len(heldout), "heldout": len(heldout)}
         out.space.write("README.md", card(config.level, config.model, model, tokenizer, stats, account))
-        return out.commit(account, stats)
+        return StageResult.of(out.folder, out.commit(account, stats))
 
 
-def _early(config: TrainRmConfig, tokenizer: Tokenizer, watched: Sequence[dict[str, Any]]) -> Early | None:
-    """When to stop, if ``--patience`` is given: by accuracy and loss on ``watched``."""
+def _early(config: TrainRmConfig, tokenizer: Tokenizer, examples: Sequence[dict[str, Any]]) -> Early | None:
+    """Return the early stopping of ``--patience``, measured on ``examples``; None without ``--patience``."""
     if not config.patience:
         return None
-    weights, goals = class_weights(config), class_targets(config)
+    weights, targets = class_weights(config), class_targets(config)
 
     def measure(model: Any) -> dict[str, float]:
-        return reward_metrics.quick(RewardModel(model, tokenizer, config.level), watched, weights, goals)
+        return reward_metrics.quick(RewardModel(model, tokenizer, config.level), examples, weights, targets)
 
     return Early(measure, config.eval_every, config.patience)
 
 
 class Data(NamedTuple):
-    """What there is to learn from."""
+    """Source of the training data."""
 
     name: str
-    """Of the input: ``labels`` or ``preferences``."""
+    """Name of the input: ``labels`` or ``preferences``."""
     lineage: dict[str, Any]
     tokenizer: Callable[[], Tokenizer]
-    """What the responses are cut into tokens by."""
+    """Loads or trains the tokenizer of the rows."""
     rows: Callable[[Tokenizer, "Split"], Iterator[TokenLabels]]
-    """With the tokenizer, and where to count what is skipped."""
+    """Iterates over the rows. Takes the tokenizer, and the split in which skipped rows and notes are recorded."""
     align: AlignOptions
-    """How the labels were aligned."""
+    """Alignment of the labels."""
 
 
 def _data(config: TrainRmConfig) -> Data:
+    """Open the source of the training data.
+
+    Raises:
+        InputError: it contains neither token labels nor, at sequence level, preferences.
+        UsageError: ``--pairs`` needs edits, and the source contains preferences.
+    """
     folder = Path(config.labels)
     kind = manifest.kind_of(folder)
     if kind == "preferences" or (kind is None and config.level == "sequence"):
         return _preferences(config)
     if kind is None:
-        remedy = "edit the worse responses and label the edits: tokalign edit, then tokalign diff"
+        remedy = "edit the rejected responses with tokalign edit, then label the edits with tokalign diff"
         raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
     labels = manifest.open_artifact(folder, "token-labels")
     check_model(folder / "tokenizer")
@@ -142,20 +162,20 @@ def _data(config: TrainRmConfig) -> Data:
 
 
 def _preferences(config: TrainRmConfig) -> Data:
-    """The classical baseline, without a detour over edits."""
+    """Open preferences, for the sequence-level baseline that needs no edits."""
     if config.level == "token":
-        remedy = "edit the rejected responses and label the edits: tokalign edit, then tokalign diff"
+        remedy = "edit the rejected responses with tokalign edit, then label the edits with tokalign diff"
         raise KindError("holds preferences, not token-labels", where=config.labels, remedy=remedy)
     if config.pairs != "chosen":
-        remedy = "leave --pairs out, or edit and label first: tokalign edit, then tokalign diff"
+        remedy = "remove --pairs, or run tokalign edit and tokalign diff first"
         raise UsageError(f"--pairs {config.pairs}: {config.labels} holds preferences, not edits", remedy=remedy)
     rows = dataset.read_rows(config.labels, Preference, "preferences", options=config, limit=config.limit)
 
     def read(tokenizer: Tokenizer, split: Split) -> Iterator[TokenLabels]:
-        found, split.notes = renderable(rows, [tokenizer], config.strict)
-        split.skipped.update(found.reasons)
-        split.rows += found.reasons.total()
-        yield from as_labels(found, tokenizer)
+        kept, split.notes = renderable(rows, [tokenizer], config.strict)
+        split.skipped.update(kept.reasons)
+        split.rows += kept.reasons.total()
+        yield from as_labels(kept, tokenizer)
 
     return Data(
         "preferences",
@@ -170,30 +190,32 @@ def _preferences(config: TrainRmConfig) -> Data:
 
 @dataclass
 class Split:
-    """What there is to train on and, apart, what to measure on."""
+    """Training examples and held-out rows."""
 
     examples: list[dict[str, Any]] = field(default_factory=list)
-    """Of the rows to train on no more is held: their ids and labels as arrays."""
+    """Token ids and labels of the training rows, as arrays. Their texts are not kept, to save memory."""
     heldout: list[TokenLabels] = field(default_factory=list)
     heldout_chosen: list[Ids] = field(default_factory=list)
+    """Token ids of the chosen response of each held-out row."""
     skipped: Counter[str] = field(default_factory=Counter)
+    """Number of skipped rows, by reason."""
     rows: int = 0
-    """Looked at, skipped ones included."""
+    """Number of rows read, including skipped ones."""
     notes: list[str] = field(default_factory=list)
-    """What there is to say of how prompts were read."""
+    """Notes on how prompts are rendered."""
 
 
-def _read(data: Data, config: TrainRmConfig, tokenizer: Tokenizer, most: int) -> Split:
-    """All rows that fit into ``most`` tokens, their prompts cut if that is wanted."""
+def _read(data: Data, config: TrainRmConfig, tokenizer: Tokenizer, max_tokens: int) -> Split:
+    """Read and split the rows. Rows longer than ``max_tokens`` are cut (with ``--cut-prompts``) or skipped."""
     split = Split()
     rows = data.rows(tokenizer, split)
-    while part := list(islice(rows, AT_ONCE)):
+    while part := list(islice(rows, CHUNK)):
         split.rows += len(part)
         for row, c in zip(part, tokenizer.responses([r.chosen or "" for r in part]), strict=True):
             longest = max(len(row.original_ids), len(row.edited_ids), len(c.ids))
-            prompt = room(row.prompt_ids, longest, most, config.cut_prompts)
+            prompt = room(row.prompt_ids, longest, max_tokens, config.cut_prompts)
             if prompt is None:
-                split.skipped[over(config, most)] += 1
+                split.skipped[over(config, max_tokens)] += 1
                 continue
             fitting, chosen = row._replace(prompt_ids=prompt), np.array(c.ids, dtype=np.int32)
             if reward_metrics.is_heldout(row, config.heldout):
@@ -204,22 +226,22 @@ def _read(data: Data, config: TrainRmConfig, tokenizer: Tokenizer, most: int) ->
     return split
 
 
-def _check_teaches(split: Split, config: TrainRmConfig) -> None:
-    """See that there is something to learn.
+def _check_examples(split: Split, config: TrainRmConfig) -> None:
+    """Check that there is something to learn.
 
     Raises:
-        InputError: no rows, or no token of them that is bad or good.
+        InputError: there are no training rows, or at token level none of their tokens is bad or good.
     """
     if not split.examples:
-        why = dict(split.skipped) or f"{len(split.heldout)} are held out"
+        reason = f"skipped {dict(split.skipped)}" if split.skipped else f"{len(split.heldout)} are held out"
         raise InputError(
-            f"no rows to train on: {why}", where=config.labels, remedy="see --max-length, --pairs and --heldout"
+            f"no rows to train on: {reason}", where=config.labels, remedy="check --max-length, --pairs and --heldout"
         )
     if config.level == "token" and not any(side.any() for e in split.examples for side in e["labels"]):
         raise InputError(
-            f"not one token of {len(split.examples)} rows is bad or good: there is nothing to learn",
+            f"no token of the {len(split.examples)} training rows is bad or good, so there is nothing to learn",
             where=config.labels,
-            remedy="have the texts edited, and label the edits: tokalign edit, then tokalign diff",
+            remedy="edit the responses with tokalign edit, then label the edits with tokalign diff",
         )
 
 
@@ -228,12 +250,12 @@ def _new_model(config: TrainRmConfig, tokenizer: Tokenizer) -> Any:
         return loading.new_tiny_classifier(tokenizer, config.seed, config.max_length, config.level)
     if not same_tokenizer(Tokenizer.load(config.model), tokenizer):
         raise InputError(
-            f"{config.model} and the labels have different tokenizers",
+            f"the labels were made with another tokenizer than that of {config.model}",
             where=config.labels,
-            remedy=f"label again: tokalign diff … --tokenizer {config.model}",
+            remedy=f"label again with tokalign diff … --tokenizer {config.model}",
         )
     new = loading.new_token_model if config.level == "token" else loading.new_sequence_model
-    # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
+    # Trained weights are float32 for any --dtype; only frozen weights (with --lora) have that type.
     model = new(config.model, config.dtype if config.lora else "float32")
     loading.check_vocabulary(model, tokenizer)
     return model

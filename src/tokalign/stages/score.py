@@ -1,4 +1,4 @@
-"""``tokalign score``: responses in, the reward of every token out."""
+"""``tokalign score``: read responses, write the reward of every token."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.resumable import group
 from tokalign.artifacts.schemas import Edit, ResponseRow
 from tokalign.artifacts.writer import writing
@@ -23,11 +23,12 @@ from tokalign.models.tokenizer import Encoded, Tokenizer
 from tokalign.runtime.progress import Progress
 
 CHUNK = 256
-"""Responses rated between two places where a run can be cut, in batches of similar length."""
+"""Responses per chunk. An interrupted run resumes at the start of a chunk."""
 
 
-def run(config: ScoreConfig) -> Manifest:
-    """Rate responses. Of edits both sides are rated: sample 0 the original, 1 the edited."""
+def run(config: ScoreConfig) -> StageResult:
+    """Score responses. For edits, score the original response (as sample 0) and the edited one (as sample 1)."""
+    # 1. Read the responses.
     data = _read(config)
     inputs = {"responses": data.lineage, "reward_model": dataset.model_lineage(config.reward_model, "reward-model")}
     if config.tokenizer:
@@ -35,21 +36,25 @@ def run(config: ScoreConfig) -> Manifest:
 
     with writing("token-rewards", config, inputs) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished)
+
+        # 2. Load the reward model, and skip prompts that it cannot read.
         device = loading.pick_device(config.device)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise, config)
         model.model.to(device)
         target = Tokenizer.load(config.tokenizer, config) if config.tokenizer else None
         data, notes = renderable(data, [model.tokenizer], config.strict)
         rows, n_rows = _responses(data)
-        most = loading.longest(model.model, config.max_length)
+        max_tokens = loading.longest(model.model, config.max_length)
+
+        # 3. Score and write the responses, chunk by chunk.
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(rows, CHUNK)):
                 skipped: Counter[str] = Counter()
-                rated = list(_rate(part, model, target, config, most, skipped))
-                file.append_json(rated)
-                file.count({f"skipped/{why}": n for why, n in skipped.items()})
-                file.count({"score": sum(r["score_mean"] for r in rated)})
+                scored = list(_score(part, model, target, config, max_tokens, skipped))
+                file.append_json(scored)
+                file.count({f"skipped/{reason}": n for reason, n in skipped.items()})
+                file.count({"score": sum(r["score_mean"] for r in scored)})
         skipped = data.reasons + Counter(group(file.tally, "skipped"))
         if not file.written:
             raise InputError(
@@ -58,7 +63,7 @@ def run(config: ScoreConfig) -> Manifest:
         n_skipped = sum(skipped.values())
         account = {"in": file.written + n_skipped, "out": file.written, "skipped": n_skipped, "reasons": dict(skipped)}
         stats = {"level": model.level, "score_mean": file.mean("score")}
-        return out.commit(account, stats | ({"notes": notes} if notes else {}))
+        return StageResult.of(out.folder, out.commit(account, stats | ({"notes": notes} if notes else {})))
 
 
 def _read(config: ScoreConfig) -> dataset.Rows[Any]:
@@ -68,7 +73,7 @@ def _read(config: ScoreConfig) -> dataset.Rows[Any]:
 
 
 def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
-    """Rows as responses, and how many those are."""
+    """Return the rows as responses, two for each edit, and their number."""
     if not isinstance(next(iter(data)), Edit):
         return data, len(data)
     rows = (
@@ -79,37 +84,47 @@ def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
     return rows, 2 * len(data)
 
 
-def _rate(
+def _score(
     rows: list[ResponseRow],
     model: RewardModel,
     target: Tokenizer | None,
     config: ScoreConfig,
-    most: int,
+    max_tokens: int,
     skipped: Counter[str],
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the artifact; with a ``target`` their rewards are on its tokens, the scores still the model's own."""
+    """Score the rows of a chunk and yield rows of ``token-rewards/1``.
+
+    Args:
+        rows: the responses.
+        model: the reward model.
+        target: tokenizer onto whose tokens the rewards are projected; None: the reward model's own. The scores are
+            those of the reward model's own tokens in both cases.
+        config: options of the command.
+        max_tokens: maximum length of prompt and response.
+        skipped: counter of skipped rows, by reason.
+    """
     prompts = model.tokenizer.prompts([r.prompt for r in rows])
     responses = model.tokenizer.responses([r.response for r in rows])
     kept = []
     for row, prompt, response in zip(rows, prompts, responses, strict=True):
-        # A response that never ended has no EOS to be rewarded.
+        # EOS of a response that was cut off gets no reward.
         n = len(response.ids) if row.finished else len(response.ids) - 1
         if n == 0:
             skipped["empty response"] += 1
-        elif (fitting := room(prompt, n, most, config.cut_prompts)) is None:
-            skipped[over(config, most)] += 1
+        elif (fitting := room(prompt, n, max_tokens, config.cut_prompts)) is None:
+            skipped[over(config, max_tokens)] += 1
         else:
             kept.append((row, fitting, Encoded(response.ids[:n], response.offsets[:n])))
     ratings = model.rate([(prompt, own.ids) for _, prompt, own in kept], config.batch_size)
     others = target.responses([row.response for row, *_ in kept]) if target else [own for *_, own in kept]
     means, sums = ratings.means, ratings.sums
     for i, ((row, _, own), other) in enumerate(zip(kept, others, strict=True)):
-        rewards, probs, shown = ratings.rewards[i].double().numpy(), None, own
+        rewards, probs, tokens = ratings.rewards[i].double().numpy(), None, own
         if target:
-            shown = other if row.finished else Encoded(other.ids[:-1], other.offsets[:-1])
-            rewards = project(rewards, np.array(own.offsets), np.array(shown.offsets), len(row.response))
+            tokens = other if row.finished else Encoded(other.ids[:-1], other.offsets[:-1])
+            rewards = project(rewards, np.array(own.offsets), np.array(tokens.offsets), len(row.response))
         elif ratings.probs is not None:
             probs = ratings.probs[i].T.tolist()
-        pieces = (target or model.tokenizer).pieces(shown.ids)
+        pieces = (target or model.tokenizer).pieces(tokens.ids)
         key, scores = (row.id, row.sample), (means[i], sums[i])
-        yield token_rewards_row(key, row.prompt, row.response, pieces, shown.offsets, rewards.tolist(), scores, probs)
+        yield token_rewards_row(key, row.prompt, row.response, pieces, tokens.offsets, rewards.tolist(), scores, probs)

@@ -1,11 +1,11 @@
-"""``tokalign train-sft``: prompts with responses in, the policy that PPO starts from out."""
+"""``tokalign train-sft``: read prompts with responses, fine-tune a policy on them."""
 
 from collections import Counter
 from typing import Any
 
 import torch
 
-from tokalign.artifacts.manifest import Manifest
+from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import Edit, Row, Sft
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainSftConfig
@@ -23,8 +23,13 @@ from tokalign.training.saving import save_trained
 from tokalign.training.supervised import fit
 
 
-def run(config: TrainSftConfig) -> Manifest | None:
-    """Train on -log p(response | prompt), a mean over the batch's response tokens."""
+def run(config: TrainSftConfig) -> StageResult:
+    """Train on −log p(response | prompt), averaged over the response tokens of a batch.
+
+    Returns:
+        The manifest; None in all but the main process.
+    """
+    # 1. Read the data.
     data = _read(config)
     inputs = {"data": data.lineage}
     if config.model != "tiny":
@@ -32,37 +37,40 @@ def run(config: TrainSftConfig) -> Manifest | None:
 
     with main_process_writes(writing("policy", config, inputs), Writer(config.out, "policy", config, inputs)) as out:
         if out.finished is not None:
-            return out.finished
+            return StageResult.of(out.folder, out.finished) if is_main_process() else StageResult()
+
+        # 2. Load the model, or create a tiny one with its tokenizer.
         device = loading.pick_device(config.device)
         torch.manual_seed(config.seed)
         if config.model == "tiny":
-            texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
-            plain = (t for p, r in texts for t in (*contents(p), r))
-            tokenizer = train_tiny(plain, config.vocab)
+            texts = (text for r in map(_as_sft, data) for text in (*contents(r.prompt), r.response))
+            tokenizer = train_tiny(texts, config.vocab)
             model = loading.new_tiny(tokenizer, config.seed, config.max_length)
         else:
             tokenizer = Tokenizer.load(config.model, config)
-            # Weights are trained in float32, whatever the arithmetic; frozen ones can do with less.
+            # Trained weights are float32 for any --dtype; only frozen weights (with --lora) have that type.
             model = loading.load_policy(config.model, config.dtype if config.lora else "float32")
             loading.check_vocabulary(model, tokenizer)
-        data, notes = renderable(data, [tokenizer], config.strict)
-        texts = [(r.prompt, r.response) for r in map(_as_sft, data)]
-        most = loading.longest(model, config.max_length)
+        max_tokens = loading.longest(model, config.max_length)
         model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
 
+        # 3. Tokenize the rows, and skip those that are too long.
+        data, notes = renderable(data, [tokenizer], config.strict)
+        pairs = [(r.prompt, r.response) for r in map(_as_sft, data)]
         skipped: Counter[str] = Counter()
         examples = []
-        prompts, responses = tokenizer.prompts([p for p, _ in texts]), tokenizer.responses([r for _, r in texts])
+        prompts, responses = tokenizer.prompts([p for p, _ in pairs]), tokenizer.responses([r for _, r in pairs])
         for row, prompt, response in zip(data, prompts, responses, strict=True):
-            if len(prompt) + len(response.ids) > most:
-                skipped[over(config, most)] += 1
+            if len(prompt) + len(response.ids) > max_tokens:
+                skipped[over(config, max_tokens)] += 1
             else:
                 examples.append({"id": row.id, "pair": (prompt, response.ids)})
         if not examples:
-            raise InputError(f"every row is {over(config, most)}", where=config.data, remedy="raise --max-length")
+            raise InputError(f"every row is {over(config, max_tokens)}", where=config.data, remedy="raise --max-length")
 
+        # 4. Train.
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             pairs = [r["pair"] for r in rows]
             return {"id": [r["id"] for r in rows], "batch": Batch.of(pairs, tokenizer.pad_id, device)}
@@ -71,10 +79,12 @@ def run(config: TrainSftConfig) -> Manifest | None:
         counts = [len(response) for _, response in (e["pair"] for e in examples)]
         fitted, model = fit("train-sft", ResponseLoss(model), examples, lengths, counts, collate, config, out.space)
         if not is_main_process():
-            return None
+            return StageResult()
+
+        # 5. Save the model.
         model = save_trained(model, tokenizer, out.space, config)
         stats = {**fitted, "weights": model.num_parameters(), **({"notes": notes} if notes else {})}
-        return out.commit(data.account(skipped.items()), stats)
+        return StageResult.of(out.folder, out.commit(data.account(skipped.items()), stats))
 
 
 def _read(config: TrainSftConfig) -> dataset.Rows[Any]:
@@ -84,7 +94,7 @@ def _read(config: TrainSftConfig) -> dataset.Rows[Any]:
 
 
 def _why_not(edit: Edit) -> str:
-    """Why an edited response is not to be learnt."""
+    """Return the reason for skipping an edit; "" if its edited response can be learnt."""
     if not edit.stands:
         return f"status {edit.status}"
     return "" if edit.edited.strip() else "empty response"

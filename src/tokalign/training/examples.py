@@ -1,4 +1,4 @@
-"""Training examples of reward models: two responses to a prompt, the better one first."""
+"""Training examples of reward models: pairs of responses to a prompt, the better one first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,19 @@ Ids = NDArray[np.int32]
 def examples_of(
     rows: Sequence[TokenLabels], chosen: Sequence[Ids], options: RewardModelOptions
 ) -> list[dict[str, Any]]:
-    """Training examples, each with its two responses as ``pairs``, the better first; ``chosen``: their ids."""
+    """Make training examples from rows of token labels.
+
+    A row gives one example at the token level, and up to two at the sequence level (``--pairs``).
+
+    Args:
+        rows: token labels.
+        chosen: token ids of the chosen response of each row.
+        options: level and pairs.
+
+    Returns:
+        Examples with ``id``; ``pairs``, the (prompt ids, response ids) of the better and the worse response; and at
+        the token level ``labels``, the token labels of both.
+    """
     examples: list[dict[str, Any]] = []
     for r, c in zip(rows, chosen, strict=True):
         prompt, original, edited = (
@@ -37,19 +49,23 @@ def examples_of(
 
 
 def collate(batch: list[dict[str, Any]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Any]:
-    """All better responses, then all worse ones."""
-    made = {
+    """Collate examples into a microbatch: all better responses, then all worse ones.
+
+    Returns:
+        ``id`` of each example, ``batch`` of 2B rows and, at the token level, ``labels`` (2B, T) long, 0 at padding.
+    """
+    microbatch = {
         "id": [e["id"] for e in batch],
         "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], tokenizer.pad_id, device),
     }
     if "labels" in batch[0]:
         rows = [torch.from_numpy(e["labels"][side]).long() for side in (0, 1) for e in batch]
-        made["labels"] = pad_rows(rows).to(device)
-    return made
+        microbatch["labels"] = pad_rows(rows).to(device)
+    return microbatch
 
 
 def counts(examples: Sequence[dict[str, Any]], options: RewardModelOptions) -> list[float]:
-    """What each example adds to the divisor of its batch's loss: the class weights of its tokens, or 1 as a pair."""
+    """What each example adds to the divisor of the batch loss: the class weights of its tokens, or 1 for a pair."""
     if options.level == "sequence":
         return [1.0] * len(examples)
     weights = np.array([options.weight_bad, options.weight_neutral, options.weight_good])

@@ -1,4 +1,4 @@
-"""What supervised training makes small: a model with its loss, as one module."""
+"""Losses of supervised training, as modules around a model."""
 
 from typing import Any
 
@@ -13,35 +13,35 @@ from tokalign.models.reward import sequence_scores
 
 
 class ModelLoss(torch.nn.Module):
-    """A model whose ``forward`` is its loss on a microbatch.
+    """A model whose ``forward`` returns its loss on a microbatch.
 
-    The Trainer trains this module and not the model, since wrappers for several processes, for mixed precision and
-    for sharded weights all act on ``forward``.
+    The Trainer trains this module instead of the model, because wrappers such as DDP, FSDP and autocast act on
+    ``forward``.
 
     Args:
-        model: a Hugging Face model, or one with PEFT adapters.
+        model: a Hugging Face model, with or without PEFT adapters.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         if hasattr(self.plain, "config"):
-            self.plain.config.use_cache = False  # training needs no keys and values
-        # FSDP wraps the layers that the model names.
+            self.plain.config.use_cache = False  # training needs no KV cache
+        # FSDP wraps the layers that are named here.
         self._no_split_modules = getattr(self.plain, "_no_split_modules", None)
 
     @property
     def plain(self) -> Any:
-        """The model itself; adapters sit inside its layers."""
+        """The model without the PEFT wrapper; adapters are part of its layers."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(self, inputs: dict[str, Any], total: float) -> Tensor:
-        """Sum of the microbatch's losses, over ``total``."""
+        """Summed loss of the microbatch, divided by ``total``; a scalar."""
         raise NotImplementedError
 
 
 class ResponseLoss(ModelLoss):
-    """-log p of the response tokens. ``inputs``: ``batch``."""
+    """Negative log-likelihood of the response tokens. ``inputs``: ``batch``."""
 
     def forward(self, inputs: dict[str, Any], total: float) -> Tensor:
         """See :class:`ModelLoss`."""
@@ -49,9 +49,9 @@ class ResponseLoss(ModelLoss):
 
 
 class TokenLoss(ModelLoss):
-    """Weighted cross-entropy of bad / neutral / good at every response token (Xu et al. 2024).
+    """Class-weighted cross-entropy of bad / neutral / good at every response token (Xu et al., 2024).
 
-    ``inputs``: ``batch``, and ``labels`` (B, T) of -1, 0, 1.
+    ``inputs``: ``batch``, and ``labels`` (B, T) long, -1 / 0 / +1. See :func:`tokalign.core.rewards.token_loss`.
     """
 
     def __init__(self, model: Any, options: RewardModelOptions) -> None:
@@ -68,7 +68,7 @@ class TokenLoss(ModelLoss):
 
 
 class PairLoss(ModelLoss):
-    """Bradley-Terry: -log σ(better - worse). ``inputs``: ``batch``, the better half of its rows first."""
+    """Bradley-Terry loss, -log σ(better - worse). ``inputs``: ``batch`` (2B rows), the B better responses first."""
 
     def forward(self, inputs: dict[str, Any], total: float) -> Tensor:
         """See :class:`ModelLoss`."""
@@ -77,10 +77,10 @@ class PairLoss(ModelLoss):
 
 
 def class_weights(options: RewardModelOptions) -> Tensor:
-    """(3,): weights of bad, neutral and good tokens in the loss."""
+    """(3,): class weights of bad, neutral and good tokens."""
     return torch.tensor([options.weight_bad, options.weight_neutral, options.weight_good])
 
 
 def class_targets(options: RewardModelOptions) -> Tensor:
-    """(3, 3): by label, the probabilities of bad, neutral and good to learn."""
+    """(3, 3): target class probabilities by label, see :func:`tokalign.core.rewards.targets`."""
     return rewards.targets(options.neutral == "soft", options.label_smoothing)

@@ -1,4 +1,4 @@
-"""Optimisers and schedules."""
+"""Optimisers and learning rate schedules."""
 
 import math
 from collections import defaultdict
@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon for matrices in the memory of a CPU.
+    """PyTorch's Muon, faster for matrices on a CPU.
 
-    PyTorch orthogonalises in bfloat16, one matrix after the other; a processor without such arithmetic takes tens of
-    times as long for it (``bench/speed/muon_speed.py``). Here it is float32, all matrices of one shape together. State
-    and settings are PyTorch's.
+    PyTorch orthogonalises one matrix at a time in bfloat16, which is slow on CPUs without bfloat16 arithmetic (tens of
+    times slower in ``bench/speed/muon_speed.py``). This class works in float32 on all matrices of the same shape at
+    once. Its state and options are those of ``torch.optim.Muon``.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move every matrix that has a gradient."""
+        """Update all matrices that have a gradient. Returns the loss of ``closure``, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[p.shape].append(p)
-            for (rows, columns), params in alike.items():
+                    by_shape[p.shape].append(p)
+            for (rows, columns), params in by_shape.items():
                 updates = orthogonal(torch.stack([self._momentum(p, group) for p in params]), group)
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -44,14 +44,14 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonal(matrices: Tensor, group: dict[str, Any]) -> Tensor:
-    """Singular values brought near 1 by the quintic Newton-Schulz iteration.
+    """Orthogonalise matrices approximately, by the quintic Newton-Schulz iteration of ``torch.optim.Muon``.
 
     Args:
         matrices: (N, rows, columns).
-        group: ``ns_coefficients``, ``ns_steps`` and ``eps``, as in ``torch.optim.Muon``.
+        group: parameter group with ``ns_coefficients``, ``ns_steps`` and ``eps``.
 
     Returns:
-        (N, rows, columns).
+        (N, rows, columns): the same singular vectors, with singular values near 1.
     """
     a, b, c = group["ns_coefficients"]
     tall = matrices.size(1) > matrices.size(2)
@@ -64,9 +64,9 @@ def orthogonal(matrices: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 class Composite(torch.optim.Optimizer):
-    """Several optimisers as one. Muon takes matrices only, so embeddings, norms and heads go to AdamW.
+    """Several optimisers that act as one: Muon for matrices, AdamW for embeddings, norms and heads.
 
-    ``param_groups`` are the members' own, so a schedule that writes to them reaches the members.
+    ``param_groups`` are the members' own groups, so a scheduler that changes them also changes the members.
     """
 
     def __init__(self, *members: torch.optim.Optimizer) -> None:
@@ -91,7 +91,7 @@ class Composite(torch.optim.Optimizer):
         return {"members": [m.state_dict() for m in self.members]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the result of :meth:`state_dict`."""
         for member, state in zip(self.members, state_dict["members"], strict=True):
             member.load_state_dict(state)
         self.param_groups = [g for m in self.members for g in m.param_groups]
@@ -100,7 +100,15 @@ class Composite(torch.optim.Optimizer):
 def make_optimizer(
     model: nn.Module, name: str, lr: float, muon_lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the matrices of the body with AdamW for the rest."""
+    """Make the optimiser of the trainable parameters of ``model``.
+
+    Args:
+        model: the model; parameters with ``requires_grad=False`` are left out.
+        name: ``adamw``, or ``muon`` for Muon on the matrices of the body and AdamW on the rest.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon.
+        weight_decay: decoupled weight decay of both.
+    """
     adam = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.95)}
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "adamw":
@@ -113,9 +121,9 @@ def make_optimizer(
     }
     matrices = [p for p in params if p.ndim == 2 and id(p) not in outer]
     rest = [p for p in params if p.ndim != 2 or id(p) in outer]
-    plain = all(p.device.type == "cpu" and type(p) is nn.Parameter and type(p.data) is Tensor for p in matrices)
+    on_cpu = all(p.device.type == "cpu" and type(p) is nn.Parameter and type(p.data) is Tensor for p in matrices)
     return Composite(
-        (Muon if plain else torch.optim.Muon)(matrices, lr=muon_lr, weight_decay=weight_decay),
+        (Muon if on_cpu else torch.optim.Muon)(matrices, lr=muon_lr, weight_decay=weight_decay),
         torch.optim.AdamW(rest, **adam),  # type: ignore[arg-type]
     )
 
@@ -123,8 +131,8 @@ def make_optimizer(
 def warmup_then_linear(
     optimizer: torch.optim.Optimizer, steps: int, warmup: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Rise over ``warmup`` of the steps, then fall to zero."""
-    rise = max(1, round(steps * warmup))
+    """Linear warm-up over the share ``warmup`` (0 to 1) of ``steps``, then linear decay to 0."""
+    warmup_steps = max(1, round(steps * warmup))
     return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / rise, max(0.0, (steps - s) / max(1, steps - rise)))
+        optimizer, lambda s: min((s + 1) / warmup_steps, max(0.0, (steps - s) / max(1, steps - warmup_steps)))
     )

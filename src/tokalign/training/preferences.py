@@ -1,4 +1,4 @@
-"""Preferences as rows that a sequence-level reward model learns from: no edit, and so no label, is between them."""
+"""Preferences without edits, as training rows of a sequence-level reward model."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -8,14 +8,14 @@ from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.data.conversation import as_messages, contents
 from tokalign.models.tokenizer import Tokenizer
 
-AT_ONCE = 1000
-"""Rows tokenized at a time."""
+CHUNK = 1000
+"""Rows per call of the tokenizer."""
 
 
 def as_labels(rows: Iterable[Preference], tokenizer: Tokenizer) -> Iterator[TokenLabels]:
-    """Each pair as a row of labels whose rejected response nobody edited."""
-    left = iter(rows)
-    while part := list(islice(left, AT_ONCE)):
+    """Convert preference pairs to rows of token labels, with ``edited`` equal to ``original`` and all labels 0."""
+    remaining = iter(rows)
+    while part := list(islice(remaining, CHUNK)):
         prompts, rejected = tokenizer.prompts([r.prompt for r in part]), tokenizer.responses([r.rejected for r in part])
         for row, prompt, response in zip(part, prompts, rejected, strict=True):
             side: dict[str, Any] = {"ids": list(response.ids), "offsets": [list(o) for o in response.offsets]}
@@ -34,7 +34,7 @@ def as_labels(rows: Iterable[Preference], tokenizer: Tokenizer) -> Iterator[Toke
 
 
 def texts(rows: Iterable[Preference]) -> Iterator[str]:
-    """All that is said in them."""
+    """All texts of the rows: chosen and rejected responses and the prompts."""
     for r in rows:
         yield from (r.chosen, r.rejected)
         yield from contents(r.prompt)

@@ -1,4 +1,4 @@
-"""What a supervised stage keeps of a model that it has trained."""
+"""Saving the trained model of a supervised stage."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from tokalign.models.tokenizer import Tokenizer
 
 
 def save_trained(model: Any, tokenizer: Tokenizer, space: Workspace, config: SupervisedOptions) -> Any:
-    """Write the model and its tokenizer; returns the model as it was written.
+    """Save a trained model with its tokenizer. Returns the model as saved.
 
-    Adapters are kept apart and merged in float32; weights trained whole are rounded to ``--dtype``.
+    With ``--lora``, saves the adapters separately and merges them into the model in float32. Otherwise the weights
+    are converted to ``--dtype``.
     """
     with space.saving() as scratch:
         if config.lora:

@@ -1,4 +1,4 @@
-"""Rows of each optimiser step of supervised training, and this process's part of them."""
+"""Batches of supervised training, and the microbatches of each process."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +12,19 @@ from tokalign.models.distributed import local_part, world
 Example = dict[str, Any]
 
 TOTAL = "total"
-"""Key of a microbatch: the number to divide its summed loss by."""
+"""Key of a microbatch: divisor of its summed loss."""
 
 
 class Batches:
-    """Row numbers of every optimiser step: similar lengths together, in a new order each epoch.
+    """Row indices of each optimiser step: rows of similar length together, in a new order each epoch.
 
-    Iterating gives one epoch: each row once, in batches of exactly ``size``; the last may be smaller. All processes
-    are given the same batches.
+    Iterating gives one epoch: each row once, in batches of exactly ``size`` (the last may be smaller). All processes
+    get the same batches.
+
+    Args:
+        lengths: number of tokens of each row.
+        size: rows per batch, over all processes.
+        seed: seed of the order.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
@@ -28,12 +33,12 @@ class Batches:
         self._sampler = LengthGroupedSampler(size, lengths=list(lengths), generator=generator)
 
     def skip(self, epochs: int) -> None:
-        """Go on as if so many epochs had been drawn: all draw from one generator."""
+        """Advance the random generator by ``epochs`` epochs."""
         for _ in range(epochs):
             iter(self._sampler)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return math.ceil(self._rows / self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -48,26 +53,27 @@ def microbatches(
     collate: Callable[[list[Example]], dict[str, Any]],
     size: int,
 ) -> list[dict[str, Any]]:
-    """This process's part of a batch, ready for as many forward passes as every other process makes.
+    """This process's microbatches of a batch; every process gets the same number of them.
 
-    A loss that sums over a microbatch, divided by its ``TOTAL`` and added up over microbatches, is the mean over the
-    whole batch once gradients have been averaged over processes, as wrappers for several processes do.
+    Divide the summed loss of each microbatch by its ``TOTAL`` and add up. After gradients are averaged over processes
+    (as DDP and FSDP do), the result is the mean loss over the whole batch.
 
     Args:
-        rows: numbers of all rows of the batch; the same in all processes.
-        examples: all there are.
+        rows: indices of all rows of the batch; the same in all processes.
+        examples: all training examples.
         counts: what each example adds to the divisor of the mean.
-        collate: makes a microbatch of examples.
-        size: most examples in a microbatch; 0: no limit.
+        collate: turns examples into a microbatch.
+        size: maximum number of examples per microbatch; 0: no limit.
 
     Returns:
-        At least one; where a process has fewer rows than others, the last count nothing.
+        At least one microbatch. If a process has fewer rows than others, its list ends with microbatches whose
+        ``TOTAL`` is infinite, so that their loss is 0.
     """
     share = -(-len(rows) // world())
     size = min(size or share, share)
-    # Divided by the processes, because their gradients are averaged; nothing that counts: a loss of 0, not 0 / 0.
+    # Divide by the number of processes because gradients are averaged. If nothing counts, the loss is 0, not 0 / 0.
     total = sum(counts[i] for i in rows) / world() or 1.0
-    mine = local_part(rows)
-    groups = [(mine[i : i + size], total) for i in range(0, len(mine), size)]
+    local_rows = local_part(rows)
+    groups = [(local_rows[i : i + size], total) for i in range(0, len(local_rows), size)]
     groups += [(rows[:1], math.inf)] * (-(-share // size) - len(groups))
     return [{**collate([examples[i] for i in group]), TOTAL: divisor} for group, divisor in groups]

@@ -1,4 +1,4 @@
-"""Supervised training on ``transformers.Trainer``: what sft and the reward models share."""
+"""Supervised training of policies and reward models with ``transformers.Trainer``."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,22 +30,22 @@ _WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
 
 
 class Early(NamedTuple):
-    """When to stop before the last step."""
+    """Early stopping."""
 
     judge: Callable[[Any], dict[str, float]]
-    """Model to ``accuracy`` and ``loss`` on rows it is not trained on."""
+    """Takes the model and returns its ``accuracy`` and ``loss`` on held-out rows."""
     every: int
-    """Steps between two looks; 0: once a pass."""
+    """Steps between two evaluations; 0: one epoch."""
     patience: int
-    """Looks without a new best after which training stops."""
+    """Number of evaluations without improvement after which training stops."""
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
-    """Trains a :class:`ModelLoss`; an item of the data is an optimiser step; a loss not finite stops the run.
+    """Trains a :class:`ModelLoss`, one whole optimiser step per data item. Stops if the loss is not finite.
 
-    The Trainer's own accumulation averages over microbatches, of which each must be full. Its ``num_items_in_batch``
-    would be right for tokens with ``labels`` of one shape, not for weights or pairs, nor where microbatches differ in
-    number. So a step takes all its microbatches at once, and the Trainer does not know of them.
+    Gradient accumulation of the base class averages over microbatches and assumes that each is full. Its
+    ``num_items_in_batch`` counts ``labels``, so it supports neither token weights nor pairs, nor a varying number of
+    microbatches. This class therefore runs all microbatches of a batch in one ``training_step``.
     """
 
     batches: Batches
@@ -73,7 +73,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return (loss, {}) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the model as it would be without its loss."""
+        """Save the model without the loss module around it."""
         if self.args.should_save:
             if state_dict is not None:
                 state_dict = {name.removeprefix("model."): weight for name, weight in state_dict.items()}
@@ -86,8 +86,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
             _load(self.model.model, Path(resume_from_checkpoint))
 
 
-class _Listen(TrainerCallback):  # type: ignore[misc]
-    """Shows and logs progress, seals checkpoints, and heeds an interruption after the step at hand."""
+class _RunCallback(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, logs metrics, seals checkpoints, and stops after the current step if the run is interrupted."""
 
     def __init__(self, bar: Progress, log: MetricsLog | None, space: Workspace) -> None:
         self.bar, self.log, self.space = bar, log, space
@@ -103,40 +103,40 @@ class _Listen(TrainerCallback):  # type: ignore[misc]
             self.log.write(state.global_step, numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        wait()  # each process writes its part
+        wait()  # until every process has written its part
         if is_main_process():
             checkpoints.keep(self.space, Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
         wait()
 
 
-class _Best(TrainerCallback):  # type: ignore[misc]
-    """Looks at held-out rows every so many steps, keeps the best weights, and stops when they stay the best.
+class _EarlyStopping(TrainerCallback):  # type: ignore[misc]
+    """Evaluates on held-out rows at intervals, saves the best weights, and stops without further improvement.
 
-    Better is more accurate or, with equal accuracy, a lower loss. What is known stands in one file, so a run that was
-    cut goes on as it would have.
+    Weights are better if the accuracy is higher or, at equal accuracy, the loss is lower. The best so far is recorded
+    in a file, so that a resumed run makes the same decisions.
     """
 
     def __init__(self, loss: ModelLoss, early: Early, space: Workspace, log: MetricsLog | None) -> None:
         self.loss, self.early, self.space, self.log = loss, early, space, log
         self.best = self._read(space.folder / _BEST)
-        """Step, accuracy and loss of the best so far."""
+        """``step``, ``accuracy`` and ``loss`` of the best evaluation; empty before the first one."""
 
     @staticmethod
     def _read(path: Path) -> dict[str, float]:
         if not path.exists():
             return {}
         try:
-            found: dict[str, float] = unseal(read_regular(path))[0]
-            return {name: found[name] for name in ("step", "accuracy", "loss")}
+            metrics: dict[str, float] = unseal(read_regular(path))[0]
+            return {name: metrics[name] for name in ("step", "accuracy", "loss")}
         except (OSError, ValueError, KeyError) as e:
             raise InputError(
-                f"which weights were the best cannot be read: {e}",
+                f"cannot read the record of the best weights: {e}",
                 where=str(path),
-                remedy="bring the file back, or begin anew with --fresh",
+                remedy="restore the file, or start over with --fresh",
             ) from e
 
     def is_over(self, step: int) -> bool:
-        """Whether the best has been the best for long enough."""
+        """Whether the patience is used up at ``step``."""
         return bool(self.best) and step - self.best["step"] >= self.early.patience * self.early.every
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -144,13 +144,13 @@ class _Best(TrainerCallback):  # type: ignore[misc]
         if step % self.early.every and step < state.max_steps:
             return
         self.loss.eval()
-        found = self.early.judge(self.loss.plain)
+        metrics = self.early.judge(self.loss.plain)
         self.loss.train()
         if self.log:
-            self.log.write(step, {f"heldout_{name}": value for name, value in found.items()})
+            self.log.write(step, {f"heldout_{name}": value for name, value in metrics.items()})
         best = self.best
-        if not best or (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"]):
-            self.best = {"step": step, **found}
+        if not best or (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"]):
+            self.best = {"step": step, **metrics}
             if is_main_process():
                 with self.space.saving(CHECKPOINTS) as scratch:
                     save_file(_trained(self.loss.model), scratch / _WEIGHTS)
@@ -159,7 +159,7 @@ class _Best(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
-        """Put the best weights back."""
+        """Load the best weights into the model."""
         self.loss.model.load_state_dict(load_file(self.space.folder / CHECKPOINTS / _WEIGHTS), strict=False)
 
 
@@ -178,32 +178,34 @@ def fit(
     space: Workspace,
     early: Early | None = None,
 ) -> tuple[dict[str, Any], Any]:
-    """Train the model of ``loss``, going on from the newest checkpoint of the run if there is one.
+    """Train the model of ``loss``. Resumes from the newest checkpoint of the run if there is one.
 
-    A run that was cut and goes on ends with the weights of one that was not, on the same machine. Started by
-    ``torchrun``, the processes share each batch. The loss of an optimiser step is the mean over all that counts in its
-    batch, of all processes: how a batch is cut into microbatches changes it by rounding alone (and by the noise of
-    dropout, where a model has any).
+    On the same machine, a resumed run ends with the same weights as an uninterrupted one. With ``torchrun``, the
+    processes share each batch. The loss of an optimiser step is the mean over the whole batch of all processes;
+    splitting it into microbatches changes it only by rounding (and by dropout noise, if the model has dropout).
 
     Args:
-        label: what the progress is called.
-        loss: any Hugging Face model with its loss; weights that do not want a gradient stay as they are.
-        examples: what ``collate`` turns into a batch; each has an ``id``.
-        lengths: tokens of each example, to batch by.
-        counts: what each example adds to the divisor of a batch's mean: tokens, weights of tokens, or 1 for a pair.
-        collate: makes a microbatch, with the ``id`` of each row.
-        options: steps, batch size, optimiser, seed and the like.
-        space: for checkpoints and ``metrics.jsonl``.
-        early: with it the best weights are kept, and training stops when they stay the best.
+        label: title of the progress line.
+        loss: a loss module around any Hugging Face model; parameters with ``requires_grad=False`` stay fixed.
+        examples: training examples, the input of ``collate``.
+        lengths: number of tokens of each example; examples of similar length are batched together.
+        counts: what each example adds to the divisor of the batch mean: its tokens, the weights of its tokens, or 1
+            for a pair.
+        collate: turns examples into the inputs of ``loss`` for a microbatch; must include the ``id`` of each row.
+        options: steps, batch size, optimiser, seed and so on.
+        space: folder for checkpoints and ``metrics.jsonl``.
+        early: early stopping; the best weights are restored at the end. None: train all steps.
 
     Returns:
-        ``steps`` taken by the optimiser, and the ``final_loss`` logged, the ``best_step`` if ``early`` was given; and
-        the trained model, which is that of ``loss`` itself unless its weights were sharded.
+        A dict and the trained model. The dict has ``steps`` of the optimiser, the last logged ``final_loss`` and, with
+        ``early``, the ``best_step``; it is empty except in the main process. The model is that of ``loss`` unless its
+        weights are sharded.
 
     Raises:
-        TokalignError: the loss is not finite; the step and row ids are named.
-        UsageError: adapters or early stopping are asked for, but the weights are sharded.
-        StoppedError: the end was asked for; a checkpoint was made.
+        InputError: ``--dtype float16`` on a CPU, or the record of the best weights is damaged.
+        TokalignError: the loss is not finite; the message names the step and the rows.
+        UsageError: ``--lora`` or early stopping with FSDP.
+        StoppedError: the run was interrupted; a checkpoint has been saved.
     """
     model = loss.model
     batches = Batches(lengths, options.batch_size, options.seed)
@@ -212,7 +214,7 @@ def fit(
     optimizer = make_optimizer(model, options.optimizer, options.lr, options.muon_lr, options.weight_decay)
     on_cpu = str(model.device) == "cpu"
     if options.dtype == "float16" and on_cpu:
-        raise InputError("float16 trains on GPUs alone", field="dtype", remedy="--dtype bfloat16 or float32")
+        raise InputError("float16 training requires a GPU", field="dtype", remedy="use --dtype bfloat16 or float32")
     if options.gradient_checkpointing:
         recompute_activations(model)
     scratch = space.folder / broadcast(lambda: space.scratch)
@@ -225,11 +227,11 @@ def fit(
     )
     if trainer.is_fsdp_enabled and (options.lora or early):
         raise UsageError(
-            "--lora and --patience need whole weights", remedy="use torchrun without FSDP, or leave them out"
+            "--lora and --patience do not work with FSDP", remedy="use torchrun without FSDP, or drop these options"
         )
     trainer.batches = batches
     trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=options.microbatch)
-    trainer.model_accepts_loss_kwargs = False  # what a loss is divided by is ours to say
+    trainer.model_accepts_loss_kwargs = False  # the loss module divides by the right total itself
     trainer.remove_callback(PrinterCallback)
     with Progress(label, steps, options.quiet or not is_main_process()) as bar:
         checkpoint = broadcast(lambda: checkpoints.newest(space, bar.say))
@@ -237,13 +239,13 @@ def fit(
         bar.skip_to(done)
         batches.skip(done // per_epoch)
         with MetricsLog(space, options.report_to, after=done) if is_main_process() else nullcontext() as log:
-            trainer.add_callback(_Listen(bar, log, space))
-            best = None
+            trainer.add_callback(_RunCallback(bar, log, space))
+            stopper = None
             if early is not None:
                 early = early._replace(every=early.every or per_epoch)
-                best = _Best(loss, early, space, log)
-                trainer.add_callback(best)
-            if checkpoint and (done >= steps or (best and best.is_over(done))):  # killed after its last step
+                stopper = _EarlyStopping(loss, early, space, log)
+                trainer.add_callback(stopper)
+            if checkpoint and (done >= steps or (stopper and stopper.is_over(done))):  # interrupted after its last step
                 _load(model, checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -252,12 +254,12 @@ def fit(
     if trainer.is_fsdp_enabled:
         model = gathered(trainer, model, scratch)
         space.sweep()
-    if not is_main_process():  # the first process writes the files that the rest is read from
+    if not is_main_process():  # only the main process writes the files that are read below
         return {}, model
     fitted = {"steps": trainer.state.global_step or done, "final_loss": last_logged(space.folder, "loss")}
-    if best:
-        best.restore()
-        fitted["best_step"] = int(best.best["step"])
+    if stopper:
+        stopper.restore()
+        fitted["best_step"] = int(stopper.best["step"])
     checkpoints.keep_last(space)
     if options.gradient_checkpointing:
         recompute_activations(model, on=False)
@@ -280,7 +282,7 @@ def _arguments(options: SupervisedOptions, steps: int, folder: Path, *, on_cpu: 
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=options.save_every,
-        report_to=[],  # metrics go to our own log
+        report_to=[],  # MetricsLog reports the metrics
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -288,7 +290,15 @@ def _arguments(options: SupervisedOptions, steps: int, folder: Path, *, on_cpu: 
 
 
 def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:
-    """The whole of a model of which every process holds a part; all of them must ask."""
+    """Gather a sharded model in the main process; other processes get the sharded model back.
+
+    Collective: every process must call it.
+
+    Args:
+        trainer: the trainer that holds the sharded weights.
+        model: the sharded model.
+        folder: where the gathered weights are written and read again.
+    """
     trainer.save_model(str(folder))
     return type(model).from_pretrained(str(folder), config=model.config) if is_main_process() else model
 

@@ -1,36 +1,36 @@
-// The annotation page. What comes from the server is put in as text, never as markup.
+// The annotation page. Data from the server is inserted as text, never as markup.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const boxes = () => [...$("chips").querySelectorAll("input")];
 const mac = /Mac|iPhone|iPad/.test(navigator.platform);
-const held = mac ? "Ctrl+Option" : "Alt"; // Option alone writes letters there
+const modifier = mac ? "Ctrl+Option" : "Alt"; // on a Mac, Option alone types special characters
 let client = sessionStorage.client || (sessionStorage.client = crypto.randomUUID());
-let row = null; // what is shown
+let row = null; // the row on the page
 let total = 0;
-let trail = []; // rows that were shown before it
-let shownText = null; // the text that the diff shows
-let kept = ""; // the work that the command has, as JSON
-let before = null; // what stood there before "Start over"
+let trail = []; // numbers of the rows shown before
+let shownText = null; // text of the displayed diff
+let kept = ""; // last draft saved by the command, as JSON
+let before = null; // work before "Start over"
 let busy = false;
 let waitDiff = 0;
 let waitDraft = 0;
 
-async function call(path, said) {
-  const options = said && { method: "POST", body: JSON.stringify({ client, ...said }) };
-  let answer;
+async function call(path, content) {
+  const options = content && { method: "POST", body: JSON.stringify({ client, ...content }) };
+  let response;
   try {
-    answer = await fetch(path, options);
+    response = await fetch(path, options);
   } catch {
     throw new Error(
-      "The command does not answer. What was saved is safe. Copy what you just wrote, start the command again and open the address it prints.",
+      "The command does not respond. Saved rows are safe. Copy your unsaved text, start the command again and open the address that it prints.",
     );
   }
-  if (![200, 409, 422].includes(answer.status))
+  if (![200, 409, 422].includes(response.status))
     throw new Error(
-      `The command did not take this (${answer.status}). Copy what you just wrote, and open the address that the command printed.`,
+      `The command rejected the request (status ${response.status}). Copy your unsaved text and open the address that the command printed.`,
     );
-  return { status: answer.status, ...(await answer.json()) };
+  return { status: response.status, ...(await response.json()) };
 }
 
 function trouble(text) {
@@ -48,7 +48,7 @@ function progress(p) {
   $("bar").max = p.total;
   $("bar").value = p.done;
   $("count").textContent = `${p.done} of ${p.total}`;
-  $("rate").textContent = p.rate ? `${p.rate} an hour` : "";
+  $("rate").textContent = p.rate ? `${p.rate} per hour` : "";
   $("who").textContent = p.annotator;
   if (!boxes().length)
     p.categories.forEach((name, k) => {
@@ -74,7 +74,7 @@ function only(id) {
 
 function work() {
   const named = boxes().map((box) => box.value);
-  const others = row.work.categories.filter((name) => !named.includes(name)); // of another editor: kept
+  const others = row.work.categories.filter((name) => !named.includes(name)); // another editor's categories are kept
   const categories = [...boxes().filter((box) => box.checked).map((box) => box.value), ...others];
   return { at: row.at, version: row.version, text: $("text").value, categories, rationale: $("why").value };
 }
@@ -85,10 +85,10 @@ async function load(at) {
   const where = at === undefined ? "" : `&at=${at}`;
   const found = await call(`/api/row?client=${encodeURIComponent(client)}${where}`);
   progress(found);
-  if (found.busy) return trouble("Someone else has this row before them.");
+  if (found.busy) return trouble("This row is open in another tab.");
   if (!found.row) {
     const left = found.total - found.done;
-    $("left").textContent = left ? `${left} more lie before someone else.` : `${found.done} rows are decided.`;
+    $("left").textContent = left ? `${left} rows are open in other tabs.` : `All ${found.done} rows are decided.`;
     $("finish").disabled = left > 0;
     if (!$("end").hidden) return;
     row = null;
@@ -110,12 +110,12 @@ async function load(at) {
   $("turns").replaceChildren(...turns);
   $("chosen").textContent = row.chosen || "";
   $("guide").hidden = !row.chosen;
-  const told = { edited: "saved", unchanged: "nothing to fix", failed: "cannot be fixed" };
-  $("state").textContent = [row.note && `from ${row.note}`, row.verdict && `decided: ${told[row.verdict]}`]
+  const verdicts = { edited: "saved", unchanged: "nothing to fix", failed: "cannot be fixed" };
+  $("state").textContent = [row.note && `edit by ${row.note}`, row.verdict && `decided: ${verdicts[row.verdict]}`]
     .filter(Boolean)
     .join(" · ");
   $("save").textContent = row.note ? "Accept this edit" : "Save";
-  $("unchanged").textContent = row.note ? "Original was fine" : "Nothing to fix";
+  $("unchanged").textContent = row.note ? "Original is fine" : "Nothing to fix";
   before = null;
   $("diff").replaceChildren();
   $("keeps").textContent = "";
@@ -125,7 +125,7 @@ async function load(at) {
   scrollTo(0, 0);
   $("text").focus({ preventScroll: true });
   $("text").setSelectionRange(0, 0);
-  say(`${$("saved").textContent.startsWith("saved") ? $("saved").textContent + ", now" : ""} row ${row.at + 1} of ${total}`.trim());
+  say(`${$("saved").textContent.startsWith("saved") ? $("saved").textContent + "; now" : ""} row ${row.at + 1} of ${total}`.trim());
   guarded(compare)();
 }
 
@@ -136,14 +136,14 @@ function fill(found) {
   shownText = null;
 }
 
-const unix = (text) => text.replace(/\r\n?/g, "\n"); // as text fields have it
+const unix = (text) => text.replace(/\r\n?/g, "\n"); // line endings as in text fields
 
 async function compare() {
   if (!row) return;
   const { at, text } = work();
   if (text === shownText) return;
   const found = await call("/api/diff", { at, text });
-  if (!row || row.at !== at || $("text").value !== text || !found.parts) return; // it has gone on
+  if (!row || row.at !== at || $("text").value !== text || !found.parts) return; // the text or the row has changed since
   shownText = text;
   const pieces = [];
   for (const [tag, removed, added] of found.parts) {
@@ -157,17 +157,17 @@ async function compare() {
   }
   $("diff").replaceChildren(...pieces);
   if (found.long) {
-    $("keeps").textContent = "too long to compare while you write; Save works as usual";
+    $("keeps").textContent = "too long for a live comparison; you can save as usual";
     $("keeps").className = "soft";
     return;
   }
   const share = `keeps ${Math.round(100 * found.similarity)} % of the words`;
   const same = text === unix(row.original);
-  $("keeps").textContent = same ? "as it was" : found.large ? `${share}: that is a rewrite; can less be changed?` : share;
+  $("keeps").textContent = same ? "unchanged" : found.large ? `${share}: large edit; can you change less?` : share;
   $("keeps").className = found.large && !same ? "large" : "soft";
 }
 
-// What is being written goes to the command, which keeps it; sent unchanged, it says that someone is still here.
+// Sends the draft to the command, which saves it. An unchanged draft only keeps the row reserved for this tab.
 async function draft(leaving = false) {
   clearTimeout(waitDraft);
   if (!row) return;
@@ -179,7 +179,7 @@ async function draft(leaving = false) {
   }
   const found = await call("/api/draft", now);
   if (found.conflict && text !== kept)
-    throw new Error("Someone else has this row, or decided it: what you write here is not kept. Copy it, then Skip.");
+    throw new Error("This row was opened or decided in another tab. Your text here is not saved. Copy it, then press Skip.");
   if (!found.conflict && text !== kept) trouble("");
   kept = text;
 }
@@ -202,7 +202,7 @@ function guarded(act) {
   };
 }
 
-// One at a time; nothing is typed into a row that is about to go.
+// Runs one action at a time; the text is read-only meanwhile.
 function exclusive(act) {
   return async () => {
     if (busy) return;
@@ -222,9 +222,10 @@ const decide = (verdict) =>
     progress(found);
     if (found.conflict) {
       trail.push(row.at);
-      throw new Error("Someone else decided this row meanwhile. Copy what you wrote if you need it; Back shows theirs, Skip goes on.");
+      throw new Error("This row was decided in another tab. Copy your text if you need it. Back shows the other decision, Skip goes to the next row.");
     }
-    if (found.status === 422) throw new Error("The text is as it was, or empty: say Nothing to fix, or Cannot fix.");
+    if (found.status === 422)
+      throw new Error(`The text is unchanged or empty. Press “${$("unchanged").textContent}” or “Cannot be fixed” instead.`);
     trouble("");
     say(`saved ${row.id}`);
     trail.push(row.at);
@@ -257,7 +258,7 @@ const actions = {
     const now = work();
     const start = { ...row.start, text: unix(row.start.text) };
     if (before && now.text === start.text) {
-      fill(before); // a second time brings it back
+      fill(before); // pressed again: restore the text
       before = null;
     } else {
       before = now;
@@ -282,7 +283,7 @@ const actions = {
 actions.again = actions.back;
 
 const keys = { n: "unchanged", c: "failed", s: "skip", b: "back", r: "reset", p: "hide" };
-function meant(event) {
+function actionFor(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.altKey)
     return row ? actions.save : !$("end").hidden && !$("finish").disabled ? actions.finish : null;
   if (!event.altKey || event.ctrlKey !== mac || event.metaKey) return null;
@@ -293,10 +294,10 @@ function meant(event) {
 }
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") trouble("");
-  const act = meant(event);
+  const act = actionFor(event);
   if (!act) return;
   event.preventDefault();
-  if (!event.repeat) act(); // a key that is held down decides one row, not many
+  if (!event.repeat) act(); // a key that is held down acts once
 });
 
 addEventListener("pagehide", () => draft(true));
@@ -309,12 +310,12 @@ setInterval(
   20000,
 );
 for (const name of Object.keys(actions)) $(name).addEventListener("click", actions[name]);
-for (const [key, name] of Object.entries(keys)) $(name).title = `${held}+${key.toUpperCase()}`;
-$("keys").textContent = $("keys").textContent.replaceAll("Alt", held);
+for (const [key, name] of Object.entries(keys)) $(name).title = `${modifier}+${key.toUpperCase()}`;
+$("keys").textContent = $("keys").textContent.replaceAll("Alt", modifier);
 $("text").addEventListener("input", changed);
 $("why").addEventListener("input", changed);
 
-// A tab that was duplicated has the name of the other: it takes one of its own.
+// A duplicated tab has the client ID of the other tab; it takes a new one.
 navigator.locks.request(client, { ifAvailable: true }, async (lock) => {
   if (!lock) client = sessionStorage.client = crypto.randomUUID();
   exclusive(() => load())();
