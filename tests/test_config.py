@@ -191,8 +191,12 @@ def test_one_value_serves_where_several_may_be_given(tmp_path: Path, monkeypatch
     from tokalign.config import stages
 
     seen: list[Any] = []
-    run = staticmethod(lambda config: seen.append(config) or StageResult())
-    module = type("Module", (), {"run": run, "written": staticmethod(lambda *_: None)})
+
+    def run(config: Any) -> StageResult:
+        seen.append(config)
+        return StageResult()
+
+    module = type("Module", (), {"run": staticmethod(run), "written": staticmethod(lambda *_: None)})
     monkeypatch.setattr(importlib, "import_module", lambda name: stages if name == "tokalign.config.stages" else module)
     for value, expected in (('"rm"', ["rm"]), ('["rm", "m:f"]', ["rm", "m:f"])):
         (tmp_path / "c.toml").write_text(f"[train-ppo]\nreward-model = {value}\nreward-weight = 0.5\n")

@@ -19,14 +19,13 @@ def stub() -> str:
     """The content of the stub file."""
     lines = [
         '"""Made by bench/docs/stub.py from the options of the commands."""', "",
-        "from pathlib import Path", "from typing import Any, Literal", "",
-        "from tokalign.artifacts.result import StageResult",
+        "from pathlib import Path", "from typing import Literal", "",
     ]  # fmt: skip
     lines += [
         f"from tokalign.api.{room} import {name} as {name}"
         for name, room in sorted(vars(tokalign)["_ELSEWHERE"].items(), key=lambda item: (item[1], item[0]))
     ]
-    lines += ["", "__version__: str", "__all__: list[str]", ""]
+    lines += ["from tokalign.artifacts.result import StageResult", "", "__version__: str", "__all__: list[str]", ""]
     for name in vars(tokalign)["_COMMANDS"]:
         parameters_of = signature(name).parameters.values()
         parameters = [_shown(p) for p in parameters_of]
