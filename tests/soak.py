@@ -29,6 +29,7 @@ from tokalign.artifacts.workspace import PROGRESS
 from tokalign.claude import batches, retry
 from tokalign.claude.journal import Journal
 from tokalign.cli import UNRESOLVED
+from tokalign.models import sampler
 from tokalign.stages import diff, edit, generate, score, winrate
 
 SETTINGS = "--batch-size 4 --save-every 1"
@@ -40,16 +41,17 @@ JUDGED = "eval-winrate --prompts prompts --reference plain.jsonl --candidate a=e
 STAGES = {
     "edit": "edit preferences",
     "diff": "diff edits --tokenizer policy",
-    "train-rm": f"train-rm labels --model policy --level token --steps 9 {SETTINGS}",
+    "train-rm": f"train-rm labels --model policy --level token --steps 6 {SETTINGS}",
     "train-ppo": f"train-ppo prompts --policy policy --reward-model rm {PPO}",
-    "train-sft": f"train-sft sft --model tiny --vocab 500 --steps 9 {SETTINGS}",
-    "generate": "generate prompts --policy policy --max-new-tokens 12 --n 2 --reward-model rm",
+    "train-sft": f"train-sft sft --model tiny --vocab 500 --steps 6 {SETTINGS}",
+    "generate": "generate prompts --sampler builtin --policy policy --max-new-tokens 12 --n 2 --reward-model rm",
     "score": "score edits --reward-model rm",
-    "edit-claude": f"edit preferences --editor claude {PAID}",
-    "edit-claude-batch": f"edit preferences --editor claude {BATCH}",
+    "edit-claude": f"edit preferences --limit 30 --editor claude {PAID}",
+    "edit-claude-batch": f"edit preferences --limit 30 --editor claude {BATCH}",
     "judge-claude": f"{JUDGED} {PAID}",
     "judge-claude-batch": f"{JUDGED} {BATCH}",
-    "eval-winrate": "eval-winrate --prompts prompts --reference policy --candidate a=policy --max-new-tokens 12",
+    "eval-winrate": "eval-winrate --prompts prompts --reference policy --candidate a=policy --max-new-tokens 12"
+    " --sampler builtin",
 }
 """Each stage but for ``--out``, in a folder that :func:`prepare` has filled."""
 
@@ -88,7 +90,7 @@ def start(command: str, folder: Path) -> int:
     resumable.EVERY = 0.0
     for stage in (edit, diff, generate, score, winrate):
         vars(stage)["CHUNK"] = 4
-    editors.CHUNK = 4
+    editors.CHUNK = sampler.CHUNK = 4
     batches.COUNT = 25
     retry.random.uniform = lambda *_: 0.01  # type: ignore[attr-defined]  # between retries
     sys.argv = ["tokalign", *command.split()]

@@ -134,6 +134,7 @@ def test_a_submission_that_was_refused_is_sent_again_if_that_can_help(
     assert fake.charged == dict.fromkeys(TEXTS, 1)
 
 
+@pytest.mark.slow
 def test_looks_that_fail_are_made_again_and_a_batch_that_is_gone_is_told(fake: FakeClaude, tmp_path: Path) -> None:
     fake.polls, fake.get_faults = 4, ["500", "drop", "529", "429"]
     assert len(ask(tmp_path, *TEXTS)) == 11
@@ -187,6 +188,7 @@ def test_the_cap_holds_and_raising_it_goes_on(fake: FakeClaude, tmp_path: Path) 
     assert fake.charged == dict.fromkeys(TEXTS, 1)
 
 
+@pytest.mark.slow
 def test_wherever_the_journal_ends_the_next_run_pays_nothing_twice(fake: FakeClaude, tmp_path: Path) -> None:
     """A kill leaves a prefix of the journal, and the server with all that had left by then."""
     ask(tmp_path, *TEXTS)

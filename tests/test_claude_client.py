@@ -83,6 +83,7 @@ def test_what_passes_is_tried_again_and_what_may_be_paid_is_told(
         assert (journal.perhaps > 0) == bool(lost)
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_long_is_given_up_and_perhaps_paid(fake: FakeClaude, tmp_path: Path) -> None:
     (message,) = ask(tmp_path / "j", "[[faults: slow]] hello", timeout=1.0)
     assert said(message)
@@ -150,6 +151,7 @@ def test_nothing_leaves_after_the_run_is_over_even_what_waits_for_money(fake: Fa
     assert sum(fake.charged.values()) <= 2
 
 
+@pytest.mark.slow
 def test_a_low_rate_limit_makes_a_run_slow_and_nothing_else(fake: FakeClaude, tmp_path: Path) -> None:
     fake.bucket = (10, 40.0)
     assert not [f for f in ask(tmp_path / "j", *(f"text {k}" for k in range(120))) if isinstance(f, Failed)]

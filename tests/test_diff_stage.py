@@ -192,6 +192,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diff, "CHUNK", 7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_two_processes_write_what_one_writes(many: str, tmp_path: Path) -> None:
     one, two = (diff.run(config(tmp_path / str(n), many, workers=n)) for n in (1, 2))

@@ -1,10 +1,7 @@
 """Two processes train what one does with accumulation, and only the first of them writes and tells."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,18 +9,6 @@ from safetensors.torch import load_file
 
 from tests import forked
 from tests.conftest import ROOT
-from tests.forked import PROGRAM
-
-BIN = Path(sys.executable).parent
-
-
-def torchrun(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-    line = [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port)]
-    return subprocess.run([*line, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def logged(folder: Path) -> list[tuple[int, float, float]]:
@@ -36,10 +21,15 @@ def one_process(*command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def together(*command: str, **more: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run two processes as ``torchrun --nproc-per-node 2`` does."""
+    env = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    return forked.together(ROOT, 2, *command, **env)
+
+
 def two_processes(*command: str, **more: str) -> str:
     """What both said, of a run that must succeed."""
-    env = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-    both = forked.together(ROOT, 2, *command, **env)
+    both = together(*command, **more)
     said = "".join(done.stderr for done in both)
     assert [done.returncode for done in both] == [0, 0], said
     return said
@@ -66,9 +56,9 @@ def test_what_the_first_process_refuses_ends_them_all(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("not yours")
     work = ["train-rm", "data/labels", "--model", "tiny", "--level", "token", "--steps", "1", "--device", "cpu"]
-    done = torchrun(PROGRAM, *work, "--out", str(tmp_path / "out"))
-    assert done.returncode != 0
-    assert "is not empty and not an artifact" in done.stderr
+    done = together(*work, "--out", str(tmp_path / "out"))
+    assert all(one.returncode != 0 for one in done)
+    assert "is not empty and not an artifact" in "".join(one.stderr for one in done)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 

@@ -57,6 +57,7 @@ def test_pairs_come_back_the_same(
     come_back(tmp_path_factory.mktemp("x"), to, name, pairs)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)  # every Parquet file is first opened in a process of its own
 @given(PAIRS)
 def test_pairs_come_back_the_same_from_parquet(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT
-from tests.forked import PROGRAM, run
+from tests.forked import run, stand_in
 from tokalign.artifacts.schemas import Preference, PromptRow
 from tokalign.config.options import ReadOptions
 from tokalign.data import dataset, files, readers
@@ -217,7 +217,7 @@ def test_generate_takes_prompts_from_anywhere(tmp_path: Path) -> None:
     options = ("--policy", "sft", "--max-new-tokens", "4", "--out")
     text = run(tmp_path, "generate", "p.txt", *options, "a")
     given = run(tmp_path, "generate", "--prompt", "Name a bird.", "--prompt", "Name a fish.", *options, "b")
-    command = [PROGRAM, "generate", "-", *options, "c"]
+    command = [str(stand_in(tmp_path) / "tokalign"), "generate", "-", *options, "c"]
     env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
     lines = b"Name a bird.\nName a fish.\n"
     piped = subprocess.run(command, cwd=tmp_path, input=lines, capture_output=True, env=env, check=False)

@@ -10,6 +10,7 @@ from tokalign.core import intervals
 from tokalign.core.intervals import auroc_interval, calibration, correlation, mean_interval
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100() -> None:
     rng = np.random.default_rng(1)
     held = 0

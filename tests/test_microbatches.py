@@ -22,13 +22,13 @@ ROWS = 25
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Edits of one to six answers end to end, some with nothing to edit; and their labels."""
+    """Edits of one to four answers end to end, some with nothing to edit; and their labels."""
     folder = tmp_path_factory.mktemp("mixed")
     rows = [json.loads(line) for line in (ROOT / "data" / "edits" / "data.jsonl").read_text().splitlines()]
     draw = random.Random(0)
     made = []
     for k in range(ROWS):
-        some = draw.sample(rows, draw.choice([1, 1, 2, 6]))
+        some = draw.sample(rows, draw.choice([1, 1, 2, 4]))
         texts = {side: " ".join(row[side] for row in some) for side in ("original", "edited", "chosen")}
         made.append({"id": f"m{k}", "prompt": some[0]["prompt"], **texts})
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))

@@ -33,7 +33,7 @@ from tokalign.report import page
 from tokalign.stages import diff, edit, export, playground, winrate
 
 DATA = ROOT / "data"
-TREES = int(os.environ.get("TOKALIGN_TEST_TREES", "100"))
+TREES = int(os.environ.get("TOKALIGN_TEST_TREES", "80"))
 """`make soak` draws 500."""
 FOREIGN = (
     "thesis.txt", ".git/config", "src/app.py", "deep/er/notes.md", "data.jsonl", "data-00001.arrow", "data.arrow",

@@ -290,19 +290,21 @@ def test_the_same_seed_gives_the_same_weights(policy: Any, tokenizer: Tokenizer,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_a_strong_leash_holds_the_policy_back(
+def test_a_high_kl_penalty_holds_the_policy_back(
     policy: Any, tokenizer: Tokenizer, tmp_path: Path, estimator: str
 ) -> None:
     drift = {}
     for kl_coef in (0.0, 5.0):
         subject = learner(policy, tokenizer, tmp_path, kl_coef=kl_coef, kl_estimator=estimator)
-        for _ in range(10):
+        for _ in range(6):
             metrics = subject.step(items(tokenizer, 8))
         drift[kl_coef] = metrics["kl"]
     assert drift[5.0] < 0.5 * drift[0.0]
 
 
-def test_the_leash_tightens_while_drift_is_over_its_target(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_the_kl_penalty_grows_while_the_kl_is_over_its_target(
+    policy: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     subject = learner(policy, tokenizer, tmp_path, kl_coef=0.1, kl_target=1e-4)
     subject.step(items(tokenizer, 4))
     assert subject.kl_coef < 0.1, "nothing has drifted in the first rollout"

@@ -29,8 +29,15 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e j
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def made(tmp_path: Path, runs: Path) -> Path:
+    """A copy of ``runs``, to be changed."""
+    return Path(shutil.copytree(runs, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds of a small run, with texts that would like to do harm."""
+    tmp_path = tmp_path_factory.mktemp("report")
     for seed in ("one", "two"):
         folder = tmp_path / seed
         folder.mkdir()

@@ -44,6 +44,7 @@ def write(folder: Path, n: int, size: int, cut: int | None = None, shard: int = 
     return file
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.integers(0, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4), st.sampled_from([0, 1, 8]))
 def test_rows_are_the_same_wherever_a_run_was_cut(

@@ -199,7 +199,7 @@ def test_the_best_weights_are_kept_when_accuracy_stops_rising(tmp_path: Path, mo
 
 
 def test_a_soft_neutral_is_never_called_neutral(tmp_path: Path) -> None:
-    stats = train(tmp_path / "rm", neutral="soft", steps=30, lr=3e-3)
+    stats = train(tmp_path / "rm", neutral="soft", steps=12, lr=3e-3)
     assert stats["classes"]["neutral"]["recall"] < 0.05
 
 

@@ -126,6 +126,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.93 <= same / runs <= 0.97
 
 
+@pytest.mark.slow
 def test_the_paired_test_is_wrong_as_often_as_it_says() -> None:
     """Two candidates of which neither is better, whose verdicts on a prompt go together."""
     rng, runs = np.random.default_rng(6), 1000
