@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[forked.SHARED] = forked.start()
 
 
-TOGETHER = ("tests/test_pipeline.py", "tests/test_resume.py", "tests/test_distributed.py", "tests/test_ppo_stage.py")
+TOGETHER = tuple(f"tests/test_{name}.py" for name in ("pipeline", "resume", "distributed", "ppo_stage", "docs"))
 """Files whose tests run in one worker, since a fixture that they share takes long to make."""
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,23 +16,44 @@ from tokalign.config.commands import COMMANDS
 from tokalign.config.options import option_name
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICKSTART = ROOT / "docs" / "quickstart.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = [path for path in DOCS if any(kind == "sh" for kind, _ in BLOCK.findall(path.read_text(encoding="utf-8")))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
-def test_what_is_to_be_typed_works_from_top_to_bottom(
-    path: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def typed(path: Path, folder: Path, programs: Path) -> None:
+    """Run all shell blocks of a page in a folder."""
     script = "\n".join(body for kind, body in BLOCK.findall(path.read_text(encoding="utf-8")) if kind == "sh")
-    own = [stand_in(tmp_path_factory.mktemp("bin")), Path(sys.executable).parent, os.environ["PATH"]]
-    programs = os.pathsep.join(map(str, own))
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKALIGN_")} | {"PATH": programs}
+    paths = os.pathsep.join(map(str, [stand_in(programs), Path(sys.executable).parent, os.environ["PATH"]]))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKALIGN_")} | {"PATH": paths}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the quickstart leaves behind."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    typed(QUICKSTART, folder, tmp_path_factory.mktemp("bin"))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_quickstart_works_from_top_to_bottom(quickstart: Path) -> None:
+    assert (quickstart / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RUN if path != QUICKSTART], ids=lambda path: path.stem)
+def test_what_is_to_be_typed_works_from_top_to_bottom(
+    path: Path, quickstart: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path
+    if "In the folder of the [quickstart]" in path.read_text(encoding="utf-8"):
+        folder = Path(shutil.copytree(quickstart, tmp_path / "quickstart"))
+    typed(path, folder, tmp_path_factory.mktemp("bin"))
 
 
 @pytest.mark.slow
