@@ -112,12 +112,12 @@ def diff(
     template_arg: list[str] | str = [],
     system: Literal["fold", "drop", "refuse"] | None = None,
     template_date: str = "2024-07-26",
-    vocab: int = 4096,
     unit: Literal["word", "token"] = "word",
     align: Literal["levenshtein", "lcs", "blocks"] = "blocks",
     merge: int = 2,
     whole_sentence: float = 0.8,
     omissions: bool = False,
+    vocab: int = 4096,
     max_length: int = 2048,
     workers: int = 0,
 ) -> StageResult:

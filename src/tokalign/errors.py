@@ -6,7 +6,8 @@
     ├── UsageError           2  invalid or conflicting options
     │   └── ConflictError    2  the output folder holds another run
     ├── InputError           5  bad input: place (file:line), field, value and remedy
-    │   └── KindError        5  wrong kind of artifact
+    │   ├── KindError        5  wrong kind of artifact
+    │   └── VersionError     5  artifact of a newer version of tokalign
     ├── BudgetError          4  budget reached; paid answers are kept
     ├── LockedError          6  another process is writing this folder
     ├── ServiceError         7  the API rejected the request: key, permission, credit or model name
@@ -59,6 +60,10 @@ class InputError(TokalignError):
         place = ": ".join(p for p in (where, f"field {field!r}" if field else "") if p)
         problem = f"{message}: {value}" if value else message
         super().__init__(f"{place}: {problem}" if place else problem, remedy=remedy)
+
+
+class VersionError(InputError):
+    """A newer version of tokalign wrote the artifact."""
 
 
 class KindError(InputError):

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tokalign.api.checks import checked_text
-from tokalign.config.options import describe_type, fits
-from tokalign.config.stages import Align, Unit
+from tokalign.config.methods import LabelOptions
 from tokalign.core.diff import BAD, GOOD, AlignOptions
 from tokalign.core.words import split
-from tokalign.errors import UsageError
 from tokalign.models.labelling import compare
 from tokalign.models.tokenizer import Tokenizer
 
@@ -65,13 +63,11 @@ def label(
 
     Raises:
         InputError: the tokenizer is missing, is not a fast one or has no EOS token; or a text is not a string.
-        UsageError: ``unit`` or ``align`` is not one of the choices.
+        UsageError: an option is not one of the choices, or out of its range.
     """
     load = isinstance(tokenizer, str | Path)
     own = Tokenizer.load(tokenizer) if load else Tokenizer(copy.deepcopy(tokenizer))  # a copy: Tokenizer modifies it
-    for name, value, hint in (("unit", unit, Unit), ("align", align, Align)):
-        if not fits(value, hint):
-            raise UsageError(f"{name} is {value!r}", remedy=f"give {describe_type(hint)}")
+    LabelOptions(unit=unit, align=align, merge=merge, whole_sentence=whole_sentence, omissions=omissions)  # validates
     texts = [checked_text(text, name) for name, text in (("original", original), ("edited", edited))]
     a, b = (own.tokens([text], own.encode([text])) for text in texts)
     options = AlignOptions(align, merge, whole_sentence)

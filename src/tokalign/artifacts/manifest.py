@@ -20,7 +20,7 @@ from tokalign import __version__
 from tokalign.artifacts import stats as stats_schemas
 from tokalign.artifacts.schemas import KINDS
 from tokalign.artifacts.stats import Amount, Count
-from tokalign.errors import InputError, KindError
+from tokalign.errors import InputError, KindError, VersionError
 from tokalign.runtime.disk import hash_json, is_regular, parse, read_regular, sha256, unseal
 
 MANIFEST, PLAN = "manifest.json", "unfinished.json"
@@ -133,7 +133,7 @@ class Manifest:
             raise InputError(f"unknown kind {str(kind)[:80]!r}", where=str(path), field="kind")
         newest = KINDS[kind].version
         if isinstance(version, int) and version > newest:
-            raise InputError(
+            raise VersionError(
                 f"{kind}/{version} is newer than {kind}/{newest}, the newest version that this tokalign reads",
                 where=str(path),
                 field="version",

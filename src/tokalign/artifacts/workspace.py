@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, MANIFEST, PLAN, Manifest, check_name
 from tokalign.artifacts.stats import Amount
-from tokalign.errors import ConflictError, InputError, LockedError
+from tokalign.errors import ConflictError, InputError, LockedError, VersionError
 from tokalign.runtime.disk import is_regular, mode, read_regular, sealed, sha256, sync, unseal, write_at
 
 LOCK, PROGRESS, CHECKPOINTS = ".lock", "progress.json", "checkpoints"
@@ -149,7 +149,7 @@ def look(folder: Path) -> Found:
     Raises:
         ConflictError: the folder has other files but no manifest or plan, or one of the two is damaged. It is then
             unknown which files belong to tokalign.
-        InputError: a newer version of tokalign wrote the manifest.
+        VersionError: a newer version of tokalign wrote the manifest.
     """
     manifest = None
     try:
@@ -160,9 +160,9 @@ def look(folder: Path) -> Found:
     if os.path.lexists(folder / MANIFEST):
         try:
             manifest = Manifest.read(folder)
+        except VersionError:
+            raise
         except InputError as e:
-            if "newer" in str(e):
-                raise
             raise ConflictError(f"{folder} holds {_others(folder)}: {e}", remedy=_ELSEWHERE) from e
     if manifest is None and plan is None and (others := _others(folder)):
         raise ConflictError(

@@ -15,6 +15,8 @@ from tokalign.config.options import (
     option,
 )
 
+Unit = Literal["word", "token"]
+Align = Literal["levenshtein", "lcs", "blocks"]
 Editor = Literal["rules", "recorded", "claude", "human"]
 Level = Literal["token", "sequence"]
 Neutral = Literal["hard", "soft"]
@@ -77,6 +79,27 @@ class JudgeOptions(ClaudeOptions, ComputeOptions, RunOptions):
     )
     both_orders: bool = option(True, "claude: judge each pair in both orders and average the two verdicts")
     batch_size: int = option(64, "responses sampled or scored at a time", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(Options):
+    """How a response and its edit are aligned, and which tokens are labelled."""
+
+    unit: Unit = option(
+        "word", "what to align: words, whose labels are projected onto tokens, or tokens (as in the paper)"
+    )
+    align: Align = option(
+        "blocks",
+        "blocks: keep words in long runs; lcs: keep as many words as possible; levenshtein: fewest operations (as in "
+        "the paper)",
+    )
+    merge: int = option(
+        2, "blocks: a run of this many kept words or fewer inside an edit becomes part of the edit; 0 disables", low=0
+    )
+    whole_sentence: float = option(
+        0.8, "blocks: if this share of a sentence changed, count all of it as changed; above 1 disables", low=0.1
+    )
+    omissions: bool = option(False, "also label the token before which something was missing as bad")
 
 
 @dataclass(frozen=True, kw_only=True)

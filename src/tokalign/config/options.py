@@ -312,5 +312,7 @@ class ClaudeOptions(Options):
         False, "claude: treat a missing batch as never submitted and send it again; may bill twice", role="run"
     )
     discard_journal: bool = option(
-        False, "claude: delete the journal of earlier answers; they are requested and billed again", role="run"
+        False,
+        "claude: ignore recorded answers, and request and pay for them again; what they cost still counts",
+        role="run",
     )

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokalign.config.methods import EditOptions, JudgeOptions, Normalise, PpoOptions, Reading, RewardModelOptions
+from tokalign.config.methods import (
+    EditOptions,
+    JudgeOptions,
+    LabelOptions,
+    Normalise,
+    PpoOptions,
+    Reading,
+    RewardModelOptions,
+)
 from tokalign.config.options import (
     ComputeOptions,
     Options,
@@ -22,8 +30,6 @@ from tokalign.config.options import (
 )
 
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
-Unit = Literal["word", "token"]
-Align = Literal["levenshtein", "lcs", "blocks"]
 EvalJudge = Literal["playground", "reward"]
 LengthControl = Literal["none", "minimal", "alpaca-eval"]
 TableFormat = Literal["terminal", "markdown", "csv", "latex"]
@@ -59,7 +65,7 @@ class EditConfig(EditOptions, ReadOptions, StageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffConfig(TemplateOptions, ReadOptions, StageOptions):
+class DiffConfig(LabelOptions, TemplateOptions, ReadOptions, StageOptions):
     """Options of ``tokalign diff``."""
 
     edits: str = option(..., "edits: an artifact, a file or a dataset id", role="input", positional=True)
@@ -67,21 +73,6 @@ class DiffConfig(TemplateOptions, ReadOptions, StageOptions):
         ..., "model folder or hub id whose tokenizer to use; tiny trains a small tokenizer on EDITS", role="input"
     )
     vocab: int = option(4096, "with --tokenizer tiny: maximum vocabulary size", low=300)
-    unit: Unit = option(
-        "word", "what to align: words, whose labels are projected onto tokens, or tokens (as in the paper)"
-    )
-    align: Align = option(
-        "blocks",
-        "blocks: keep words in long runs; lcs: keep as many words as possible; levenshtein: fewest operations (as in "
-        "the paper)",
-    )
-    merge: int = option(
-        2, "blocks: a run of this many kept words or fewer inside an edit becomes part of the edit; 0 disables", low=0
-    )
-    whole_sentence: float = option(
-        0.8, "blocks: if this share of a sentence changed, count all of it as changed; above 1 disables", low=0.1
-    )
-    omissions: bool = option(False, "also label the token before which something was missing as bad")
     max_length: int = option(2048, "maximum tokens of prompt and response; longer rows are skipped and counted", low=2)
     workers: int = option(
         0, "number of processes; 0: one per core, fewer for small inputs; no effect on the result", role="run", low=0
