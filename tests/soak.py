@@ -33,7 +33,7 @@ from tokalign.models import sampler
 from tokalign.stages import diff, edit, generate, score, winrate
 
 SETTINGS = "--batch-size 4 --save-every 1"
-PPO = f"{SETTINGS} --steps 5 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
+PPO = f"{SETTINGS} --steps 4 --max-new-tokens 12 --lr 1e-3 --eval-prompts heldout --eval-every 2"
 PAID = "--model m --prices prices.toml --concurrency 4"
 BATCH = f"{PAID} --batch --poll 0.02 --resend-lost"
 PRICES = "[m]\ninput = 1.0\noutput = 5.0\ncache_write_5m = 1.25\ncache_write_1h = 2.0\ncache_read = 0.1\n"

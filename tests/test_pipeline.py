@@ -31,9 +31,9 @@ def tokalign(cwd: Path, line: str) -> Any:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world → edits → sft → labels → both reward models → both PPO runs → win rates."""
     cwd = tmp_path_factory.mktemp("chain")
-    tokalign(cwd, "playground --out w --preferences 320 --sft 1500 --prompts 64 --heldout 64 --test 64")
+    tokalign(cwd, "playground --out w --preferences 320 --sft 1500 --prompts 64 --heldout 32 --test 64")
     tokalign(cwd, "edit w/preferences --out edits")
-    tokalign(cwd, f"train-sft w/sft --model tiny --out sft {CONFIG} --steps 120 --batch-size 16")
+    tokalign(cwd, f"train-sft w/sft --model tiny --out sft {CONFIG} --steps 100 --batch-size 16")
     tokalign(cwd, f"diff edits --tokenizer sft --out labels {CONFIG}")
     for level in ("token", "sequence"):
         tokalign(cwd, f"train-rm labels --model sft --level {level} --out rm-{level} {CONFIG} --epochs 2")

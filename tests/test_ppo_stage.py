@@ -105,7 +105,7 @@ def test_what_looks_like_hacking_is_said_aloud(there: Path) -> None:
     work = (
         f"train-ppo prompts --policy policy --reward-model long:long --granularity sequence --value-lr 1e-2 {options}"
     )
-    done = run(there, f"{work} --steps 12 --out hacked")
+    done = run(there, f"{work} --steps 9 --out hacked")
     assert done.returncode == 0, done.stderr
     warned = stats(there / "hacked")["warnings"]
     assert warned
