@@ -70,7 +70,9 @@ class DiffConfig(LabelOptions, TemplateOptions, ReadOptions, StageOptions):
 
     edits: str = option(..., "edits: an artifact, a file or a dataset id", role="input", positional=True)
     tokenizer: str = option(
-        ..., "model folder or hub id whose tokenizer to use; tiny trains a small tokenizer on EDITS", role="input"
+        ...,
+        "model folder, GGUF file or hub id whose tokenizer to use; tiny trains a small tokenizer on EDITS",
+        role="input",
     )
     vocab: int = option(4096, "with --tokenizer tiny: maximum vocabulary size", low=300)
     max_length: int = option(2048, "maximum tokens of prompt and response; longer rows are skipped and counted", low=2)
@@ -89,7 +91,7 @@ class TrainSftConfig(SupervisedOptions, TemplateOptions, ReadOptions, StageOptio
         role="input",
         positional=True,
     )
-    model: str = option(..., "model folder or hub id; tiny trains a small Llama from scratch", role="input")
+    model: str = option(..., "model folder, GGUF file or hub id; tiny trains a small Llama from scratch", role="input")
     vocab: int = option(4096, "with --model tiny: maximum vocabulary size", low=300)
     lr: float = option(2e-5, "peak learning rate of AdamW", low=0)
     epochs: float = option(3.0, "passes over the data; used if --steps is 0", low=0)
@@ -105,7 +107,7 @@ class TrainRmConfig(RewardModelOptions, SupervisedOptions, TemplateOptions, Read
         role="input",
         positional=True,
     )
-    model: str = option(..., "model folder or hub id; tiny trains a small Llama from scratch", role="input")
+    model: str = option(..., "model folder, GGUF file or hub id; tiny trains a small Llama from scratch", role="input")
     vocab: int = option(4096, "with --model tiny on preferences: maximum vocabulary size", low=300)
     cut_prompts: bool = option(False, "cut the beginning of a prompt that is too long, instead of skipping the row")
     heldout: float = option(
@@ -128,7 +130,7 @@ class GenerateConfig(SamplingOptions, ComputeOptions, TemplateOptions, ReadOptio
         positional=True,
     )
     prompt: list[str] = option([], "a prompt, instead of PROMPTS; repeatable", role="input", env=False)
-    policy: str = option(..., "policy folder or hub id", role="input")
+    policy: str = option(..., "policy folder, GGUF file or hub id", role="input")
     n: int = option(1, "responses per prompt; with --reward-model only the best one is kept", low=1)
     reward_model: str | None = option(
         None, "reward model folder or hub id that selects the best of n; unset: keep all", role="input"
@@ -149,7 +151,7 @@ class ScoreConfig(ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
     reward_model: str = option(..., "reward model folder or hub id", role="input")
     tokenizer: str | None = option(
         None,
-        "model folder or hub id with another tokenizer: map the rewards to its tokens, by characters; unset: the "
+        "model folder, GGUF file or hub id with another tokenizer: map the rewards to its tokens, by characters; unset: the "
         "reward model's own",
         role="input",
     )
@@ -178,7 +180,7 @@ class TrainPpoConfig(PpoOptions, TemplateOptions, ReadOptions, StageOptions):
         positional=True,
     )
     policy: str = option(
-        ..., "policy to start from, folder or hub id; also the reference of the KL penalty", role="input"
+        ..., "policy to start from, folder, GGUF file or hub id; also the reference of the KL penalty", role="input"
     )
     reward_model: list[str] = option(
         ...,

@@ -158,7 +158,7 @@ def is_rows(path: str) -> bool:
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
-    """Return the lineage of a model: an artifact, a folder, or a hub id (identified by its name only).
+    """Return the lineage of a model: an artifact, a folder, a GGUF file, or a hub id (identified by its name only).
 
     Raises:
         InputError: the model is damaged or of another kind, or loading it exceeds the limits.
@@ -174,6 +174,8 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
         check_model(folder)
         hashes = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return {"kind": "model", "version": None, "sha256": hash_json(hashes), "path": path}
+    if folder.is_file():  # GGUF; loading it checks it
+        return {"kind": "model", "version": None, "sha256": sha256(folder), "path": path}
     return {"kind": "model", "version": None, "sha256": f"name:{path}", "path": path}
 
 

@@ -18,6 +18,7 @@ from transformers import (
 
 from tokalign.errors import InputError, first_line
 from tokalign.models import lora
+from tokalign.models.gguf import folder_of
 from tokalign.models.heads import model_class
 from tokalign.models.tokenizer import Tokenizer
 
@@ -93,7 +94,7 @@ def load_model(
 
     Args:
         auto: an ``AutoModel`` class.
-        source: a folder or a hub id.
+        source: a folder, a GGUF file or a hub id.
         dtype: type of the weights, such as ``float32``.
         whole: raise an error if the head's weights are missing.
         to_use: the model is for inference. In half precision its LoRA adapters, if it has any, are then kept
@@ -103,11 +104,12 @@ def load_model(
     Raises:
         InputError: the model cannot be loaded.
     """
-    adapter = Path(source) / ADAPTER
+    place = folder_of(source)
+    adapter = Path(place) / ADAPTER
     separate = to_use and dtype != "float32" and adapter.is_dir()
     try:
         model, found = auto.from_pretrained(
-            str(source),
+            place,
             dtype=torch.float32 if separate else getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
@@ -156,7 +158,7 @@ def places_of(source: str | Path) -> int | None:
     """:func:`positions` of a causal language model, without loading weights; None also if the model cannot be read."""
     try:
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
             return positions(AutoModelForCausalLM.from_config(config))
     except Exception:  # loading the model reports the error
         return None
@@ -204,7 +206,9 @@ def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kw
         InputError: the model cannot be loaded.
     """
     try:
-        auto = model_class(AutoConfig.from_pretrained(str(source), trust_remote_code=False), level)
+        auto = model_class(AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False), level)
+    except InputError:
+        raise
     except Exception as e:  # the library can raise anything for a malformed configuration
         raise InputError(
             f"cannot read the configuration of model {str(source)!r}: {first_line(e)}",

@@ -21,6 +21,7 @@ from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import TINY_TEMPLATE, missing_role, prepare, select_template
 from tokalign.models.control_tokens import BYTE, THOUGHT, ControlTokens
 from tokalign.models.decoding import Decoder
+from tokalign.models.gguf import folder_of
 
 PLAIN_TEMPLATE = "{role}: {content}\n\n"
 """Format of a turn if the tokenizer has no chat template. ``Assistant:\\n`` follows the last turn."""
@@ -116,7 +117,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path, options: TemplateOptions | None = None) -> "Tokenizer":
-        """Load a tokenizer from a folder or a hub id. ``options`` and errors: see the class.
+        """Load a tokenizer from a folder, a GGUF file or a hub id. ``options`` and errors: see the class.
 
         Raises:
             InputError: there is no usable tokenizer.
@@ -126,16 +127,17 @@ class Tokenizer:
         from transformers.utils import logging
 
         logging.set_verbosity_error()  # warnings would print unescaped text from the folder
+        place = folder_of(source)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         except Exception as e:  # the library can raise anything for a malformed folder
             raise InputError(
                 f"no tokenizer at {str(source)!r}: {first_line(e)}",
-                remedy="use a model folder, a hub id (needs network access), or `tiny`",
+                remedy="use a model folder, a GGUF file, a hub id (needs network access), or `tiny`",
             ) from e
         from_artifact = is_artifact(Path(source)) or is_artifact(Path(source).parent)
         # A configuration without EOS has its class's default, which may be an ordinary token.
-        ends = [i for i in _ends(str(source)) if i in tokenizer.added_tokens_decoder]
+        ends = [i for i in _ends(place) if i in tokenizer.added_tokens_decoder]
         return cls(tokenizer, str(source), ends, options, from_artifact)
 
     def save(self, folder: Path) -> None:
