@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError
-from tokalign.models import loading
+from tokalign.models import loading, sampler
 from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
@@ -276,3 +276,28 @@ def test_a_policy_with_learnt_places_refuses_what_is_longer(tokenizer: Tokenizer
     assert len(respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=22), [0], 1)) == 1
     with pytest.raises(InputError, match="at most 32 tokens, but a prompt has 10 and --max-new-tokens is 23"):
         respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=23), [0], 1)
+
+
+@pytest.mark.parametrize("size", [3, 255, 256, 257, 1000, 40_000])
+@pytest.mark.parametrize("top_p", [1.0, 0.3])
+def test_a_draw_is_that_of_the_whole_cumulative_distribution(size: int, top_p: float) -> None:
+    torch.manual_seed(size)
+    logits, uniforms = 3 * torch.randn(32, size), torch.rand(32)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-24])
+    logits[2, : size // 2] = logits[3, -1] = -torch.inf
+    logp = (logits.double() / 0.7).log_softmax(-1)
+    probs = logp.exp()
+    if top_p < 1:
+        ranked, order = probs.sort(-1, descending=True)
+        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    ends = probs.cumsum(-1)
+    expected = torch.searchsorted(ends, uniforms.double()[:, None] * ends[:, -1:], right=True)
+    expected = expected.minimum((probs > 0).cumsum(1).argmax(1, keepdim=True))  # rounding alone passes the last
+    tokens, scores = sampler.draw(logits.clone(), 0.7, top_p, uniforms)
+    assert (tokens[:, None] != expected).sum() <= 1, "rounding may decide between neighbours"
+    assert (probs.gather(1, tokens[:, None]) > 0).all()
+    assert torch.allclose(scores.double(), logp.gather(1, tokens[:, None]).squeeze(1), atol=2e-6)
+    best, score = sampler.draw(logits.clone(), 0.0, 1.0, uniforms)
+    assert (best == logits.argmax(-1)).all()
+    assert torch.allclose(score, logits.log_softmax(-1).max(-1).values, atol=1e-5)

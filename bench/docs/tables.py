@@ -418,6 +418,7 @@ def benchmarks(_: Result) -> str:
     """Table of all benchmarks, one line per ratio."""
     names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human", "muon_speed")
     ppo, memory, reward, diffs, paid, person, muon = map(load, names)
+    logits = load("logits_memory")
     ratios_by_benchmark = [
         (
             ppo,
@@ -439,6 +440,11 @@ def benchmarks(_: Result) -> str:
     ]
     ratios_by_benchmark += [
         (person, "time of the annotation page's live diff relative to the diff alone", [person["live_over_diff"]]),
+        (
+            logits,
+            "memory of an update with 151,936 tokens of vocabulary relative to 8,192 (logits in parts / whole)",
+            [logits["ratios"][k] for k in ("in parts", "whole")],
+        ),
         (person, "time of the annotation page with 10,000 rows relative to 10", [person["many_over_few"]]),
     ]
     rows = [

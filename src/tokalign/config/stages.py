@@ -151,8 +151,8 @@ class ScoreConfig(ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
     reward_model: str = option(..., "reward model folder or hub id", role="input")
     tokenizer: str | None = option(
         None,
-        "model folder, GGUF file or hub id with another tokenizer: map the rewards to its tokens, by characters; unset: "
-        "the reward model's own",
+        "model folder, GGUF file or hub id with another tokenizer: map the rewards to its tokens, by characters; unset "
+        "keeps the reward model's",
         role="input",
     )
     reward: Reading = option(

@@ -4,14 +4,21 @@ Policy and value model are causal and batches are padded on the right, so respon
 attention mask is passed, which allows the fastest attention kernel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from tokalign.models import distributed
 from tokalign.models.batch import Batch
+
+WHOLE = 2**23
+"""Logits that are computed at a time: 32 MB in float32."""
 
 
 class TokenStats(NamedTuple):
@@ -53,23 +60,91 @@ def response_logprobs(
     """
     mask = batch.response_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
-    with logits_at(policy, rows, batch.positions(-1)[mask]) as states:
-        logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., :size]
-    logp = (logits.float() if temperature == 1 else logits.float() / temperature).log_softmax(-1)  # (N, V)
-    del logits  # the largest tensor
-    logprobs = logp.gather(1, batch.response_ids[mask][:, None]).squeeze(1)
-    entropies = _entropy(logp.detach()) if entropy else None
-    values = value_head(states[0]).squeeze(-1).float() if value_head is not None else None
+    places, targets = batch.positions(-1)[mask], batch.response_ids[mask]
+
+    def statistics(logits: Tensor, targets: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+        """(n, V), (n,) and (n, hidden) → (n,) each: log-probabilities, entropies, values and best."""
+        logits = logits[..., :size].float()
+        logp = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        del logits  # the largest tensor
+        none = logp.new_empty(0)
+        return (
+            logp.gather(1, targets[:, None]).squeeze(1),
+            _entropy(logp.detach()) if entropy else none,
+            value_head(states).squeeze(-1).float() if value_head is not None else none,
+            logp.max(-1).values if best else none,
+        )
+
+    embeddings = len(policy.get_output_embeddings().weight)
+    body = _separate_body(policy) if len(targets) * embeddings > WHOLE else None
+    if body is not None:
+        per_part = max(1, WHOLE // embeddings)
+        found = _in_parts(policy, body, batch.input_ids, rows, places, targets, statistics, per_part)
+    else:
+        with logits_at(policy, rows, places) as states:
+            logits = policy(input_ids=batch.input_ids, use_cache=False).logits
+        found = statistics(logits, targets, states[0])
 
     def scatter(x: Tensor) -> Tensor:
         return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, x)
 
+    logprobs, entropies, values, highest = found
     return TokenStats(
         scatter(logprobs),
-        None if entropies is None else scatter(entropies),
-        None if values is None else scatter(values),
-        scatter(logp.max(-1).values) if best else None,
+        scatter(entropies) if entropy else None,
+        scatter(values) if value_head is not None else None,
+        scatter(highest) if best else None,
     )
+
+
+def _separate_body(policy: Any) -> Any:
+    """The module whose states ``policy.forward`` gives to the output layer; None if it cannot be called separately."""
+    body = policy.get_decoder()
+    if distributed.sharded() or body is None or body is policy:
+        return None
+    calls: list[Any] = []
+    handle = body.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        with torch.no_grad():
+            policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
+    finally:
+        handle.remove()
+    return body if calls else None
+
+
+def _in_parts(
+    policy: Any,
+    body: Any,
+    input_ids: Tensor,
+    rows: Tensor,
+    places: Tensor,
+    targets: Tensor,
+    statistics: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+    size: int,
+) -> tuple[Tensor, ...]:
+    """Compute ``statistics`` of ``size`` positions at a time, whose logits are computed again in the backward pass.
+
+    The body runs once. What follows it, the output layer with any scaling or capping by the architecture, runs for
+    each part: the policy's own ``forward``, with a body that returns the states of that part.
+    """
+    output = body(input_ids=input_ids, use_cache=False)
+    states = output.last_hidden_state[rows, places]
+
+    def part(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        shell, seen = copy(output), list[Tensor]()
+        shell.last_hidden_state = states[None]
+        handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        body.forward = lambda *_, **__: shell
+        try:
+            logits = policy(input_ids=input_ids[:1, :1], use_cache=False).logits
+        finally:
+            handle.remove()
+            del body.forward
+        return statistics(logits[0], targets, seen[0][0])
+
+    run = partial(checkpoint, part, use_reentrant=False) if torch.is_grad_enabled() else part
+    parts = [run(s, t) for s, t in zip(torch.split(states, size), torch.split(targets, size), strict=True)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 @contextmanager

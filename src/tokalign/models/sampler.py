@@ -198,14 +198,13 @@ def sample(
                 .logits[:, -1, : tokenizer.size]
                 .float()
             )
-            logp = (logits / (options.temperature or 1.0)).log_softmax(-1)
-            token = draw(logp, options.temperature, options.top_p, uniforms[live, t])
+            token, logp = draw(logits, options.temperature, options.top_p, uniforms[live, t])
             state = states.pop()
             if value_head is not None:
                 values[live, t] = value_head(state).squeeze(-1).float()
             running = ~done[live]
             tokens[live, t] = torch.where(running, token, tokenizer.pad_id)
-            logps[live, t] = torch.where(running, logp.gather(1, token[:, None]).squeeze(1), 0.0)
+            logps[live, t] = torch.where(running, logp, 0.0)
             ended = running & torch.isin(token, ends)
             lengths[live[ended]] = t + 1
             done[live[ended]] = True
@@ -234,26 +233,69 @@ def uniform_numbers(seeds: Sequence[int], length: int) -> Tensor:
     return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
-def draw(logp: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> Tensor:
-    """Sample a token for each row by inverting the cumulative distribution.
+WIDTH = 256
+"""Tokens whose probabilities are summed before one of them is selected."""
+
+
+def draw(logits: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample a token for each row by inverting the cumulative distribution, and score it.
+
+    Sums of chunks of the vocabulary select a chunk, and cumulative sums within that chunk select the token: no row
+    needs the cumulative sums of its whole vocabulary.
 
     Args:
-        logp: (B, V) log-probabilities at the sampling temperature.
-        temperature: 0 selects the most likely token.
+        logits: (B, V) float32; overwritten.
+        temperature: logits are divided by it; 0 selects the most likely token.
         top_p: probability mass of the most likely tokens to sample from; 1: all tokens.
         uniforms: (B,) uniform random numbers in [0, 1).
 
     Returns:
-        (B,) long: token ids.
+        (B,) long token ids, and their (B,) log-probabilities at the temperature, before ``top_p``.
     """
-    if temperature == 0:
-        return logp.argmax(-1)
-    probs = logp.exp()
-    if top_p < 1:
-        ranked, order = probs.sort(-1, descending=True)
-        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # keep the token that crosses top_p
-        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    wide = torch.float32 if probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    cumulative = probs.to(wide).cumsum(-1)
-    at = torch.searchsorted(cumulative, uniforms.to(wide)[:, None] * cumulative[:, -1:], right=True)
-    return at.clamp(max=probs.shape[1] - 1).squeeze(1)
+    if temperature not in (0, 1):
+        logits /= temperature
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    top = logits.max(-1, keepdim=True)
+    token = top.indices.squeeze(1)
+    chosen = torch.zeros_like(token, dtype=torch.float32)  # logits of the tokens, less the highest of their rows
+    weights = logits.sub_(top.values)
+    if temperature:
+        scores, weights = weights, weights.exp()
+        sums = _chunk_sums(weights, wide)
+        total = sums.sum(-1)
+        if top_p < 1:
+            ranked, order = weights.sort(-1, descending=True)
+            ranked[ranked.cumsum(-1) - ranked >= top_p * total[:, None]] = 0  # keep the token that crosses top_p
+            weights = torch.zeros_like(weights).scatter_(-1, order, ranked)
+            sums = _chunk_sums(weights, wide)
+        token = _invert(weights, sums, uniforms.to(wide))
+        chosen = scores.gather(1, token[:, None]).squeeze(1)
+    else:
+        total = _chunk_sums(weights.exp_(), wide).sum(-1)
+    return token, (chosen - total.log()).float()
+
+
+def _chunk_sums(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, V) → (B, C): sums of chunks of :data:`WIDTH` columns; the last chunk may be smaller."""
+    whole = weights.shape[1] // WIDTH * WIDTH
+    sums = weights[:, :whole].reshape(len(weights), -1, WIDTH).sum(-1, dtype=dtype)
+    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True, dtype=dtype)], 1)
+
+
+def _invert(weights: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
+    """(B,) column at which the cumulative sum of each row of ``weights`` (B, V) exceeds ``uniforms`` of its total."""
+    ends = sums.cumsum(-1)
+    wanted = uniforms[:, None] * ends[:, -1:]
+    chunk = torch.searchsorted(ends, _below(wanted, ends), right=True)
+    rest = wanted - (ends - sums).gather(1, chunk)
+    columns = chunk * WIDTH + torch.arange(WIDTH, device=weights.device)
+    inside = columns < weights.shape[1]
+    found = torch.where(inside, weights.gather(1, columns.clamp(max=weights.shape[1] - 1)), 0.0)
+    within = found.to(sums.dtype).cumsum(-1)
+    return (chunk * WIDTH + torch.searchsorted(within, _below(rest, within), right=True)).squeeze(1)
+
+
+def _below(wanted: Tensor, cumulative: Tensor) -> Tensor:
+    """``wanted`` (B, 1), kept below the last of ``cumulative`` (B, N): rounding must not select what has no weight."""
+    last = cumulative[:, -1:]
+    return wanted.clamp(min=0).minimum(torch.nextafter(last, torch.zeros_like(last)))

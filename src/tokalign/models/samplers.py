@@ -107,9 +107,8 @@ def uncached(
         rows_of_batch = torch.arange(len(live), device=device)
         with logits_at(policy, rows_of_batch, batch.last) as states:
             logits = policy(input_ids=batch.input_ids, use_cache=False).logits[..., : tokenizer.size].float()
-        logp = (logits / (options.temperature or 1.0)).log_softmax(-1)
-        token = draw(logp, options.temperature, options.top_p, uniforms[live, t])
-        chosen = logp.gather(1, token[:, None]).squeeze(1).tolist()
+        token, logp = draw(logits, options.temperature, options.top_p, uniforms[live, t])
+        chosen = logp.tolist()
         new_values = value_head(states[0]).squeeze(-1).float().tolist() if value_head is not None else chosen
         for i, new, p, v in zip(live, token.tolist(), chosen, new_values, strict=True):
             rows[i].append(new)
