@@ -301,3 +301,31 @@ def test_a_draw_is_that_of_the_whole_cumulative_distribution(size: int, top_p: f
     best, score = sampler.draw(logits.clone(), 0.0, 1.0, uniforms)
     assert (best == logits.argmax(-1)).all()
     assert torch.allclose(score, logits.log_softmax(-1).max(-1).values, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_prompt_that_occurs_several_times_is_read_once(
+    policy: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, dropped: int
+) -> None:
+    first, second = tokenizer.prompts(["Where is the map?", "What is it, and where? Say both."])
+    prompts = [first, second, first, first, second][dropped:]
+    options, seeds = SamplingOptions(max_new_tokens=12), list(range(len(prompts)))
+    head = torch.nn.Linear(policy.config.hidden_size, 1)
+    alone = [sample(policy, [p], [s], tokenizer, options, head)[0] for p, s in zip(prompts, seeds, strict=True)]
+    read: list[tuple[int, ...]] = []
+    forward = policy.forward
+
+    def watched(**given: Any) -> Any:
+        read.append(tuple(given["input_ids"].shape))
+        return forward(**given)
+
+    monkeypatch.setattr(policy, "forward", watched)
+    together = sample(policy, prompts, seeds, tokenizer, options, head)
+    assert read[0] == (2, len(second))
+    assert read[1][0] == len(prompts)
+    assert [s.ids for s in together] == [s.ids for s in alone]
+    for ours, expected in zip(together, alone, strict=True):
+        for found, wanted in ((ours.logprobs, expected.logprobs), (ours.values, expected.values)):
+            assert found is not None
+            assert wanted is not None
+            assert torch.allclose(found, wanted, atol=1e-5)

@@ -418,14 +418,14 @@ def benchmarks(_: Result) -> str:
     """Table of all benchmarks, one line per ratio."""
     names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human", "muon_speed")
     ppo, memory, reward, diffs, paid, person, muon = map(load, names)
-    logits = load("logits_memory")
+    logits, sampler = load("logits_memory"), load("sampler")
     ratios_by_benchmark = [
         (
             ppo,
             "speed of a PPO step relative to TRL 1.10.0 (separate / shared value model)",
             [ppo["ratios"][k] for k in ("separate", "shared")],
         ),
-        (ppo, "speed of the built-in sampler relative to `generate`", [ppo["ratios"]["sampler"]]),
+        (ppo, "speed of the built-in sampler relative to `generate`, tiny model", [ppo["ratios"]["sampler"]]),
         (memory, "memory of PPO with `--lora` relative to four models", [memory["shares"]["lora"]]),
         (reward, "speed of sequence-level `train-rm` relative to TRL's `RewardTrainer`", [reward["sequence_over_trl"]]),
         (reward, "speed of token-level relative to sequence-level `train-rm`", [reward["token_over_sequence"]]),
@@ -440,6 +440,16 @@ def benchmarks(_: Result) -> str:
     ]
     ratios_by_benchmark += [
         (person, "time of the annotation page's live diff relative to the diff alone", [person["live_over_diff"]]),
+        (
+            sampler,
+            "speed of the built-in sampler relative to `generate`, SmolLM2-135M-Instruct (dequantised from Q4_1)",
+            [sampler["over_generate"]],
+        ),
+        (
+            sampler,
+            "time to read a prompt of 400 tokens for 8 responses relative to 8 prompts",
+            [sampler["shared_over_different"]],
+        ),
         (
             logits,
             "memory of an update with 151,936 tokens of vocabulary relative to 8,192 (logits in parts / whole)",

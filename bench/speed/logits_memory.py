@@ -90,8 +90,8 @@ def main() -> None:
     ratios = {
         name: round(sizes[str(VOCABULARIES[1])] / sizes[str(VOCABULARIES[0])], 2) for name, sizes in found.items()
     }
-    command = "python bench/speed/logits_memory.py"
-    result = {"command": command, "rows": ROWS, "tokens": LENGTH, "peak_mb": found, "ratios": ratios}
+    line = "python bench/speed/logits_memory.py"
+    result = {"command": line, "rows": ROWS, "tokens": LENGTH, "peak_mb": found, "ratios": ratios}
     (RESULTS / "logits_memory.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(ratios)
 

@@ -38,7 +38,7 @@ class _Growing(DynamicLayer):  # type: ignore[misc]
         )
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` (N,) of the batch."""
+        """Keep the rows ``indices`` (N,) of the batch, in their order; a row may occur several times."""
         if self.get_seq_length():
             filled = self.keys.shape[-2]
             self._storage = [buffer[indices] for buffer in self._storage]
@@ -46,7 +46,10 @@ class _Growing(DynamicLayer):  # type: ignore[misc]
 
 
 def keep_rows(cache: Any, rows: Tensor) -> None:
-    """Keep the rows (N,) of a cached batch, in place: keys, values and the states of linear attention."""
+    """Keep the rows (N,) of a cached batch, in place: keys, values and the states of linear attention.
+
+    A row may occur several times in ``rows``.
+    """
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):  # batch_select_indices leaves its states unchanged
             layer.reorder_cache(rows)

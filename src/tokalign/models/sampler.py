@@ -164,13 +164,16 @@ def sample(
 ) -> list[Sampled]:
     """The built-in :class:`Sampler`. ``temperature`` 0 selects the most likely token.
 
-    Each response has its own random numbers, so it does not depend on the other responses in its batch.
+    Each response has its own random numbers, so it does not depend on the other responses in its batch. A prompt that
+    occurs several times is read once.
     """
     device = next(policy.parameters()).device
     width, max_new = max(map(len, prompts)), options.max_new_tokens
+    row_of: dict[tuple[int, ...], int] = {}
+    copies = [row_of.setdefault(tuple(p), len(row_of)) for p in prompts]
     # Pad prompts on the left, so that the next token of every row is in the same column.
-    input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-    lens = torch.tensor([len(p) for p in prompts], device=device)
+    input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in row_of], device=device)
+    lens = torch.tensor([len(p) for p in row_of], device=device)
     mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     uniforms = uniform_numbers(seeds, max_new).to(device)
@@ -198,8 +201,12 @@ def sample(
                 .logits[:, -1, : tokenizer.size]
                 .float()
             )
-            token, logp = draw(logits, options.temperature, options.top_p, uniforms[live, t])
             state = states.pop()
+            if t == 0 and len(row_of) < len(prompts):
+                rows = torch.tensor(copies, device=device)
+                logits, state, mask, positions = logits[rows], state[rows], mask[rows], positions[rows]
+                keep_rows(cache, rows)
+            token, logp = draw(logits, options.temperature, options.top_p, uniforms[live, t])
             if value_head is not None:
                 values[live, t] = value_head(state).squeeze(-1).float()
             running = ~done[live]
