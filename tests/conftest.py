@@ -11,6 +11,7 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests/soak.py forks: a child of a process with more would wait for ever
+gc.disable()  # until all is imported: there is nothing to collect
 settings.register_profile("tokalign", deadline=None, derandomize=True)
 settings.load_profile("tokalign")
 
@@ -43,8 +44,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the Trainer collects garbage in every run, and need not look at it again."""
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -111,8 +111,10 @@ def serve(path: str) -> None:
     from tokalign.cli import main
 
     sys.path.pop(0)  # this folder
+    gc.disable()
     load_everything()
     gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
