@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -102,14 +103,20 @@ def _separate_body(policy: Any) -> Any:
     body = policy.get_decoder()
     if distributed.sharded() or body is None or body is policy:
         return None
-    calls: list[Any] = []
-    handle = body.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
-        with torch.no_grad():
-            policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
-    finally:
-        handle.remove()
-    return body if calls else None
+    if policy not in _CALLS_BODY:  # some models call a part of their decoder directly
+        calls: list[Any] = []
+        handle = body.register_forward_pre_hook(lambda *_: calls.append(1))
+        try:
+            with torch.no_grad():
+                policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
+        finally:
+            handle.remove()
+        _CALLS_BODY[policy] = bool(calls)
+    return body if _CALLS_BODY[policy] else None
+
+
+_CALLS_BODY: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+"""Whether a model calls the module that ``get_decoder`` returns."""
 
 
 def _in_parts(

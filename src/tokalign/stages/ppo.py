@@ -43,7 +43,7 @@ def run(config: TrainPpoConfig) -> StageResult:
     """Train a policy. The result is the checkpoint with the highest win rate on ``--eval-prompts``, or the last one.
 
     Returns:
-        The manifest; None in all but the main process.
+        The manifest; an empty result in all but the main process.
     """
     # 1. Check the options and read the prompts.
     _check_options(config)

@@ -42,7 +42,7 @@ def run(config: TrainRmConfig) -> StageResult:
     """Train a reward model, and compute its metrics on the held-out prompts.
 
     Returns:
-        The manifest; None in all but the main process.
+        The manifest; an empty result in all but the main process.
     """
     # 1. Open the labels or preferences.
     data = _data(config)

@@ -27,7 +27,7 @@ def run(config: TrainSftConfig) -> StageResult:
     """Train on −log p(response | prompt), averaged over the response tokens of a batch.
 
     Returns:
-        The manifest; None in all but the main process.
+        The manifest; an empty result in all but the main process.
     """
     # 1. Read the data.
     data = _read(config)
