@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from tokalign.runtime.dashboard import WIDTH, Dashboard, spark
+from tokalign.runtime.progress import pace
 
 METRICS = {
     "reward": 1.5, "kl": 0.25, "length": 40.0, "entropy": 0.5, "explained_variance": 0.9, "clip_fraction": 0.1,
@@ -51,3 +52,10 @@ def test_off_a_terminal_a_plain_line_is_said_now_and_then(
     with Dashboard("train-ppo", 3, quiet=True) as board:
         board.advance(1, **METRICS)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(12.34, "12.3/s"), (1.0, "1.0/s"), (0.4, "2.5 s each"), (0.01, "100.0 s each"), (0.0, "0.0/s")]
+)
+def test_a_slow_step_is_shown_in_seconds(rate: float, shown: str) -> None:
+    assert pace(rate) == shown

@@ -54,11 +54,11 @@ class Progress:
         rate = (self.done - self._before) / max(now - self._start, 1e-9)
         extra = " ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, total=self.total, rate=f"{rate:.1f}/s {extra}")
+            self._bar.update(self._task, completed=self.done, total=self.total, rate=f"{pace(rate)} {extra}")
         elif not self.quiet and now - self._printed >= EVERY:
             self._printed = now
             left = (self.total - self.done) / max(rate, 1e-9)
-            print(f"{self.label}: {self.done}/{self.total} {rate:.1f}/s {extra} {left:.0f} s left", file=sys.stderr)
+            print(f"{self.label}: {self.done}/{self.total} {pace(rate)} {extra} {left:.0f} s left", file=sys.stderr)
 
     def parts(self, items: Iterable[Sized]) -> Iterator[Sized]:
         """Yield ``items``; advance by the length of each when the next one is requested."""
@@ -71,3 +71,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def pace(rate: float) -> str:
+    """Format items per second; below one per second, as seconds per item."""
+    return f"{rate:.1f}/s" if rate >= 1 or rate <= 0 else f"{1 / rate:.1f} s each"
