@@ -36,13 +36,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "tokalign" / "gguf"
 
 
+def folders(cache: Path) -> list[Path]:
+    """Models and what is left of others; a lock is neither."""
+    return [p for p in cache.glob("*") if p.is_dir()] + [p for p in cache.glob(".*") if p.is_dir()]
+
+
 def rotated(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Rows of queries and keys in the order in which llama.cpp keeps them."""
     return weight.reshape(HEADS, 2, WIDTH // HEADS // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
-def written(path: Path) -> LlamaForCausalLM:
-    """A small Llama with a byte-level tokenizer, written to a GGUF file as llama.cpp's converter does."""
+def written(path: Path, leave_out: str = "-", parts: int = 1, blocks: int = LAYERS) -> LlamaForCausalLM:
+    """A small Llama with a byte-level tokenizer, written to a GGUF file as llama.cpp's converter does.
+
+    Tensors whose name begins with ``leave_out`` are left out.
+    """
     from gguf import GGUFWriter, TokenType
 
     backend = shipped.byte_level("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -58,7 +66,9 @@ def written(path: Path) -> LlamaForCausalLM:
     out = GGUFWriter(str(path), "llama")
     out.add_context_length(256)
     out.add_embedding_length(WIDTH)
-    out.add_block_count(LAYERS)
+    out.add_block_count(blocks)
+    if parts > 1:
+        out.add_uint16("split.count", parts)
     out.add_feed_forward_length(64)
     out.add_head_count(HEADS)
     out.add_head_count_kv(HEADS)
@@ -75,14 +85,16 @@ def written(path: Path) -> LlamaForCausalLM:
     out.add_eos_token_id(ids["<|im_end|>"])
     out.add_chat_template(TEMPLATE)
     for name, weight in model.state_dict().items():
-        parts = name.removeprefix("model.").removesuffix(".weight").split(".")
+        place = name.removeprefix("model.").removesuffix(".weight").split(".")
         array = weight.numpy()
-        if parts[0] == "layers":
-            inner = ".".join(parts[2:])
+        if place[0] == "layers":
+            inner = ".".join(place[2:])
             array = rotated(array) if inner in ("self_attn.q_proj", "self_attn.k_proj") else array
-            out.add_tensor(f"blk.{parts[1]}.{NAMES[inner]}.weight", array)
-        elif parts != ["lm_head"]:
-            out.add_tensor({"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]], array)
+            inner = f"blk.{place[1]}.{NAMES[inner]}.weight"
+            if not inner.startswith(leave_out):
+                out.add_tensor(inner, array)
+        elif place != ["lm_head"]:
+            out.add_tensor({"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[place[0]], array)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -103,7 +115,7 @@ def test_a_file_is_the_model_and_the_tokenizer_that_were_written_to_it(
     (response,) = tokenizer.responses([text])
     assert tokenizer.decode(response.ids) == text
     assert tokenizer.render("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert len(list(cache.iterdir())) == 1, "converted once, and nothing else is left"
+    assert len(folders(cache)) == 1, "converted once, and nothing else is left"
     assert not capsys.readouterr().err
 
 
@@ -116,14 +128,20 @@ def test_a_name_is_not_needed_and_another_file_is_another_model(cache: Path) -> 
     assert gguf.folder_of("blob") != first
     assert gguf.folder_of("plain") == "plain"
     assert gguf.folder_of("owner/name") == "owner/name"
-    assert len(list(cache.iterdir())) == 2
+    assert len(folders(cache)) == 2
 
 
-@pytest.mark.parametrize("damage", ["junk", "cut", "absent"])
+@pytest.mark.parametrize("damage", ["junk", "cut", "absent", "layer missing", "one of two", "a million layers"])
 def test_what_is_no_gguf_is_refused_and_leaves_nothing(cache: Path, tmp_path: Path, damage: str) -> None:
     if damage == "cut":
         written(Path("m.gguf"))
         Path("m.gguf").write_bytes(Path("m.gguf").read_bytes()[:3000])
+    if damage == "layer missing":
+        written(Path("m.gguf"), leave_out="blk.1.")
+    if damage == "one of two":
+        written(Path("m.gguf"), parts=2)
+    if damage == "a million layers":
+        written(Path("m.gguf"), blocks=1_000_000)
     if damage == "junk":
         Path("m.gguf").write_bytes(b"not a model at all")
     done = run(tmp_path, "generate", "--prompt", "Hi", "--policy", "m.gguf", "--out", "g")
@@ -131,13 +149,22 @@ def test_what_is_no_gguf_is_refused_and_leaves_nothing(cache: Path, tmp_path: Pa
     assert "m.gguf" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("g").exists()
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not folders(cache)
+
+
+def test_what_lies_beside_the_file_is_not_read(cache: Path) -> None:
+    model = written(Path("m.gguf"))
+    Path("adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "/nowhere"}))
+    Path("config.json").write_text("{}")
+    (cache / "rest").mkdir(parents=True)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.allclose(loading.load_policy("m.gguf")(ids).logits, model(ids).logits, atol=1e-5)
 
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     written(Path("m.gguf"))
     monkeypatch.setitem(sys.modules, "gguf", None)
-    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.is_gguf_available", lambda *_: False)
     with pytest.raises(InputError, match="needs the package gguf"):
         gguf.folder_of("m.gguf")
 

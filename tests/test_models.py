@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokalign.config.options import SamplingOptions
-from tokalign.errors import InputError
+from tokalign.errors import InputError, TokalignError
 from tokalign.models import loading, sampler
 from tokalign.models.batch import PASS, Batch, by_length
 from tokalign.models.policy import response_logprobs, response_values
@@ -329,3 +329,12 @@ def test_a_prompt_that_occurs_several_times_is_read_once(
             assert found is not None
             assert wanted is not None
             assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_and_no_traceback(
+    policy: Any, tokenizer: Tokenizer, wrong: float
+) -> None:
+    torch.nn.init.constant_(policy.get_output_embeddings().weight, wrong)
+    with pytest.raises(TokalignError, match="not finite"):
+        sample(policy, tokenizer.prompts(["Hi"]), [0], tokenizer, SamplingOptions(max_new_tokens=2))

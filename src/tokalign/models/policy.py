@@ -106,8 +106,9 @@ def _separate_body(policy: Any) -> Any:
     if policy not in _CALLS_BODY:  # some models call a part of their decoder directly
         calls: list[Any] = []
         handle = body.register_forward_pre_hook(lambda *_: calls.append(1))
+        devices = [policy.device] if policy.device.type == "cuda" else []
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(devices=devices):  # dropout draws as it would without this
                 policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
         finally:
             handle.remove()

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokalign.artifacts.schemas import PromptRow
 from tokalign.config.options import SamplingOptions
 from tokalign.data.rows import Rows
-from tokalign.errors import InputError
+from tokalign.errors import InputError, TokalignError
 from tokalign.models.batch import by_length
 from tokalign.models.kv_cache import growing_cache, keep_rows
 from tokalign.models.loading import positions
@@ -228,9 +228,21 @@ def sample(
             positions = positions[:, -1:] + 1
     finally:
         handle.remove()
-    tokens, logps, values = tokens.cpu(), logps.cpu(), values.cpu()
+    return _sampled(tokens, lengths, done, logps, None if value_head is None else values)
+
+
+def _sampled(tokens: Tensor, lengths: Tensor, done: Tensor, logps: Tensor, values: Tensor | None) -> list[Sampled]:
+    """Cut the rows (B, T) of a batch of responses to their lengths.
+
+    Raises:
+        TokalignError: a log-probability is not finite.
+    """
+    tokens, logps = tokens.cpu(), logps.cpu()
+    if not logps.isfinite().all():
+        raise TokalignError("the policy's logits are not finite", remedy="use --dtype float32 or bfloat16")
+    kept = None if values is None else values.cpu()
     return [
-        Sampled(tokens[i, :n].tolist(), end, logps[i, :n], None if value_head is None else values[i, :n])
+        Sampled(tokens[i, :n].tolist(), end, logps[i, :n], None if kept is None else kept[i, :n])
         for i, (n, end) in enumerate(zip(lengths.tolist(), done.tolist(), strict=True))
     ]
 
@@ -293,13 +305,14 @@ def _invert(weights: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
     """(B,) column at which the cumulative sum of each row of ``weights`` (B, V) exceeds ``uniforms`` of its total."""
     ends = sums.cumsum(-1)
     wanted = uniforms[:, None] * ends[:, -1:]
-    chunk = torch.searchsorted(ends, _below(wanted, ends), right=True)
+    chunk = torch.searchsorted(ends, _below(wanted, ends), right=True).clamp(max=sums.shape[1] - 1)
     rest = wanted - (ends - sums).gather(1, chunk)
     columns = chunk * WIDTH + torch.arange(WIDTH, device=weights.device)
     inside = columns < weights.shape[1]
     found = torch.where(inside, weights.gather(1, columns.clamp(max=weights.shape[1] - 1)), 0.0)
     within = found.to(sums.dtype).cumsum(-1)
-    return (chunk * WIDTH + torch.searchsorted(within, _below(rest, within), right=True)).squeeze(1)
+    column = chunk * WIDTH + torch.searchsorted(within, _below(rest, within), right=True)
+    return column.clamp(max=weights.shape[1] - 1).squeeze(1)
 
 
 def _below(wanted: Tensor, cumulative: Tensor) -> Tensor:
