@@ -225,10 +225,7 @@ def fit(
         data_collator=collate,
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, options.warmup)),
     )
-    if trainer.is_fsdp_enabled and (options.lora or early):
-        raise UsageError(
-            "--lora and --patience do not work with FSDP", remedy="use torchrun without FSDP, or drop these options"
-        )
+    _check_fsdp(trainer, whole_weights=options.lora or early is not None)
     trainer.batches = batches
     trainer.parts = partial(microbatches, examples=examples, counts=counts, collate=collate, size=options.microbatch)
     trainer.model_accepts_loss_kwargs = False  # the loss module divides by the right total itself
@@ -265,6 +262,23 @@ def fit(
         recompute_activations(model, on=False)
     model.eval()
     return fitted, model
+
+
+def _check_fsdp(trainer: Trainer, *, whole_weights: bool) -> None:
+    """Refuse settings of FSDP with which a run would fail after its last step.
+
+    Raises:
+        UsageError: whole weights are needed while training, or only sharded ones would be saved.
+    """
+    if not trainer.is_fsdp_enabled:
+        return
+    if whole_weights:
+        raise UsageError(
+            "--lora and --patience do not work with FSDP", remedy="use torchrun without FSDP, or omit these options"
+        )
+    kind = str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
+    if "FULL_STATE_DICT" not in kind:
+        raise UsageError(f"FSDP would save {kind}", remedy="accelerate launch --fsdp_state_dict_type FULL_STATE_DICT")
 
 
 def _arguments(options: SupervisedOptions, steps: int, folder: Path, *, on_cpu: bool) -> TrainingArguments:
