@@ -95,7 +95,7 @@ format: install
 data: install
 	$(BIN)/python -m tests.samples
 
-# Measure the paper's three claims on the playground: five seeds, all arms tuned over the same grid. Resumable.
+# Measure the paper's three claims on the playground: five seeds, both kinds of PPO tuned with four runs each. Resumable.
 paper: install
 	$(BIN)/python bench/results/paper.py
 

@@ -17,8 +17,15 @@ from pydantic import TypeAdapter
 import tokalign
 from tests.conftest import ROOT
 from tokalign.config.commands import COMMANDS
-from tokalign.config.options import Options, Role, StageOptions, option_name
-from tokalign.config.stages import EditConfig, EvalWinrateConfig, PlaygroundConfig, ShowConfig, TrainPpoConfig
+from tokalign.config.options import Options, Role, StageOptions, is_required, option_name
+from tokalign.config.stages import (
+    EditConfig,
+    EvalWinrateConfig,
+    PlaygroundConfig,
+    ShowConfig,
+    TrainPpoConfig,
+    TrainSftConfig,
+)
 from tokalign.errors import UsageError
 
 SOURCE = Path(inspect.getfile(tokalign)).parent
@@ -232,3 +239,9 @@ def test_choices_are_named() -> None:
     assert e.value.remedy == "give one of rules, recorded, claude, human"
     with pytest.raises(UsageError, match="--reward-model is 'rm'"):
         TrainPpoConfig(prompts="x", policy="p", reward_model="rm", out=Path("y"))  # type: ignore[arg-type]
+
+
+def test_defaults_hold_lists_too() -> None:
+    """An option that an older version did not have counts as its default, whatever its type."""
+    assert TrainSftConfig.defaults()["template_arg"] == []
+    assert all(f.name in TrainSftConfig.defaults() for f in fields(TrainSftConfig) if not is_required(f))

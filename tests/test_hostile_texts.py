@@ -192,7 +192,7 @@ def test_places_of_older_models(name: str) -> None:
     config = (
         OpenAIGPTConfig(vocab_size=99, **shape) if name == "openai-gpt" else CTRLConfig(vocab_size=99, dff=32, **shape)
     )
-    assert loading.positions(AutoModelForCausalLM.from_config(config)) == 24
+    assert loading.max_positions(AutoModelForCausalLM.from_config(config)) == 24
 
 
 def test_a_sampler_that_fails_leaves_no_hook(policy: Any, tokenizer: Tokenizer) -> None:

@@ -63,7 +63,7 @@ def test_parts_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     whole, expected = scored(model, head, batch)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda *args: seen.append(args[2].numel()))
-    monkeypatch.setattr(policies, "WHOLE", 4 * 90)
+    monkeypatch.setattr(policies, "MAX_LOGITS", 4 * 90)
     parts, gradients = scored(model, head, batch)
     assert max(seen) <= 4 * 90, "four positions at a time, in the backward pass too"
     for a, b in zip([*whole, *expected], [*parts, *gradients], strict=True):

@@ -271,7 +271,7 @@ def test_a_policy_with_learnt_places_refuses_what_is_longer(tokenizer: Tokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=tokenizer.size, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
-    assert loading.positions(gpt2) == 32
+    assert loading.max_positions(gpt2) == 32
     prompts = [[5] * 10]
     assert len(respond(gpt2, tokenizer, prompts, SamplingOptions(max_new_tokens=22), [0], 1)) == 1
     with pytest.raises(InputError, match="at most 32 tokens, but a prompt has 10 and --max-new-tokens is 23"):

@@ -37,7 +37,7 @@ from tokalign.models.reward import RewardModel
 from tokalign.models.reward_functions import ModelReward, UserReward
 from tokalign.models.sampler import new_seeds, sample
 from tokalign.models.samplers import SAMPLERS, choose
-from tokalign.models.tokenizer import Tokenizer, same_reading
+from tokalign.models.tokenizer import Tokenizer, same_tokenization
 from tokalign.stages import diff, generate, ppo, reward, sft, winrate
 
 QUESTION = [{"role": "user", "content": "Name a bird."}]
@@ -82,7 +82,7 @@ def test_that_end_stays_with_everything_that_is_made_with_the_model() -> None:
         assert Tokenizer.load(level).ends == [1, 4]
     sft.run(TrainSftConfig(data="edits.jsonl", model="m", steps=1, out=Path("sft"), **TINY))
     assert (Tokenizer.load("sft").eos_id, Tokenizer.load("labels/tokenizer").eos_id) == (4, 4)
-    assert same_reading(Tokenizer.load("sft"), Tokenizer.load("token"))
+    assert same_tokenization(Tokenizer.load("sft"), Tokenizer.load("token"))
 
 
 def test_an_end_that_is_not_flagged_as_special_is_no_text() -> None:
@@ -274,7 +274,7 @@ def test_arguments_of_a_template_are_written_into_it() -> None:
     diff.run(DiffConfig(edits=data, tokenizer="sft", out=Path("labels"), quiet=True))
     rm = {"labels": "labels", "model": "sft", "level": "token", "steps": 1, "heldout": 0.0}
     reward.run(TrainRmConfig(out=Path("rm"), **rm, **TINY))  # type: ignore[arg-type]
-    assert same_reading(Tokenizer.load("rm"), Tokenizer.load("sft"))
+    assert same_tokenization(Tokenizer.load("rm"), Tokenizer.load("sft"))
     for other in (["enable_thinking=true"], ["enable_thinking=false", "tools=1"]):
         with pytest.raises(UsageError, match="sft was made with enable_thinking=false"):
             Tokenizer.load("sft", TemplateOptions(template_arg=other))
@@ -426,7 +426,7 @@ def test_prompts_that_one_side_cannot_answer_are_left_out_for_all() -> None:
 def test_places_of_models_that_bound_them(name: str) -> None:
     config: Any = GPTJConfig(vocab_size=99, n_embd=32, n_layer=1, n_head=2, n_positions=24, rotary_dim=4)
     model = AutoModelForCausalLM.from_config(config if name == "gptj" else shipped.gpt2(99))
-    most = loading.positions(model)
+    most = loading.max_positions(model)
     assert most == {"gptj": 24, "gpt2": 48}[name]
     with torch.no_grad():
         model(input_ids=torch.zeros(1, most, dtype=torch.long))

@@ -12,7 +12,7 @@ from tokalign.core.words import split
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 MODELS = {"chosen": "sequence, chosen pairs", "edited": "sequence, edited pairs", "token": "token"}
-"""Display names of the reward models of the headline result."""
+"""Display names of the reward models of docs/results/paper.json."""
 
 Result = dict[str, Any]
 
@@ -307,7 +307,7 @@ def effects(result: Result, **changes: str) -> str:
 
 
 def sequence_accuracy(result: Result) -> str:
-    """Clause with the held-out accuracy (edited over original) of the headline's sequence-level reward models."""
+    """Clause with the held-out accuracy (edited over original) of the sequence-level reward models of `paper.json`."""
     of = [statistics.mean(s["edited_over_original"][model] for s in result["seeds"]) for model in ("chosen", "edited")]
     shares = f"{100 * min(of):.1f} to {100 * max(of):.1f} %"
     return f"scores the edited response above the original in {shares} of held-out pairs"
@@ -447,7 +447,8 @@ def benchmarks(_: Result) -> str:
         ),
         (
             sampler,
-            "time to read a prompt of 400 tokens for 8 responses relative to 8 prompts",
+            f"time to read 16 prompts of {sampler['prompt_tokens']} tokens, two of them 8 times each, relative to 16 "
+            "different ones",
             [sampler["shared_over_different"]],
         ),
         (

@@ -1,4 +1,4 @@
-"""Token-level against sequence-level PPO over several seeds, both tuned over the same grid. Resumable.
+"""Token-level against sequence-level PPO over several seeds, each tuned with four runs. Resumable.
 
 Each seed has its own world, policy and reward models. Both arms are trained for the same number of steps on the same
 prompts and tuned with four runs. The setting of each arm (for the sequence arm, also the training pairs of its reward

@@ -38,7 +38,7 @@ def measure(vocabulary: int, whole: bool) -> float:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     if whole:
-        policy.WHOLE = 2**62
+        policy.MAX_LOGITS = 2**62
     batch = Batch.of([([1] * 8, [2 + k for k in range(LENGTH)]) for _ in range(ROWS)], 0)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)

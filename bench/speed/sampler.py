@@ -1,17 +1,15 @@
 """The built-in sampler on a real model: against ``generate``, and with prompts that occur several times.
 
-SmolLM2-135M-Instruct, dequantised from Q4_1 (see bench/results/smollm2.py), in bfloat16, one thread. Times are CPU
-seconds; medians of three runs in turn. Writes docs/results/sampler.json.
+SmolLM2-135M-Instruct, dequantised from Q4_1 (see smollm2.py), in bfloat16, one thread. Times are CPU
+seconds; medians of three runs in turn.
 
-    python bench/speed/sampler.py [--prompts 64] [--tokens 64]
+    python bench/speed/sampler.py [--prompts 64] [--tokens 64] [--out docs/results/sampler.json]
 """
 
 import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from smollm2 import fetch
 
 from tokalign.config.options import SamplingOptions
 from tokalign.models import loading
@@ -28,7 +27,6 @@ from tokalign.models.sampler import sample
 from tokalign.models.samplers import generate
 from tokalign.models.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNS, COPIES, LONG = 3, 8, 400
 
 
@@ -69,12 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    fetched = subprocess.run(
-        [sys.executable, ROOT / "bench" / "results" / "smollm2.py"], check=True, capture_output=True, text=True
-    )
-    source = fetched.stdout.splitlines()[-1]
+    source = fetch()
     tokenizer, policy = Tokenizer.load(source), loading.load_policy(source, "bfloat16")
     asked = [f"Tell me a long story about the number {k} and its friends." for k in range(args.prompts)]
     speed = speeds(policy, tokenizer, tokenizer.prompts(asked), args.tokens)
@@ -85,13 +81,16 @@ def main() -> None:
         "machine": platform.machine(),
         "prompts": args.prompts,
         "tokens": args.tokens,
+        "prompt_tokens": LONG,
+        "copies": COPIES,
         "tokens_per_cpu_second": speed,
         "seconds_to_read": read,
         "over_generate": round(median(speed["built-in"]) / median(speed["generate"]), 2),
         "shared_over_different": round(median(read["shared"]) / median(read["different"]), 2),
     }
-    (ROOT / "docs" / "results" / "sampler.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

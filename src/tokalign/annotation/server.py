@@ -255,7 +255,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self.finished or signals.asked()
+        return await super().on_tick(counter) or self.finished or bool(signals.received())
 
 
 def serve(

@@ -77,7 +77,7 @@ class RowFile:
             StoppedError: SIGINT or SIGTERM was received; the state has been saved.
         """
         self.taken += rows
-        if signals.asked() or time.monotonic() - self._saved >= EVERY:
+        if signals.received() or time.monotonic() - self._saved >= EVERY:
             self._save()
         signals.check()
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -89,8 +89,9 @@ class Writer:
         rows: Mapping[str, Any],
         stats: Mapping[str, Any] | None = None,
         usage: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> Manifest:
-        """Write the manifest, which finishes the artifact, and return it."""
+        """Write the manifest, which finishes the artifact, and return it. ``notes`` become a part of its ``stats``."""
         files = []
         counted = self._rows.files if self._rows else {"data.jsonl": rows["out"]}
         names = [name for name in self.space.names() if (self.folder / name).is_file() and name != PROGRESS]
@@ -100,6 +101,7 @@ class Writer:
             sync(path)
             entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
             files.append({**entry, "rows": counted[name]} if name in counted else entry)
+        told = {**(stats or {}), **({"notes": list(notes)} if notes else {})}
         plan = self.space.plan
         manifest = Manifest(
             kind=self.kind,
@@ -113,7 +115,7 @@ class Writer:
             inputs=self.inputs,
             files=files,
             rows={"skipped": 0, "failed": 0, "reasons": {}, **rows},
-            stats=stats_schemas.check(self.kind, finite(dict(stats or {}))),
+            stats=stats_schemas.check(self.kind, finite(told)),
             usage=dict(usage or {}),
             libraries={n: metadata.version(n) for n in _LIBRARIES if n in sys.modules},
             seconds=round(plan.spent + time.perf_counter() - self._start, 3),

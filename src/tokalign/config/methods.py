@@ -1,4 +1,4 @@
-"""Options of editors, judges, reward models and PPO. The output folder is not among them."""
+"""Options of editors, judges, labels, reward models and PPO. Nothing here says where results go."""
 
 from dataclasses import Field, dataclass
 from pathlib import Path
@@ -125,14 +125,9 @@ class RewardModelOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoOptions(LoraOptions, SamplingOptions, ComputeOptions, RunOptions):
-    """Options of PPO: rewards, losses, optimisation."""
+class RewardOptions(Options):
+    """How the output of a token-level reward model becomes rewards."""
 
-    granularity: Granularity = option(
-        "token",
-        "where rewards are placed: at every token, at the last token of each sentence (segment), or at the last "
-        "token of the response (sequence)",
-    )
     reward: Reading = option(
         "expected",
         "token-level models: reward p(good) - p(bad) (expected), or the most likely class as -1, 0 or 1 (discrete)",
@@ -141,6 +136,17 @@ class PpoOptions(LoraOptions, SamplingOptions, ComputeOptions, RunOptions):
         "none",
         "token-level models: share a reward among the tokens of its word, or of its span (neighbouring tokens whose "
         "rewards have the same sign)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoOptions(RewardOptions, LoraOptions, SamplingOptions, ComputeOptions, RunOptions):
+    """Options of PPO: rewards, losses, optimisation."""
+
+    granularity: Granularity = option(
+        "token",
+        "where rewards are placed: at every token, at the last token of each sentence (segment), or at the last "
+        "token of the response (sequence)",
     )
     batch_size: int = option(64, "prompts per rollout, over all processes", low=1)
     epochs: int = option(2, "passes over each rollout", low=1)

@@ -6,7 +6,7 @@ of an option decides what happens when a command runs again on an existing outpu
 * ``rows``: affects the result; another value is refused without ``--fresh``.
 * ``more``: like ``rows``, but a larger value continues the run from where it ended.
 * ``run``: affects how the work is done or shown; recorded, never compared.
-* ``input``: a path; its content is compared, by hash.
+* ``input``: names an input (a path, a dataset revision, a prompt); what it refers to is compared, by hash.
 * ``out``: the output path.
 """
 
@@ -96,8 +96,9 @@ class Options:
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Return the defaults of all options that have one, as plain JSON values by name."""
-        plain = [f for f in fields(cls) if f.default is not MISSING]
-        return {f.name: _plain(f.default) for f in plain}
+        made = {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+        plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+        return {name: _plain(value) for name, value in (plain | made).items()}
 
 
 @cache
@@ -205,7 +206,10 @@ class ComputeOptions(Options):
     """Device and precision of models."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", role="run")
-    dtype: Dtype = option("float32", "data type of computation and of frozen weights; trained weights stay in float32")
+    dtype: Dtype = option(
+        "float32",
+        "data type of computation, frozen weights and the saved model; weights in training are float32",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

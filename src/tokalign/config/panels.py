@@ -46,8 +46,6 @@ _BY_COMMAND = {
     ("TrainPpoConfig", "reward_model"): "Rewards",
     ("EvalWinrateConfig", "reward_model"): "Judge",
     ("EvalWinrateConfig", "batch_size"): "Sampling",
-    ("EvalWinrateConfig", "model"): "Claude",
-    ("EditConfig", "model"): "Claude",
 }
 """Exceptions: dataclass and option → heading."""
 _PANEL = {name: panel for panel, names in _BY_HEADING.items() for name in names.split()}

@@ -12,10 +12,9 @@ from tokalign.config.methods import (
     EditOptions,
     JudgeOptions,
     LabelOptions,
-    Normalise,
     PpoOptions,
-    Reading,
     RewardModelOptions,
+    RewardOptions,
 )
 from tokalign.config.options import (
     ComputeOptions,
@@ -139,7 +138,7 @@ class GenerateConfig(SamplingOptions, ComputeOptions, TemplateOptions, ReadOptio
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
+class ScoreConfig(RewardOptions, ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
     """Options of ``tokalign score``."""
 
     responses: str = option(
@@ -154,15 +153,6 @@ class ScoreConfig(ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
         "model folder, GGUF file or hub id with another tokenizer: map the rewards to its tokens, by characters; unset "
         "keeps the reward model's",
         role="input",
-    )
-    reward: Reading = option(
-        "expected",
-        "token-level models: reward p(good) - p(bad) (expected), or the most likely class as -1, 0 or 1 (discrete)",
-    )
-    normalise: Normalise = option(
-        "none",
-        "token-level models: share a reward among the tokens of its word, or of its span (neighbouring tokens whose "
-        "rewards have the same sign)",
     )
     batch_size: int = option(32, "responses per forward pass; affects memory and speed only", low=1, role="run")
     max_length: int = option(2048, "maximum tokens of prompt and response; longer rows are skipped and counted", low=2)

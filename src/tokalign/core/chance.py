@@ -22,7 +22,8 @@ def against_chance(stats: Mapping[str, Any], pairs: str = "edited") -> Finding:
     """Compare the held-out metrics of a reward model with chance (0.5), by their 95 % intervals.
 
     A token-level model is above chance if the interval of edited over original is above 0.5, or the intervals of both
-    areas under the ROC curve are. A sequence-level model is above chance if the interval of its training pairs is.
+    areas under the ROC curve are. A sequence-level model is above chance if the interval of its training pairs is (of
+    edited over original, if it was trained on both).
 
     Args:
         stats: ``stats`` of the reward model's manifest.

@@ -27,7 +27,7 @@ from tokalign.core.words import Ints, Words, bounds, composed, number, split
 
 Tag = Literal["equal", "replace", "insert", "delete"]
 Spans = NDArray[np.int32]
-BAD, NEUTRAL, GOOD = -1, 0, 1
+BAD, GOOD = -1, 1
 NEVER = 2.0
 """Value of :attr:`AlignOptions.whole` that no share of changed words reaches."""
 

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 2000
-"""Number of bootstrap resamples."""
+"""Number of bootstrap resamples of a mean."""
+_AREA_DRAWS = 500
+"""Number of bootstrap resamples of an AUROC."""
 _GRID = 1000
 """Number of steps to which scores are rounded for the interval of an AUROC."""
 
@@ -43,7 +45,7 @@ def auroc_interval(scores: Sequence[Any], truths: Sequence[Any], seed: int = 0) 
             counts[row, side] = np.bincount(place[np.asarray(truth) == bool(side)], minlength=_GRID + 1)
     if not counts.sum((0, 2)).all():
         return None
-    drawn = np.tensordot(_weights(len(scores), seed, 500), counts, 1)  # (draws, 2, grid)
+    drawn = np.tensordot(_weights(len(scores), seed, _AREA_DRAWS), counts, 1)  # (draws, 2, grid)
     false, true = drawn[:, 0], drawn[:, 1]
     below = np.cumsum(false, axis=1) - false / 2  # a tie counts half
     areas = (true * below).sum(1) / np.maximum(true.sum(1) * false.sum(1), 1)

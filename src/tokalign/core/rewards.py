@@ -143,8 +143,12 @@ def pair_accuracy(better: Sequence[float], worse: Sequence[float]) -> float | No
     """Share of pairs (0 to 1) whose better response has the higher score. A tie counts half. None without pairs."""
     if not better:
         return None
-    wins = sum(1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True))
-    return wins / len(better)
+    return sum(wins(better, worse)) / len(better)
+
+
+def wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
+    """Of each pair, whether the better response has the higher score: 1, 0, or 0.5 for a tie."""
+    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
 def class_report(predicted: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:

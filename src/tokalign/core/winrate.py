@@ -94,9 +94,9 @@ def of_orders(reference_first: Sequence[float | None], candidate_first: Sequence
 
     Returns:
         ``n_disagreements``: number of pairs with a win in one order and a loss in the other. In percent, None if no
-        pair has both verdicts: ``same_position``, the share of these disagreements (the same position is preferred);
-        ``agreement``, the share of pairs with the same verdict in both orders; ``prefers_first``, how often the
-        response shown first is preferred, with a tie as half.
+        pair has both verdicts: ``same_position``, the share of pairs that disagree so (the same position
+        is preferred); ``agreement``, the share of pairs with the same verdict in both orders; ``prefers_first``, how
+        often the response shown first is preferred, with a tie as half.
 
     Raises:
         ValueError: the lengths differ.

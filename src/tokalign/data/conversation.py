@@ -14,7 +14,8 @@ class UnusableError(ValueError):
     """The row cannot be used. There are few different messages, so that skipped rows can be counted by message."""
 
 
-ENDS = "the talk ends with the user"
+ENDS = "the conversation ends with a user turn"
+NO_ANSWER = "the conversation does not end with an assistant turn"
 _ROLES = {
     "human": "user", "prompter": "user", "user": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
@@ -164,7 +165,7 @@ def reply_of(cell: Any, column: str) -> list[Turn]:
     else:
         return [{"role": "assistant", "content": text_of(cell, column)}]
     if turns[-1]["role"] != "assistant":
-        raise UnusableError(ENDS if turns[-1]["role"] == "user" else "the talk does not end with the assistant")
+        raise UnusableError(ENDS if turns[-1]["role"] == "user" else NO_ANSWER)
     return turns
 
 

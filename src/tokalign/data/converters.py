@@ -11,6 +11,7 @@ from typing import Any
 from tokalign.data.columns import TRANSCRIPT, Raw, is_prompt_name
 from tokalign.data.conversation import (
     ENDS,
+    NO_ANSWER,
     Turn,
     UnusableError,
     marked,
@@ -140,7 +141,7 @@ def _from_conversation(raw: Raw, *names: str) -> Made:
     last = turns[-1]
     if last["role"] == "assistant":
         return _demonstration(turns[:-1], last["content"])
-    wrong = ENDS if last["role"] == "user" else "the talk does not end with the assistant"
+    wrong = ENDS if last["role"] == "user" else NO_ANSWER
     return {"prompt": plain(turns), "unusable": wrong}
 
 
@@ -264,7 +265,7 @@ def llama_factory(raw: Raw) -> Made:
         assert context is not None
         if context[-1]["role"] == "assistant":
             if len(reply_of(raw.get("chosen"), "chosen")) == 1:
-                raise UnusableError("the talk before the answers ends with the assistant")
+                raise UnusableError("the conversation before the answers ends with an assistant turn")
             context = None  # the responses repeat the conversation
         return _pair_of(context, raw.get("chosen"), raw.get("rejected"), raw)
     instruction = _with_input(raw)

@@ -1,1 +1,1 @@
-"""Tokenization, policies, reward models, sampling and training."""
+"""Tokenizers, chat templates, policies, reward models and sampling."""

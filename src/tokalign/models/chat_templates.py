@@ -95,7 +95,9 @@ def select_template(found: Any, source: str) -> str | None:
 def prepare(
     template: str, options: TemplateOptions, render: Render, source: str, *, from_artifact: bool = False
 ) -> Prepared:
-    """Write chat template options into a template that does not contain settings yet.
+    """Write chat template options into a template.
+
+    The template of an artifact, or one with recorded settings, is returned unchanged.
 
     Args:
         template: the tokenizer's template.

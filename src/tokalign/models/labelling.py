@@ -1,16 +1,13 @@
 """Map the edits of responses onto their tokens."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from tokalign.config.methods import Unit
 from tokalign.core import diff
 from tokalign.core.diff import AlignOptions
 from tokalign.core.words import Words
 from tokalign.models.tokenizer import Tokens
-
-Unit = Literal["word", "token"]
 
 
 def compare(

@@ -138,7 +138,7 @@ def load_policy(source: str | Path, dtype: str = "float32", *, to_use: bool = Fa
     return load_model(AutoModelForCausalLM, source, dtype, to_use=to_use)
 
 
-def positions(model: Any) -> int | None:
+def max_positions(model: Any) -> int | None:
     """Maximum number of tokens a model can read, given by its learned positions; None if it has no such limit."""
     found = []
     for name, module in model.named_modules():
@@ -154,19 +154,19 @@ def positions(model: Any) -> int | None:
     return min(found, default=None)
 
 
-def places_of(source: str | Path) -> int | None:
-    """:func:`positions` of a causal language model, without loading weights; None also if the model cannot be read."""
+def max_positions_of(source: str | Path) -> int | None:
+    """:func:`max_positions` of a causal language model, without loading weights; None also if it cannot be read."""
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
-            return positions(AutoModelForCausalLM.from_config(config))
+            return max_positions(AutoModelForCausalLM.from_config(config))
     except Exception:  # loading the model reports the error
         return None
 
 
-def longest(model: Any, limit: int) -> int:
+def max_row_length(model: Any, limit: int) -> int:
     """Maximum length of a row in tokens: ``limit``, or the model's maximum if that is lower."""
-    available = positions(model)
+    available = max_positions(model)
     return limit if available is None else min(limit, available)
 
 

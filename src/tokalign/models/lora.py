@@ -17,7 +17,7 @@ from tokalign.errors import InputError
 _HEADS = ("score", "classifier")
 _OUTPUTS = (*_HEADS, "lm_head", "embed_out")
 POLICY, VALUE, REWARD = "default", "value", "reward"
-"""Adapter names. peft saves the adapter ``default`` at the top level of a folder."""
+"""Adapter names; a number follows REWARD. peft saves the adapter ``default`` at the top level of a folder."""
 
 
 def _config(model: Any, options: LoraOptions) -> Any:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tokalign.models import distributed
 from tokalign.models.batch import Batch
 
-WHOLE = 2**23
+MAX_LOGITS = 2**23
 """Logits that are computed at a time: 32 MB in float32."""
 
 
@@ -77,9 +77,9 @@ def response_logprobs(
         )
 
     embeddings = len(policy.get_output_embeddings().weight)
-    body = _separate_body(policy) if len(targets) * embeddings > WHOLE else None
+    body = _separate_body(policy) if len(targets) * embeddings > MAX_LOGITS else None
     if body is not None:
-        per_part = max(1, WHOLE // embeddings)
+        per_part = max(1, MAX_LOGITS // embeddings)
         found = _in_parts(policy, body, batch.input_ids, rows, places, targets, statistics, per_part)
     else:
         with logits_at(policy, rows, places) as states:

@@ -27,10 +27,10 @@ def renderable(rows: Rows[R], tokenizers: Iterable[Tokenizer], strict: bool = Fa
         InputError: no row is left, or, with ``strict``, a row cannot be rendered.
     """
     notes: Counter[str] = Counter()
-    strict_tokenizers = [tokenizer for tokenizer in tokenizers if tokenizer.can_refuse]
+    refusing = [tokenizer for tokenizer in tokenizers if tokenizer.can_refuse]
 
     def why_not(row: Any) -> str:
-        for tokenizer in strict_tokenizers:
+        for tokenizer in refusing:
             text, reason = tokenizer.rendering(row.prompt)
             if reason:
                 return reason
@@ -43,7 +43,7 @@ def renderable(rows: Rows[R], tokenizers: Iterable[Tokenizer], strict: bool = Fa
                 notes[f"a prompt ends within thoughts (<think>) that {opened_by} opens"] += 1
         return ""
 
-    if not strict_tokenizers:
+    if not refusing:
         return Renderable(rows, [])
     found = rows.where(why_not, strict)
     return Renderable(found, [f"in {n} rows {note}" for note, n in notes.items()])

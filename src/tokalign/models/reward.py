@@ -14,8 +14,8 @@ from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
 from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
-from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, positions
+from tokalign.models.batch import Batch, Pair, by_length
+from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, max_positions
 from tokalign.models.tokenizer import Tokenizer
 
 
@@ -65,7 +65,7 @@ class RewardModel:
 
     def __post_init__(self) -> None:
         if self.most is None:
-            self.most = positions(self.model)
+            self.most = max_positions(self.model)
 
     @classmethod
     def load(
@@ -173,10 +173,6 @@ class Ratings:
 
     rewards: list[Tensor]
     probs: list[Tensor] | None
-
-    def padded(self, width: int) -> Tensor:
-        """(B, width): rewards, padded with zeros on the right."""
-        return pad_rows(self.rewards, width)
 
     @property
     def sums(self) -> list[float]:

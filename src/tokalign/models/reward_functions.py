@@ -20,7 +20,7 @@ from tokalign.errors import InputError, UsageError
 from tokalign.models.batch import Pair
 from tokalign.models.function_names import is_function
 from tokalign.models.reward import RewardModel
-from tokalign.models.tokenizer import Tokenizer, same_reading
+from tokalign.models.tokenizer import Tokenizer, same_tokenization
 from tokalign.runtime import invocation
 from tokalign.runtime.disk import sha256
 
@@ -187,7 +187,9 @@ def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[li
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):
             m.model.to(device)
-            reward_functions.append(ModelReward(m, Path(source).name, not same_reading(tokenizers[0], m.tokenizer)))
+            reward_functions.append(
+                ModelReward(m, Path(source).name, not same_tokenization(tokenizers[0], m.tokenizer))
+            )
         else:
             reward_functions.append(m)
     return reward_functions, tokenizers[0]

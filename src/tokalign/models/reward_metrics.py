@@ -60,7 +60,9 @@ Room = Callable[[Sequence[int], int], list[int] | None]
 def evaluate(
     model: RewardModel, rows: list[TokenLabels], align: diff.AlignOptions, room: Room = lambda prompt, _: list(prompt)
 ) -> dict[str, Any]:
-    """Compute metrics on held-out rows, with 95 % intervals (``ci95``) from a bootstrap over rows or edits.
+    """Compute metrics on held-out rows.
+
+    95 % intervals (``ci95``) are from a bootstrap over rows, responses (AUROC) or edits.
 
     * ``edited_over_original``, ``chosen_over_rejected``: pair accuracy by the mean (with ``ci95``) and by the sum of
       the token rewards, and the number of pairs. For a sequence-level model both are its score.
@@ -153,14 +155,10 @@ def _take(ratings: Ratings, rows: list[int]) -> Ratings:
 def _accuracy(better: Ratings, worse: Ratings) -> dict[str, Any]:
     return {
         "mean": rewards.pair_accuracy(better.means, worse.means),
-        "ci95": mean_interval(_wins(better.means, worse.means)),
+        "ci95": mean_interval(rewards.wins(better.means, worse.means)),
         "sum": rewards.pair_accuracy(better.sums, worse.sums),
         "pairs": len(better.rewards),
     }
-
-
-def _wins(better: Sequence[float], worse: Sequence[float]) -> list[float]:
-    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
 def _flips(
@@ -181,7 +179,7 @@ def _flips(
                 by_kind[kind].append(len(pairs))
                 pairs.append((prompt, text.ids))
                 full.append(total)
-    wins = _wins(full, model.rate(pairs).sums)
+    wins = rewards.wins(full, model.rate(pairs).sums)
 
     def accuracy(at: Sequence[int]) -> dict[str, Any]:
         selected = [wins[i] for i in at]

@@ -16,7 +16,7 @@ from tokalign.data.rows import Rows
 from tokalign.errors import InputError, TokalignError
 from tokalign.models.batch import by_length
 from tokalign.models.kv_cache import growing_cache, keep_rows
-from tokalign.models.loading import positions
+from tokalign.models.loading import max_positions
 from tokalign.models.tokenizer import Tokenizer
 
 
@@ -91,7 +91,7 @@ def respond(
     Raises:
         InputError: a prompt with its response is longer than the policy can read.
     """
-    limit, longest = positions(policy), max(map(len, prompts), default=0)
+    limit, longest = max_positions(policy), max(map(len, prompts), default=0)
     if limit is not None and longest + options.max_new_tokens > limit:
         raise InputError(
             f"the policy reads at most {limit} tokens, but a prompt has {longest} and --max-new-tokens is "
@@ -164,8 +164,8 @@ def sample(
 ) -> list[Sampled]:
     """The built-in :class:`Sampler`. ``temperature`` 0 selects the most likely token.
 
-    Each response has its own random numbers, so it does not depend on the other responses in its batch. A prompt that
-    occurs several times is read once.
+    Each response has its own random numbers, so in float32 it does not depend on the other responses in its batch
+    (half precision rounds differently). A prompt that occurs several times is read once.
     """
     device = next(policy.parameters()).device
     width, max_new = max(map(len, prompts)), options.max_new_tokens

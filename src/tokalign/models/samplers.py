@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models.batch import Batch, Pair
-from tokalign.models.loading import positions
+from tokalign.models.loading import max_positions
 from tokalign.models.policy import logits_at, response_logprobs
 from tokalign.models.sampler import Sampled, Sampler, draw, sample, uniform_numbers
 from tokalign.models.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def choose(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: s
 def _problem(sampler: Sampler, policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> str:
     """Compare a sampler's most likely tokens with the forward pass without a cache; return the problem, or ""."""
     texts = [r.ids[:-1] or r.ids for r in tokenizer.responses(_PROBES)]
-    limit = positions(policy)
+    limit = max_positions(policy)
     max_new = _TOKENS if limit is None else max(1, min(_TOKENS, limit - 2))
     prompts = texts if limit is None else [ids[: limit - max_new] for ids in texts]
     greedy = replace(options, temperature=0.0, top_p=1.0, max_new_tokens=max_new)

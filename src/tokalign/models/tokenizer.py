@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokalign.artifacts.manifest import is_artifact
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.options import TemplateOptions
+from tokalign.core.words import bounds
 from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import TINY_TEMPLATE, missing_role, prepare, select_template
@@ -287,7 +288,7 @@ class Tokenizer:
 
     def tokens(self, texts: Sequence[str], encodings: Sequence[Any]) -> Tokens:
         """Convert the results of :meth:`encode` for ``texts`` to arrays, with EOS added."""
-        rows = np.concatenate([[0], np.cumsum([len(e) + 1 for e in encodings], dtype=np.int64)])
+        rows = bounds([len(e) + 1 for e in encodings])
         total = int(rows[-1])
         last = [self.eos_id]
         ids = chain.from_iterable(chain(e.ids, last) for e in encodings)
@@ -347,7 +348,7 @@ def _ends(source: str) -> list[int]:
     return [i for i in several if isinstance(i, int) and not isinstance(i, bool) and i >= 0]
 
 
-def same_reading(a: Tokenizer, b: Tokenizer) -> bool:
+def same_tokenization(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether two tokenizers give the same ids for the same prompts and responses."""
     return same_tokenizer(a, b) and a.hf_tokenizer.chat_template == b.hf_tokenizer.chat_template
 

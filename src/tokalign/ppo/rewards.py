@@ -12,7 +12,7 @@ from tokalign.models import distributed, loading, lora
 from tokalign.models.function_names import is_function
 from tokalign.models.reward import RewardModel
 from tokalign.models.reward_functions import ModelReward, RewardFunction, UserReward, function
-from tokalign.models.tokenizer import Tokenizer, same_reading
+from tokalign.models.tokenizer import Tokenizer, same_tokenization
 from tokalign.ppo.networks import Networks, OnAdapter
 
 
@@ -55,7 +55,7 @@ def _model(source: str, name: str, adapter: str, tokenizer: Tokenizer, networks:
     model.model.to(networks.device).requires_grad_(False)
     if distributed.sharded():
         distributed.shard(model.model, getattr(torch, options.dtype))
-    return ModelReward(model, name, not same_reading(tokenizer, model.tokenizer))
+    return ModelReward(model, name, not same_tokenization(tokenizer, model.tokenizer))
 
 
 def _on_the_policy(source: str, adapter: str, networks: Networks) -> RewardModel | None:
@@ -67,12 +67,13 @@ def _on_the_policy(source: str, adapter: str, networks: Networks) -> RewardModel
     folder = Path(source)
     if networks.adapters is None or not (is_artifact(folder) and (folder / loading.ADAPTER).is_dir()):
         return None
-    base = next((i for i in Manifest.read(folder).inputs if i["name"] == "model"), None)
+    manifest = Manifest.read(folder)
+    base = next((i for i in manifest.inputs if i["name"] == "model"), None)
     policy = dataset.model_lineage(networks.source, "policy")
     if base is None or not base["sha256"] or base["sha256"] != policy["sha256"]:
         return None
-    level = str(Manifest.read(folder).config["level"])
+    level = str(manifest.config["level"])
     head = networks.adapters.load(adapter, folder / loading.ADAPTER)
     model = OnAdapter(networks.adapters, adapter, len(head["weight"]), bias="bias" in head)
     model.score.load_state_dict(head)
-    return RewardModel(model, Tokenizer.load(source), level, most=loading.positions(networks.policy))
+    return RewardModel(model, Tokenizer.load(source), level, most=loading.max_positions(networks.policy))

@@ -1,5 +1,6 @@
 """The PPO training step: rollout, rewards, advantages, updates. The arithmetic is in ``core/rl.py``."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,8 +154,8 @@ class Learner:
 
         raw = torch.stack([w * scores for w, scores in zip(self.weights, rollout.scores, strict=True)]).sum(0)
         by_function = {
-            f"reward/{p.name}": float(e.sum(1).mean())
-            for p, e in zip(self.reward_functions, rollout.scores, strict=True)
+            f"reward/{function.name}": float(scores.sum(1).mean())
+            for function, scores in zip(self.reward_functions, rollout.scores, strict=True)
         }
         self.samples = self._samples(prompts, rollout, raw)
         return {
@@ -246,7 +247,7 @@ class Learner:
         for name, parameters in (("grad_norm", policy), ("value_grad_norm", value)):
             size = torch.nn.utils.clip_grad_norm_(parameters, norm)
             sums[name] = float(size.full_tensor() if hasattr(size, "full_tensor") else size)
-        if not all(map(torch.isfinite, map(torch.tensor, (sums["grad_norm"], sums["value_grad_norm"])))):
+        if not all(map(math.isfinite, (sums["grad_norm"], sums["value_grad_norm"]))):
             raise TokalignError(
                 f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",

@@ -44,11 +44,6 @@ def received() -> int:
     return _State.received
 
 
-def asked() -> bool:
-    """Whether a signal to stop was received."""
-    return bool(_State.received)
-
-
 def check() -> None:
     """Raise if a signal was received. Call this after a row or step is finished and saved.
 

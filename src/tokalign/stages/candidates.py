@@ -88,7 +88,7 @@ def readable(
     tokenizers = [*of_policies.values(), *(Tokenizer.load(path) for path in models if path not in of_policies)]
     data, notes = renderable(data, tokenizers, config.strict)
     for path, tokenizer in of_policies.items():
-        data = answerable(data, loading.places_of(path), tokenizer, config, config.strict)
+        data = answerable(data, loading.max_positions_of(path), tokenizer, config, config.strict)
     return data, notes
 
 

@@ -80,9 +80,7 @@ def run(config: DiffConfig) -> StageResult:
                 remedy="check the edits with tokalign show, or edit the responses with tokalign edit --editor …",
             )
         skipped = {reason: n for reason, n in group(file.tally, "skipped").items() if n}
-        return StageResult.of(
-            out.folder, out.commit(edits.account(skipped.items()), _stats(file) | ({"notes": notes} if notes else {}))
-        )
+        return StageResult.of(out.folder, out.commit(edits.account(skipped.items()), _stats(file), notes=notes))
 
 
 class Labelled(NamedTuple):

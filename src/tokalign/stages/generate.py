@@ -38,7 +38,7 @@ def run(config: GenerateConfig) -> StageResult:
             reward_model.model.to(device)
         tokenizers = [tokenizer, *([reward_model.tokenizer] if reward_model else [])]
         data, notes = renderable(data, tokenizers, config.strict)
-        data = answerable(data, loading.positions(policy), tokenizer, config, config.strict)
+        data = answerable(data, loading.max_positions(policy), tokenizer, config, config.strict)
         sampler = choose(policy, tokenizer, config, config.dtype)
 
         # 3. Sample and write the responses, chunk by chunk.
@@ -54,4 +54,4 @@ def run(config: GenerateConfig) -> StageResult:
                 file.count({"length": sum(len(r["response"]) for r in kept)})
         stats = {"finished": file.mean("finished"), "avg_length": file.mean("length")}
         account = {**data.account(), "out": file.written}
-        return StageResult.of(out.folder, out.commit(account, stats | ({"notes": notes} if notes else {})))
+        return StageResult.of(out.folder, out.commit(account, stats, notes=notes))

@@ -94,7 +94,7 @@ def run(config: TrainPpoConfig) -> StageResult:
         if not is_main_process():
             return StageResult()
 
-        # 6. Save the last and the best policy, and the statistics.
+        # 6. Add the tokenizer to the last policy, export the best (or last) one, and write the statistics.
         with out.space.saving(LAST) as scratch:
             tokenizer.save(scratch)
         with out.space.saving() as scratch:
@@ -120,9 +120,8 @@ def run(config: TrainPpoConfig) -> StageResult:
                 else {}
             ),
             "last": {k: v for k, v in last.items() if v is not None},
-            **({"notes": notes} if notes else {}),
         }
-        return StageResult.of(out.folder, out.commit(data.account(reasons.items()), stats))
+        return StageResult.of(out.folder, out.commit(data.account(reasons.items()), stats, notes=notes))
 
 
 def _check_options(config: TrainPpoConfig) -> None:
@@ -165,7 +164,7 @@ def _fitting(
     fitting = [item for item in items if len(item.ids) + config.max_new_tokens <= config.max_length]
     if not fitting:
         raise _no_room(config, config.prompts)
-    limit = loading.positions(networks.policy)
+    limit = loading.max_positions(networks.policy)
     if limit is not None and config.max_length > limit:
         raise InputError(
             f"--max-length is {config.max_length}, but the policy reads at most {limit} tokens",

@@ -60,7 +60,7 @@ def run(config: TrainRmConfig) -> StageResult:
         torch.manual_seed(config.seed)
         tokenizer = data.tokenizer()
         model = _new_model(config, tokenizer)
-        max_tokens = loading.longest(model, config.max_length)
+        max_tokens = loading.max_row_length(model, config.max_length)
 
         # 3. Read the rows, and split them into training and held-out rows.
         split = _read(data, config, tokenizer, max_tokens)
@@ -100,13 +100,13 @@ def run(config: TrainRmConfig) -> StageResult:
             data.align,
             partial(room, most=max_tokens, cut=config.cut_prompts),
         )
-        stats = {"level": config.level, **fitted, **metrics, **({"notes": split.notes} if split.notes else {})}
+        stats = {"level": config.level, **fitted, **metrics}
         n_skipped = sum(split.skipped.values())
         kept = split.rows - n_skipped
         account = {"in": split.rows, "out": kept, "skipped": n_skipped, "reasons": dict(split.skipped)}
         account |= {"train": kept - len(heldout), "heldout": len(heldout)}
         out.space.write("README.md", card(config.level, config.model, model, tokenizer, stats, account))
-        return StageResult.of(out.folder, out.commit(account, stats))
+        return StageResult.of(out.folder, out.commit(account, stats, notes=split.notes))
 
 
 def _early(config: TrainRmConfig, tokenizer: Tokenizer, examples: Sequence[dict[str, Any]]) -> Early | None:

@@ -45,7 +45,7 @@ def run(config: ScoreConfig) -> StageResult:
         target = Tokenizer.load(config.tokenizer, config) if config.tokenizer else None
         data, notes = renderable(data, [model.tokenizer], config.strict)
         rows, n_rows = _responses(data)
-        max_tokens = loading.longest(model.model, config.max_length)
+        max_tokens = loading.max_row_length(model.model, config.max_length)
 
         # 3. Score and write the responses, chunk by chunk.
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
@@ -63,7 +63,7 @@ def run(config: ScoreConfig) -> StageResult:
         n_skipped = sum(skipped.values())
         account = {"in": file.written + n_skipped, "out": file.written, "skipped": n_skipped, "reasons": dict(skipped)}
         stats = {"level": model.level, "score_mean": file.mean("score")}
-        return StageResult.of(out.folder, out.commit(account, stats | ({"notes": notes} if notes else {})))
+        return StageResult.of(out.folder, out.commit(account, stats, notes=notes))
 
 
 def _read(config: ScoreConfig) -> dataset.Rows[Any]:

@@ -51,7 +51,7 @@ def run(config: TrainSftConfig) -> StageResult:
             # Trained weights are float32 for any --dtype; only frozen weights (with --lora) have that type.
             model = loading.load_policy(config.model, config.dtype if config.lora else "float32")
             loading.check_vocabulary(model, tokenizer)
-        max_tokens = loading.longest(model, config.max_length)
+        max_tokens = loading.max_row_length(model, config.max_length)
         model.to(device)
         if config.lora:
             model = lora.adapt(model, config)
@@ -83,8 +83,8 @@ def run(config: TrainSftConfig) -> StageResult:
 
         # 5. Save the model.
         model = save_trained(model, tokenizer, out.space, config)
-        stats = {**fitted, "weights": model.num_parameters(), **({"notes": notes} if notes else {})}
-        return StageResult.of(out.folder, out.commit(data.account(skipped.items()), stats))
+        stats = {**fitted, "weights": model.num_parameters()}
+        return StageResult.of(out.folder, out.commit(data.account(skipped.items()), stats, notes=notes))
 
 
 def _read(config: TrainSftConfig) -> dataset.Rows[Any]:

