@@ -331,6 +331,39 @@ def test_a_prompt_that_occurs_several_times_is_read_once(
             assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def test_first_tokens_that_all_prompts_share_are_read_once(
+    policy: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = "Please tell me, and take your time, in which town and in which house "
+    prompts = tokenizer.prompts([beginning + rest for rest in ("it is.", "the map is, and where.", "we are?", "it is.")])
+    same = sampler.shared_prefix(prompts)
+    assert same == max(k for k in range(len(min(prompts, key=len))) if len({tuple(p[:k]) for p in prompts}) == 1)
+    assert same >= sampler.PREFIX
+    options, seeds = SamplingOptions(max_new_tokens=12), list(range(4))
+    alone = [sample(policy, [p], [s], tokenizer, options)[0] for p, s in zip(prompts, seeds, strict=True)]
+    read: list[tuple[int, ...]] = []
+    forward = policy.forward
+
+    def watched(**given: Any) -> Any:
+        read.append(tuple(given["input_ids"].shape))
+        return forward(**given)
+
+    monkeypatch.setattr(policy, "forward", watched)
+    together = sample(policy, prompts, seeds, tokenizer, options)
+    assert read[:2] == [(1, same), (3, max(map(len, prompts)) - same)]
+    assert [s.ids for s in together] == [s.ids for s in alone]
+    for ours, expected in zip(together, alone, strict=True):
+        assert ours.logprobs is not None
+        assert expected.logprobs is not None
+        assert torch.allclose(ours.logprobs, expected.logprobs, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_a_shared_prefix_leaves_a_token_of_every_row(rows: list[list[int]]) -> None:
+    expected = max(k for k in range(min(map(len, rows))) if all(r[:k] == rows[0][:k] for r in rows))
+    assert sampler.shared_prefix(rows) == expected
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_an_error_and_no_traceback(
     policy: Any, tokenizer: Tokenizer, wrong: float

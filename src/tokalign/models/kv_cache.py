@@ -37,6 +37,14 @@ class _Growing(DynamicLayer):  # type: ignore[misc]
             (*like.shape[:-2], filled + max(32, filled // 2), like.shape[-1]), dtype=like.dtype, device=like.device
         )
 
+    def spread(self, columns: Tensor) -> None:
+        """Replace the only row of the batch by B rows, made of its tokens at ``columns`` (B, K)."""
+        tokens = [x[0][:, columns].transpose(0, 1) for x in (self.keys, self.values)]
+        self._storage = [self._allocate(columns.shape[1], x) for x in tokens]
+        for buffer, x in zip(self._storage, tokens, strict=True):
+            buffer[..., : columns.shape[1], :] = x
+        self.keys, self.values = (buffer[..., : columns.shape[1], :] for buffer in self._storage)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows ``indices`` (N,) of the batch, in their order; a row may occur several times."""
         if self.get_seq_length():
@@ -55,6 +63,17 @@ def keep_rows(cache: Any, rows: Tensor) -> None:
             layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)
+
+
+def can_spread(cache: Any) -> bool:
+    """Whether the tokens of a cached row can be copied to other columns of other rows: no layer has other states."""
+    return all(type(layer) is _Growing for layer in cache.layers)
+
+
+def spread(cache: Any, columns: Tensor) -> None:
+    """Replace the only row of a cached batch by B rows, made of its tokens at ``columns`` (B, K), in place."""
+    for layer in cache.layers:
+        layer.spread(columns)
 
 
 def growing_cache(config: Any) -> Any:

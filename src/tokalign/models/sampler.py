@@ -15,7 +15,7 @@ from tokalign.config.options import SamplingOptions
 from tokalign.data.rows import Rows
 from tokalign.errors import InputError, TokalignError
 from tokalign.models.batch import by_length
-from tokalign.models.kv_cache import growing_cache, keep_rows
+from tokalign.models.kv_cache import can_spread, growing_cache, keep_rows, spread
 from tokalign.models.loading import max_positions
 from tokalign.models.tokenizer import Tokenizer
 
@@ -153,6 +153,17 @@ def respond_to(
     ]
 
 
+PREFIX = 16
+"""Smallest number of first tokens, the same in all prompts, that are worth a forward pass of their own."""
+
+
+def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Number of first tokens that are the same in all rows; at least one token of each row is left."""
+    low, high = min(rows), max(rows)  # in lexicographic order, all others lie between these
+    most = min(map(len, rows)) - 1
+    return next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b or k == most), most)
+
+
 @torch.no_grad()
 def sample(
     policy: Any,
@@ -165,7 +176,8 @@ def sample(
     """The built-in :class:`Sampler`. ``temperature`` 0 selects the most likely token.
 
     Each response has its own random numbers, so in float32 it does not depend on the other responses in its batch
-    (half precision rounds differently). A prompt that occurs several times is read once.
+    (half precision rounds differently). A prompt that occurs several times is read once, and so are the first tokens
+    of all prompts if they are the same, such as a system message.
     """
     device = next(policy.parameters()).device
     width, max_new = max(map(len, prompts)), options.max_new_tokens
@@ -185,6 +197,13 @@ def sample(
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ends = torch.tensor(tokenizer.ends, device=device)
     cache = growing_cache(policy.config)
+    same = shared_prefix(list(row_of)) if len(row_of) > 1 and can_spread(cache) else 0
+    if same >= PREFIX:
+        known = torch.tensor([prompts[0][:same]], device=device)
+        policy(input_ids=known, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # In the columns that a row has before its last ``width - same`` tokens, it has padding or tokens of the prefix.
+        spread(cache, positions[:, :same])
+        input_ids, positions = input_ids[:, same:], positions[:, same:]
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
     try:

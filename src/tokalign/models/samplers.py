@@ -18,6 +18,8 @@ from tokalign.models.sampler import Sampled, Sampler, draw, sample, uniform_numb
 from tokalign.models.tokenizer import Tokenizer
 
 _PROBES = ("A", "Name a bird that cannot fly, and say why.", "The quick brown fox jumps over the lazy dog. " * 2)
+_BEGINNING = "Answer with one short sentence, in plain words, and do not repeat the question. "
+"""Beginning of all prompts of one test, long enough for a sampler to read it once."""
 _TOKENS = 8
 """Number of tokens sampled to test a sampler."""
 
@@ -47,12 +49,13 @@ def choose(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: s
 @torch.no_grad()
 def _problem(sampler: Sampler, policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> str:
     """Compare a sampler's most likely tokens with the forward pass without a cache; return the problem, or ""."""
-    texts = [r.ids[:-1] or r.ids for r in tokenizer.responses(_PROBES)]
     limit = max_positions(policy)
     max_new = _TOKENS if limit is None else max(1, min(_TOKENS, limit - 2))
-    prompts = texts if limit is None else [ids[: limit - max_new] for ids in texts]
     greedy = replace(options, temperature=0.0, top_p=1.0, max_new_tokens=max_new)
-    for ends in ([], list(range(0, tokenizer.size, 2))):  # without EOS, then with rows that end early
+    # Without EOS, with rows that end early, and with prompts that begin with the same tokens.
+    for beginning, ends in (("", []), ("", list(range(0, tokenizer.size, 2))), (_BEGINNING, [])):
+        texts = [r.ids[:-1] or r.ids for r in tokenizer.responses([beginning + probe for probe in _PROBES])]
+        prompts = texts if limit is None else [ids[: limit - max_new] for ids in texts]
         trial = copy(tokenizer)
         trial.ends = ends
         try:
