@@ -13,6 +13,7 @@ from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError, TokalignError
 from tokalign.models import loading, sampler
 from tokalign.models.batch import PASS, Batch, by_length
+from tokalign.models.draw import draw
 from tokalign.models.policy import response_logprobs, response_values
 from tokalign.models.reward import RewardModel
 from tokalign.models.sampler import Sampled, new_seeds, respond, sample
@@ -259,8 +260,8 @@ def test_any_of_a_models_ends_ends_a_response(policy: Any, tokenizer: Tokenizer)
     prompts = tokenizer.prompts([f"Where is the map {i}?" for i in range(40)])
     with torch.no_grad():
         policy.lm_head.weight[[7, 8]] *= 3
-    for draw in (sample, generate):
-        drawn = draw(policy, prompts, list(range(40)), other, SamplingOptions(max_new_tokens=30))
+    for sampler_ in (sample, generate):
+        drawn = sampler_(policy, prompts, list(range(40)), other, SamplingOptions(max_new_tokens=30))
         assert {s.ids[-1] for s in drawn if s.finished} & {7, 8}
         for s in drawn:
             assert s.finished == (s.ids[-1] in other.ends)
@@ -294,11 +295,11 @@ def test_a_draw_is_that_of_the_whole_cumulative_distribution(size: int, top_p: f
     ends = probs.cumsum(-1)
     expected = torch.searchsorted(ends, uniforms.double()[:, None] * ends[:, -1:], right=True)
     expected = expected.minimum((probs > 0).cumsum(1).argmax(1, keepdim=True))  # rounding alone passes the last
-    tokens, scores = sampler.draw(logits.clone(), 0.7, top_p, uniforms)
+    tokens, scores = draw(logits.clone(), 0.7, top_p, uniforms)
     assert (tokens[:, None] != expected).sum() <= 1, "rounding may decide between neighbours"
     assert (probs.gather(1, tokens[:, None]) > 0).all()
     assert torch.allclose(scores.double(), logp.gather(1, tokens[:, None]).squeeze(1), atol=2e-6)
-    best, score = sampler.draw(logits.clone(), 0.0, 1.0, uniforms)
+    best, score = draw(logits.clone(), 0.0, 1.0, uniforms)
     assert (best == logits.argmax(-1)).all()
     assert torch.allclose(score, logits.log_softmax(-1).max(-1).values, atol=1e-5)
 
@@ -335,8 +336,10 @@ def test_first_tokens_that_all_prompts_share_are_read_once(
     policy: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning = "Please tell me, and take your time, in which town and in which house "
-    prompts = tokenizer.prompts([beginning + rest for rest in ("it is.", "the map is, and where.", "we are?", "it is.")])
-    same = sampler.shared_prefix(prompts)
+    prompts = tokenizer.prompts(
+        [beginning + rest for rest in ("it is.", "the map is, and where.", "we are?", "it is.")]
+    )
+    same = sampler.shared_prefix([tuple(p) for p in prompts])
     assert same == max(k for k in range(len(min(prompts, key=len))) if len({tuple(p[:k]) for p in prompts}) == 1)
     assert same >= sampler.PREFIX
     options, seeds = SamplingOptions(max_new_tokens=12), list(range(4))
@@ -361,7 +364,7 @@ def test_first_tokens_that_all_prompts_share_are_read_once(
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_a_shared_prefix_leaves_a_token_of_every_row(rows: list[list[int]]) -> None:
     expected = max(k for k in range(min(map(len, rows))) if all(r[:k] == rows[0][:k] for r in rows))
-    assert sampler.shared_prefix(rows) == expected
+    assert sampler.shared_prefix([tuple(r) for r in rows]) == expected
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -375,7 +375,7 @@ def test_logprobs_are_computed_again_when_the_sampler_disagrees(
         right[i] = s.logprobs.clone()
         s.logprobs.sub_(5e-3)  # more than rounding makes, less than a fault
     found = subject.collector.evaluate(prompts, mine, sampled)
-    assert subject.collector.reuse_logprobs is False
+    assert subject.collector.mismatch.reuse is False
     for row, logprobs in right.items():
         assert torch.allclose(found.logprobs[row, : len(logprobs)], logprobs, atol=1e-4)
 
@@ -385,12 +385,12 @@ def test_a_sampler_that_goes_wrong_later_is_found_out_by_the_first_update(
 ) -> None:
     subject = learner(policy, tokenizer, tmp_path)
     subject.step(items(tokenizer))
-    assert subject.collector.reuse_logprobs is True
+    assert subject.collector.mismatch.reuse is True
     honest = subject.collector.sampler
 
     subject.collector.sampler = off_by(honest, 5e-3)  # more than rounding makes, less than a fault
     subject.step(items(tokenizer))
-    assert subject.collector.reuse_logprobs is False
+    assert subject.collector.mismatch.reuse is False
 
 
 def off_by(sampler: Any, nats: float) -> Any:
@@ -404,7 +404,7 @@ def test_a_sampler_that_does_not_follow_the_model_stops_the_run(
     """On every rollout, whether its log-probabilities serve or are computed again."""
     subject = learner(policy, tokenizer, tmp_path)
     subject.step(items(tokenizer))
-    subject.collector.reuse_logprobs = reuse
+    subject.collector.mismatch.reuse = reuse
     subject.collector.sampler = off_by(subject.collector.sampler, 0.2)
     before = [p.clone() for p in subject.networks.policy.parameters()]
     with pytest.raises(TokalignError, match=r"differ from the model's by 0\.2 nats"):
@@ -415,7 +415,7 @@ def test_a_sampler_that_does_not_follow_the_model_stops_the_run(
 def test_generate_of_transformers_serves_too(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     subject = learner(policy, tokenizer, tmp_path, sampler="generate")
     metrics = subject.step(items(tokenizer))
-    assert subject.collector.reuse_logprobs is False
+    assert subject.collector.mismatch.reuse is False
     assert metrics["kl"] == pytest.approx(0, abs=1e-5)
 
 
@@ -445,7 +445,7 @@ def test_values_of_the_sampler_are_those_of_the_training_forward(
     subject = learner(policy, tokenizer, tmp_path, **LAYOUTS[layout])
     torch.nn.init.normal_(subject.networks.head.weight)
     first, _ = rollout(subject, items(tokenizer, 4))
-    assert subject.collector.reuse_logprobs is True
+    assert subject.collector.mismatch.reuse is True
     second, _ = rollout(subject, items(tokenizer, 4))
     assert second.pairs == first.pairs
     rows = range(len(second.pairs))

@@ -423,6 +423,7 @@ def train_ppo(
     gamma: float = 1.0,
     gae_lambda: float = 0.95,
     clip_range: float = 0.2,
+    importance_cap: float = 2.0,
     value_clip: float = 0.2,
     scale: bool = True,
     centre: bool = True,

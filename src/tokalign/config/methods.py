@@ -171,6 +171,12 @@ class PpoOptions(RewardOptions, LoraOptions, SamplingOptions, ComputeOptions, Ru
     gamma: float = option(1.0, "discount factor; 1 disables", low=0, high=1)
     gae_lambda: float = option(0.95, "lambda of GAE: lower values give less variance and more bias", low=0, high=1)
     clip_range: float = option(0.2, "clip probability ratios to 1 ± this value", low=0)
+    importance_cap: float = option(
+        2.0,
+        "largest weight of a token for the difference between sampler and policy, which half precision rounds "
+        "differently; 0: no weights, and the old log-probabilities are always computed again in half precision",
+        low=0,
+    )
     value_clip: float = option(0.2, "clip values to the rollout's values ± this value; 0 disables", low=0)
     scale: bool = option(
         True, "divide rewards by the standard deviation of a response's total reward in the first rollout"

@@ -30,7 +30,7 @@ _BY_HEADING = {
     "Rewards": "reward_weight granularity reward normalise scale centre",
     "Sampling": "n sample_batch",
     "Optimisation": "steps batch_size epochs minibatches microbatch lr value_lr max_grad_norm gamma gae_lambda vf_coef",
-    "KL penalty and clipping": "kl_coef kl_target kl_estimator clip_range value_clip stop_kl",
+    "KL penalty and clipping": "kl_coef kl_target kl_estimator clip_range importance_cap value_clip stop_kl",
     "EOS and length": "missing_eos_penalty length_guard",
     "Evaluation": "eval_prompts eval_judge eval_every patience",
     "Annotation page": "port annotator open",

@@ -171,8 +171,23 @@ def gae(
     return advantages, torch.where(response_mask, advantages + values, 0.0)
 
 
+def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """Weights of tokens that another distribution sampled: ``min(π / π_sampler, cap)``; all shapes are the same."""
+    return (logprobs - sampler_logprobs).exp().clamp(max=cap)
+
+
+def truncation(logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """Factor that truncates ``π / π_sampler`` at ``cap``: ``min(1, cap / ratio)``; all shapes are the same."""
+    return (cap * (sampler_logprobs - logprobs).exp()).clamp(max=1)
+
+
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor, clip_range: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    clip_range: float,
+    weights: Tensor | float = 1.0,
 ) -> LossStats:
     """Clipped surrogate loss (Schulman et al., 2017, eq. 7), mean over counted tokens.
 
@@ -182,12 +197,13 @@ def policy_loss(
         advantages: (B, T).
         response_mask: (B, T) bool, True = counts.
         clip_range: ε; the probability ratio is clipped to [1 - ε, 1 + ε].
+        weights: (B, T) weights of the tokens, without gradients.
     """
     ratio = torch.where(response_mask, logprobs - old_logprobs, 0.0).exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     return LossStats(
-        masked_mean(torch.maximum(plain, clipped), response_mask),
+        masked_mean(weights * torch.maximum(plain, clipped), response_mask),
         masked_mean((clipped > plain).float(), response_mask),
     )
 

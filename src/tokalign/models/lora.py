@@ -78,6 +78,19 @@ def take_out(model: Any, folder: Path) -> None:
             layer.unmerge()
 
 
+def rounded(x: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Convert float32 ``x`` to ``dtype``; in bfloat16 rounded up or down at random, so that the mean is ``x``.
+
+    Rounding to the nearest would lose an update that is smaller than half the distance between two numbers, in all
+    weights alike.
+    """
+    if dtype != torch.bfloat16:
+        return x.to(dtype)
+    # bfloat16 is the upper half of float32: adding random lower bits carries into it as often as it should.
+    noise = torch.randint(1 << 16, x.shape, generator=generator, dtype=torch.int32, device=x.device)
+    return ((x.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).to(dtype)
+
+
 class Adapters:
     """One frozen base model with several adapters, of which at most one is active.
 
@@ -182,7 +195,32 @@ class Adapters:
             warnings.simplefilter("ignore", FutureWarning)
             self.model.save_pretrained(str(folder), selected_adapters=[name])
 
-    def merged(self, saved: Path, folder: Path) -> Any:
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Make the policy's adapter part of the weights within the context, for sampling; no adapter is active.
+
+        Host memory holds the original weights of the adapted layers meanwhile.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        layers: list[Any] = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]
+        before: list[Tensor] = []
+        device = weights[0].device
+        generator = torch.Generator(device).manual_seed(0)
+        try:
+            with torch.no_grad():
+                for layer, weight in zip(layers, weights, strict=True):
+                    before.append(weight.data.cpu())
+                    changed = weight.float() + layer.get_delta_weight(POLICY)
+                    weight.data = rounded(changed, weight.dtype, generator)
+            with self.off():
+                yield
+        finally:
+            for weight, original in zip(weights, before, strict=False):
+                weight.data = original.to(device)
+
+    def export(self, saved: Path, folder: Path) -> Any:
         """Load the policy's adapter from ``saved`` and :func:`merge` it; the other adapters are deleted.
 
         Args:

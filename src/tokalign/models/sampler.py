@@ -15,6 +15,7 @@ from tokalign.config.options import SamplingOptions
 from tokalign.data.rows import Rows
 from tokalign.errors import InputError, TokalignError
 from tokalign.models.batch import by_length
+from tokalign.models.draw import draw, uniform_numbers
 from tokalign.models.kv_cache import can_spread, growing_cache, keep_rows, spread
 from tokalign.models.loading import max_positions
 from tokalign.models.tokenizer import Tokenizer
@@ -157,11 +158,45 @@ PREFIX = 16
 """Smallest number of first tokens, the same in all prompts, that are worth a forward pass of their own."""
 
 
-def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
+def shared_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     """Number of first tokens that are the same in all rows; at least one token of each row is left."""
     low, high = min(rows), max(rows)  # in lexicographic order, all others lie between these
     most = min(map(len, rows)) - 1
     return next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b or k == most), most)
+
+
+def _padded(rows: Sequence[tuple[int, ...]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad prompts on the left, so that the next token of every row is in the same column.
+
+    Returns:
+        (U, width) long each: token ids; the attention mask, 1 at tokens; and positions, 0 at padding.
+    """
+    width = max(map(len, rows))
+    input_ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
+    sizes = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(width, device=device) >= width - sizes[:, None]).long()
+    return input_ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _read_prefix(policy: Any, rows: Sequence[tuple[int, ...]], cache: Any, positions: Tensor) -> int:
+    """Read the first tokens of all rows into the cache, once, if they are the same.
+
+    Args:
+        policy: a causal language model.
+        rows: U different prompts.
+        cache: an empty cache.
+        positions: (U, width) position in its prompt of each token, padded with 0 on the left.
+
+    Returns:
+        Number of columns, from the left, that are in the cache now.
+    """
+    same = shared_prefix(rows) if len(rows) > 1 and can_spread(cache) else 0
+    if same < PREFIX:
+        return 0
+    prefix = torch.tensor([rows[0][:same]], device=positions.device)
+    policy(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    spread(cache, positions[:, :same])  # rows are padded on the left: these columns hold padding or the prefix
+    return same
 
 
 @torch.no_grad()
@@ -180,14 +215,10 @@ def sample(
     of all prompts if they are the same, such as a system message.
     """
     device = next(policy.parameters()).device
-    width, max_new = max(map(len, prompts)), options.max_new_tokens
+    max_new = options.max_new_tokens
     row_of: dict[tuple[int, ...], int] = {}
     copies = [row_of.setdefault(tuple(p), len(row_of)) for p in prompts]
-    # Pad prompts on the left, so that the next token of every row is in the same column.
-    input_ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + list(p) for p in row_of], device=device)
-    lens = torch.tensor([len(p) for p in row_of], device=device)
-    mask = (torch.arange(width, device=device) >= width - lens[:, None]).long()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    input_ids, mask, positions = _padded(list(row_of), tokenizer.pad_id, device)
     uniforms = uniform_numbers(seeds, max_new).to(device)
 
     tokens = torch.full((len(prompts), max_new), tokenizer.pad_id, device=device)
@@ -197,13 +228,8 @@ def sample(
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ends = torch.tensor(tokenizer.ends, device=device)
     cache = growing_cache(policy.config)
-    same = shared_prefix(list(row_of)) if len(row_of) > 1 and can_spread(cache) else 0
-    if same >= PREFIX:
-        known = torch.tensor([prompts[0][:same]], device=device)
-        policy(input_ids=known, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        # In the columns that a row has before its last ``width - same`` tokens, it has padding or tokens of the prefix.
-        spread(cache, positions[:, :same])
-        input_ids, positions = input_ids[:, same:], positions[:, same:]
+    known = _read_prefix(policy, list(row_of), cache, positions)
+    input_ids, positions = input_ids[:, known:], positions[:, known:]
     states: list[Tensor] = []
     handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
     try:
@@ -264,77 +290,3 @@ def _sampled(tokens: Tensor, lengths: Tensor, done: Tensor, logps: Tensor, value
         Sampled(tokens[i, :n].tolist(), end, logps[i, :n], None if kept is None else kept[i, :n])
         for i, (n, end) in enumerate(zip(lengths.tolist(), done.tolist(), strict=True))
     ]
-
-
-def uniform_numbers(seeds: Sequence[int], length: int) -> Tensor:
-    """(B, length): uniform random numbers in [0, 1) for the tokens of each response, from its seed."""
-    return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
-
-
-WIDTH = 256
-"""Tokens whose probabilities are summed before one of them is selected."""
-
-
-def draw(logits: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample a token for each row by inverting the cumulative distribution, and score it.
-
-    Sums of chunks of the vocabulary select a chunk, and cumulative sums within that chunk select the token: no row
-    needs the cumulative sums of its whole vocabulary.
-
-    Args:
-        logits: (B, V) float32; overwritten.
-        temperature: logits are divided by it; 0 selects the most likely token.
-        top_p: probability mass of the most likely tokens to sample from; 1: all tokens.
-        uniforms: (B,) uniform random numbers in [0, 1).
-
-    Returns:
-        (B,) long token ids, and their (B,) log-probabilities at the temperature, before ``top_p``.
-    """
-    if temperature not in (0, 1):
-        logits /= temperature
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    top = logits.max(-1, keepdim=True)
-    token = top.indices.squeeze(1)
-    chosen = torch.zeros_like(token, dtype=torch.float32)  # logits of the tokens, less the highest of their rows
-    weights = logits.sub_(top.values)
-    if temperature:
-        scores, weights = weights, weights.exp()
-        sums = _chunk_sums(weights, wide)
-        total = sums.sum(-1)
-        if top_p < 1:
-            ranked, order = weights.sort(-1, descending=True)
-            ranked[ranked.cumsum(-1) - ranked >= top_p * total[:, None]] = 0  # keep the token that crosses top_p
-            weights = torch.zeros_like(weights).scatter_(-1, order, ranked)
-            sums = _chunk_sums(weights, wide)
-        token = _invert(weights, sums, uniforms.to(wide))
-        chosen = scores.gather(1, token[:, None]).squeeze(1)
-    else:
-        total = _chunk_sums(weights.exp_(), wide).sum(-1)
-    return token, (chosen - total.log()).float()
-
-
-def _chunk_sums(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, V) → (B, C): sums of chunks of :data:`WIDTH` columns; the last chunk may be smaller."""
-    whole = weights.shape[1] // WIDTH * WIDTH
-    sums = weights[:, :whole].reshape(len(weights), -1, WIDTH).sum(-1, dtype=dtype)
-    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True, dtype=dtype)], 1)
-
-
-def _invert(weights: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
-    """(B,) column at which the cumulative sum of each row of ``weights`` (B, V) exceeds ``uniforms`` of its total."""
-    ends = sums.cumsum(-1)
-    wanted = uniforms[:, None] * ends[:, -1:]
-    chunk = torch.searchsorted(ends, _below(wanted, ends), right=True).clamp(max=sums.shape[1] - 1)
-    rest = wanted - (ends - sums).gather(1, chunk)
-    columns = chunk * WIDTH + torch.arange(WIDTH, device=weights.device)
-    inside = columns < weights.shape[1]
-    found = torch.where(inside, weights.gather(1, columns.clamp(max=weights.shape[1] - 1)), 0.0)
-    within = found.to(sums.dtype).cumsum(-1)
-    column = chunk * WIDTH + torch.searchsorted(within, _below(rest, within), right=True)
-    return column.clamp(max=weights.shape[1] - 1).squeeze(1)
-
-
-def _below(wanted: Tensor, cumulative: Tensor) -> Tensor:
-    """``wanted`` (B, 1), kept below the last of ``cumulative`` (B, N): rounding must not select what has no weight."""
-    last = cumulative[:, -1:]
-    return wanted.clamp(min=0).minimum(torch.nextafter(last, torch.zeros_like(last)))

@@ -179,8 +179,9 @@ class Networks:
 
     @contextmanager
     def sampling(self) -> Iterator[Any]:
-        """Context that gives the policy, unsharded, for sampling."""
-        with distributed.whole(self.policy), self.arithmetic():
+        """Context that gives the policy, unsharded and with its adapter merged, for sampling."""
+        merged = self.adapters.merged() if self.adapters else nullcontext()
+        with distributed.whole(self.policy), merged, self.arithmetic():
             yield self.policy
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,7 +228,7 @@ class Networks:
             out: folder of the model, in ``--dtype``; with ``--lora``, the adapter is merged in float32.
         """
         if self.adapters:
-            self.adapters.merged(kept, out / ADAPTER).save_pretrained(str(out))
+            self.adapters.export(kept, out / ADAPTER).save_pretrained(str(out))
         else:
             loading.load_policy(kept, self.options.dtype).save_pretrained(str(out))
 

@@ -10,18 +10,14 @@ from torch import Tensor
 from tokalign.artifacts.schemas import Prompt
 from tokalign.core import rl
 from tokalign.core.words import split
-from tokalign.errors import TokalignError
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.sampler import Sampled
-from tokalign.models.samplers import choose, wrong
+from tokalign.models.samplers import choose
 from tokalign.models.tokenizer import Tokenizer
+from tokalign.ppo.mismatch import Mismatch
 from tokalign.ppo.networks import Networks
-
-MISMATCH = 1e-3
-"""Largest difference, in nats, at which the sampler's log-probabilities can replace those of the training forward
-pass."""
 
 
 class PromptItem(NamedTuple):
@@ -39,6 +35,7 @@ class Response(NamedTuple):
     finished: bool
     """Whether the response ends with EOS."""
     logprobs: Tensor
+    importance: Tensor
     ref_logprobs: Tensor
     values: Tensor
     scores: list[Tensor]
@@ -59,6 +56,8 @@ class Rollout:
     """Bool, **True = counts**."""
     logprobs: Tensor
     """Log-probabilities under the policy before the update, at the sampling temperature."""
+    importance: Tensor
+    """Weights of the tokens for the difference between sampler and policy; 1 if ``logprobs`` are the sampler's."""
     ref_logprobs: Tensor
     """Log-probabilities under the reference, at the sampling temperature."""
     values: Tensor
@@ -81,6 +80,7 @@ class Rollout:
             [r.finished for r in responses],
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
             padded([r.logprobs for r in responses]),
+            padded([r.importance for r in responses]),
             padded([r.ref_logprobs for r in responses]),
             padded([r.values for r in responses]),
             [padded(rows) for rows in zip(*(r.scores for r in responses), strict=True)],
@@ -118,8 +118,7 @@ class Collector:
         self.networks, self.reward_functions, self.tokenizer = networks, reward_functions, tokenizer
         with networks.sampling() as policy:
             self.sampler = choose(policy, tokenizer, networks.options, networks.options.dtype)
-        self.reuse_logprobs: bool | None = None
-        """Whether the sampler's log-probabilities are used as the old ones; None until the first rollout decides."""
+        self.mismatch = Mismatch(networks.options)
 
     def draw(self, items: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
         """Sample responses to this process's part of the prompts.
@@ -160,61 +159,58 @@ class Collector:
         finished = [s.finished for s in sampled]
         emitted = Emitted([items[i].prompt for i in local_indices], pairs, finished, self.tokenizer)
         options = self.networks.options
-        logprobs, ref_logprobs, values = self._read(pairs, sampled)
+        logprobs, importance, ref_logprobs, values = self._read(pairs, sampled)
         scores = [reward_function.score(emitted, options.microbatch) for reward_function in self.reward_functions]
         segments = [torch.zeros(len(r), dtype=torch.long) for _, r in pairs]
         if options.granularity == "segment":
             segments = sentences(*emitted.located)
         responses = [
-            (i, Response(pairs[k][1], finished[k], logprobs[k], ref_logprobs[k], values[k], list(rewards), segments[k]))
+            (
+                i,
+                Response(
+                    pairs[k][1],
+                    finished[k],
+                    logprobs[k],
+                    importance[k],
+                    ref_logprobs[k],
+                    values[k],
+                    list(rewards),
+                    segments[k],
+                ),
+            )
             for k, (i, rewards) in enumerate(zip(local_indices, zip(*scores, strict=True), strict=True))
         ]
         return Rollout.of(items, distributed.gathered(responses), self.networks.device)
 
     @torch.no_grad()
-    def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Log-probabilities under policy and reference, and values: (T_i,) for each response, on the CPU."""
-        logprobs, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(3))
+    def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], ...]:
+        """Statistics of each response, (T_i,) on the CPU.
+
+        Returns:
+            Old log-probabilities, importance weights, log-probabilities under the reference, and values.
+        """
+        logprobs, importance, refs, values = ([torch.empty(0)] * len(pairs) for _ in range(4))
         sizes, microbatch = [len(p) + len(r) for p, r in pairs], self.networks.options.microbatch
-        largest = 0.0
+        mismatch = self.mismatch
         for group in by_length(sizes, microbatch, even=distributed.sharded()):
             batch = Batch.of([pairs[i] for i in group], self.tokenizer.pad_id, self.networks.device)
             known = [sampled[i] for i in group]
-            reuse = self.reuse_logprobs and not (self.networks.shared and any(s.values is None for s in known))
-            read = None if reuse else self.networks.read(batch)
+            without_values = self.networks.shared and any(s.values is None for s in known)
+            read = None if mismatch.reuse and not without_values else self.networks.read(batch)
             if read is not None:
-                difference = gap(known, read.logprobs)
-                largest = max(largest, 0.0 if difference == float("inf") else difference)
-                if self.reuse_logprobs is None:
-                    self.reuse_logprobs = distributed.all_reduce_max(difference > MISMATCH) == 0
+                mismatch.add(known, read.logprobs)
+                if mismatch.reuse is None:
+                    mismatch.conclude()
             ref = self.networks.ref_logprobs(batch)
             value = read and read.values if self.networks.shared else self.networks.values(batch)
             for row, i in enumerate(group):
-                size = len(pairs[i][1])
+                size, own = len(pairs[i][1]), sampled[i]
                 refs[i] = ref[row, :size].cpu()
-                logprobs[i] = _either(
-                    sampled[i].logprobs if self.reuse_logprobs else None, read and read.logprobs, row, size
-                )
-                values[i] = _either(sampled[i].values if self.reuse_logprobs else None, value, row, size)
-        refuse_gap(distributed.all_reduce_max(largest), self.networks.options.dtype)
-        return logprobs, refs, values
-
-
-def refuse_gap(nats: float, dtype: str) -> None:
-    """Check that rounding can explain the gap between the log-probabilities of sampler and training forward pass.
-
-    Args:
-        nats: largest difference.
-        dtype: arithmetic of both, such as ``float32``.
-
-    Raises:
-        TokalignError: the gap is too large.
-    """
-    if nats > wrong(dtype):
-        raise TokalignError(
-            f"the sampler's log-probabilities differ from the model's by {nats:.2g} nats",
-            remedy="use --sampler generate or --sampler uncached, and please report the model",
-        )
+                logprobs[i] = _either(own.logprobs if mismatch.reuse else None, read and read.logprobs, row, size)
+                values[i] = _either(own.values if mismatch.reuse else None, value, row, size)
+                importance[i] = mismatch.importance(logprobs[i], own.logprobs)
+        mismatch.conclude()
+        return logprobs, importance, refs, values
 
 
 def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> Tensor:
@@ -223,22 +219,6 @@ def _either(known: Tensor | None, read: Tensor | None, row: int, size: int) -> T
         return known
     assert read is not None
     return read[row, :size].cpu()
-
-
-def gap(known: Sequence[Sampled], found: Tensor) -> float:
-    """Largest difference between the sampler's log-probabilities and those of the model.
-
-    Args:
-        known: B sampled responses.
-        found: (B, T) log-probabilities of the training forward pass, 0 at padding.
-
-    Returns:
-        The difference in nats; infinite if the sampler gives no log-probabilities.
-    """
-    rows = [s.logprobs for s in known if s.logprobs is not None]
-    if len(rows) < len(known):
-        return float("inf")
-    return float((pad_rows(rows, found.shape[1]).to(found.device) - found).abs().max())
 
 
 def sentences(texts: Sequence[str], places: Sequence[Sequence[tuple[int, int]]]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from tokalign.models.reward_functions import RewardFunction
 from tokalign.models.sampler import new_seeds
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
-from tokalign.ppo.rollout import MISMATCH, Collector, PromptItem, Rollout, payout_positions, refuse_gap
+from tokalign.ppo.rollout import Collector, PromptItem, Rollout, payout_positions
 
 SHOWN = 4
 """Number of responses per step that are kept as samples."""
@@ -88,7 +88,7 @@ class Learner:
             "scaling": None if self.scaling is None else [s._asdict() for s in self.scaling],
             "first": self.first,
             "kl_coef": self.kl_coef,
-            "reuse_logprobs": self.collector.reuse_logprobs,
+            "reuse_logprobs": self.collector.mismatch.reuse,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class Learner:
         self.generator.set_state(state["generator"].cpu())
         self.scaling = state["scaling"] and [rl.Scaling(**s) for s in state["scaling"]]
         self.first, self.kl_coef = state["first"], state["kl_coef"]
-        self.collector.reuse_logprobs = state["reuse_logprobs"]
+        self.collector.mismatch.reuse = state["reuse_logprobs"]
 
     def step(self, prompts: Sequence[PromptItem]) -> dict[str, float]:
         """Run one training step: a rollout over ``prompts`` and its updates. ``docs/ppo.md`` has the formulas.
@@ -114,7 +114,7 @@ class Learner:
         Raises:
             TokalignError: gradients are not finite, or the sampler does not match the model.
         """
-        options, clock = self.options, [time.perf_counter()]
+        options, mismatch, clock = self.options, self.collector.mismatch, [time.perf_counter()]
 
         def lap() -> float:
             clock.append(time.perf_counter())
@@ -163,6 +163,7 @@ class Learner:
             "reward": float(raw.sum(1).mean()),
             **(by_function if len(self.reward_functions) > 1 else {}),
             "token_reward": float(rl.masked_mean(raw, mask)),
+            **({"mismatch": mismatch.nats} if mismatch.nats is not None else {}),
             "kl": mean_kl,
             "kl_coef": used_kl_coef,
             "length": float(lengths.mean()),
@@ -227,7 +228,6 @@ class Learner:
         """
         sums = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction"), 0.0)
         sums |= {"entropy": 0.0} if first else {}
-        largest = 0.0
         tokens = int(rollout.response_mask[rows].sum())
         self.optimizer.zero_grad(set_to_none=True)
         with self.networks.training():
@@ -235,8 +235,7 @@ class Learner:
                 batch = rollout.batch(group, self.tokenizer.pad_id)
                 # Means are over the tokens of the minibatch: weight each microbatch by its share of them.
                 share = weight * float(batch.response_mask.sum()) / tokens
-                found, difference = self._backward(rollout, targets, group, batch, share, first)
-                largest = max(largest, difference)
+                found = self._backward(rollout, targets, group, batch, share, first)
                 for name in sums:
                     sums[name] += float(found[name]) * share
         policy, value = self.networks.policy_parameters, self.networks.value_parameters
@@ -252,29 +251,25 @@ class Learner:
                 f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
-        if first:
-            largest = distributed.all_reduce_max(largest)
-            if self.collector.reuse_logprobs:  # the old log-probabilities are the sampler's
-                refuse_gap(largest, self.options.dtype)
-            if largest > MISMATCH:
-                self.collector.reuse_logprobs = False  # recompute them from the next rollout on
+        if first and self.collector.mismatch.reuse:
+            self.collector.mismatch.conclude()
         self.optimizer.step()
         return sums
 
     def _backward(
         self, rollout: Rollout, targets: Targets, group: list[int], batch: Batch, share: float, first: bool
-    ) -> tuple[dict[str, Any], float]:
-        """Add the gradients of one microbatch, scaled by ``share``.
-
-        Returns:
-            The metrics of the microbatch; and with ``first``, the largest difference (nats) between its
-            log-probabilities and those of the rollout, otherwise 0.
-        """
+    ) -> dict[str, Any]:
+        """Add the gradients of one microbatch, scaled by ``share``; return its metrics."""
         options, mask = self.options, batch.response_mask
         width = mask.shape[1]
         new = self.networks.read(batch, entropy=first)
         old = rollout.logprobs[group, :width]
-        policy = rl.policy_loss(new.logprobs, old, targets.advantages[group, :width], mask, options.clip_range)
+        now, mismatch = new.logprobs.detach(), self.collector.mismatch
+        if first and mismatch.reuse:  # the old log-probabilities are the sampler's
+            mismatch.compare(old, now, mask)
+        weights = rollout.importance[group, :width] * mismatch.truncation(now, old)
+        advantages = targets.advantages[group, :width]
+        policy = rl.policy_loss(new.logprobs, old, advantages, mask, options.clip_range, weights)
         if self.networks.shared:
             assert new.values is not None
             value = self._value_loss(rollout, targets, group, new.values, mask)
@@ -290,7 +285,7 @@ class Learner:
             "clip_fraction": policy.clip_fraction,
             "value_clip_fraction": value.clip_fraction,
             "entropy": rl.masked_mean(new.entropy, mask) if new.entropy is not None else 0.0,
-        }, float((new.logprobs.detach() - old).abs().max()) if first else 0.0
+        }
 
     def _value_loss(
         self, rollout: Rollout, targets: Targets, group: list[int], values: Tensor, mask: Tensor

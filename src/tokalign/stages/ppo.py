@@ -109,7 +109,7 @@ def run(config: TrainPpoConfig) -> StageResult:
             "best_step": state.best_step if evaluation else state.step,
             "best_win_rate": state.best_win_rate,
             "response_tokens": int(state.tokens),
-            "reused_sampler_logprobs": learner.collector.reuse_logprobs,
+            "reused_sampler_logprobs": learner.collector.mismatch.reuse,
             "warnings": warnings,
             **(
                 {
