@@ -177,8 +177,9 @@ def test_every_option_has_one_role_and_goes_into_json(command: str) -> None:
     assert [json.loads(json.dumps(part)) for part in selected] == selected
 
 
-def test_the_playground_settings_are_made_of_options() -> None:
-    tables = tomllib.loads((ROOT / "configs" / "playground.toml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("settings", ["playground", "experiments"])
+def test_the_playground_settings_are_made_of_options(settings: str) -> None:
+    tables = tomllib.loads((ROOT / "configs" / f"{settings}.toml").read_text(encoding="utf-8"))
     assert tables
     for command, values in tables.items():
         options, given = OPTIONS[command], {key.replace("-", "_"): value for key, value in values.items()}

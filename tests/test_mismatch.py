@@ -111,10 +111,35 @@ def test_half_precision_keeps_the_samplers_logprobs_and_reports_the_mismatch(
     networks.read = lambda *a, **k: read.append(1) or honest(*a, **k)  # type: ignore[method-assign,func-returns-value]
     found, sampled = rollout(subject, items(tokenizer))
     assert not read, "no pass of the policy over what it has just sampled"
-    for row, s in zip(found.logprobs, sorted(sampled, key=lambda s: s.ids), strict=False):
-        assert s.logprobs is not None
+    for row in found.logprobs:
         assert any(torch.equal(row[: len(t.logprobs)], t.logprobs) for t in sampled if t.logprobs is not None)
     assert (found.importance[found.response_mask] == 1).all()
+
+
+@pytest.mark.parametrize(("nats", "reuse"), [(0.05, True), (0.2, False)])
+def test_the_weights_reach_the_loss(
+    policy: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nats: float, reuse: bool
+) -> None:
+    """In every update of a rollout, also when its first one ends the reuse from the next rollout on."""
+    subject = learner(policy, tokenizer, tmp_path, importance_cap=1.01, lr=0.0, **HALF)
+    subject.step(items(tokenizer))
+    seen: list[float] = []
+    honest = rl.policy_loss
+
+    def watched(*given: Any) -> Any:
+        seen.append(float(rl.masked_mean(given[5], given[3])))
+        return honest(*given)
+
+    monkeypatch.setattr(rl, "policy_loss", watched)
+    subject.collector.sampler = shifted(subject.collector.sampler, nats)
+    subject.step(items(tokenizer))
+    assert subject.collector.mismatch.reuse is reuse
+    assert len(seen) >= 4
+    assert seen == pytest.approx([1.01 * math.exp(-nats)] * len(seen), abs=0.02), "truncated ratios"
+    seen.clear()
+    subject.step(items(tokenizer))
+    expected = 1.01 * math.exp(-nats) if reuse else 1.01
+    assert seen == pytest.approx([expected] * len(seen), abs=0.02)
 
 
 def test_a_cap_of_0_computes_them_again_in_half_precision(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:

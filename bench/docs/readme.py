@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 README, PICTURE, CLI_DOC = ROOT / "README.md", DOCS / "labels.svg", DOCS / "cli.md"
 
 TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
-    README: {"headline": ("paper", tables.headline)},
+    README: {"make-all": ("make_all", tables.make_all), "headline": ("paper", tables.headline)},
     DOCS / "results.md": {"arms": ("paper", tables.arms), "reward-models": ("paper", tables.reward_models)},
     DOCS / "labels.md": {
         "human-spans": ("human_spans", tables.human_spans),

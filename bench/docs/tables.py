@@ -35,6 +35,18 @@ def spell(found: Result) -> str:
     return f"{found['mean']:+.1f} (95 %: {low:+.1f} to {high:+.1f})"
 
 
+def make_all(result: Result) -> str:
+    """Table of the win rates and the time of ``make all`` by seed."""
+    rows = []
+    for s in result["seeds"]:
+        arms = [s["rates"][f"ppo-{arm}"] for arm in ("sequence", "token")]
+        low, high = s["difference"]["ci95"]
+        difference = f"{s['difference']['difference']:+.1f} (95 %: {low:+.1f} to {high:+.1f})"
+        rates = [f"{arm['win_rate']:.1f} ± {arm['standard_error']:.1f}" for arm in arms]
+        rows.append([str(s["seed"]), *rates, difference, f"{s['seconds']} s"])
+    return table(["seed", "sequence-level PPO, %", "token-level PPO, %", "difference", "time"], rows)
+
+
 def headline(result: Result) -> str:
     """Table of the win rates of both arms by seed, with its explanation."""
     rows = []

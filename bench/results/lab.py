@@ -14,7 +14,7 @@ from typing import Any
 from scipy import stats as distributions
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = "configs/playground.toml"
+SETTINGS = "configs/experiments.toml"
 RESULTS = ROOT / "docs" / "results"
 REWARD_MODELS = {"token": ("token", "chosen"), "chosen": ("sequence", "chosen"), "edited": ("sequence", "edited")}
 """Level and pairs of each reward model, by name."""

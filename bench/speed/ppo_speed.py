@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,57 +36,87 @@ from tokalign.ppo.networks import Networks
 from tokalign.ppo.rollout import PromptItem
 from tokalign.ppo.trainer import Learner
 
-BATCH, EPOCHS, MINIBATCHES, LONGEST = 64, 2, 2, 96
+EPOCHS, MINIBATCHES = 2, 2
 MICRO = (8, 16, 32)
 """Responses per forward pass that are tried for TRL; the fastest is used."""
 PARTS = ("rollout", "scoring", "update")
-Steps = list[dict[str, float]]
+Steps = list[dict[str, Any]]
 
 
-def ours(args: argparse.Namespace, prompts: list[PromptItem], steps: int, value_model: str) -> Steps:
-    """Seconds of each step of tokalign, by part."""
+@dataclass(frozen=True)
+class Case:
+    """What both sides train: models in folders, prompts, and sizes."""
+
+    policy: str
+    reward_model: str
+    prompts: list[PromptItem]
+    batch: int = 64
+    longest: int = 96
+    dtype: str = "float32"
+    lora: bool = False
+
+
+def ours(case: Case, steps: int, value_model: str) -> Steps:
+    """Seconds of each step of tokalign, by part; ``rows`` are the tokens of each prompt and response."""
     options = PpoOptions(
-        granularity="sequence", batch_size=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, max_new_tokens=LONGEST,
-        lr=1e-6, value_lr=1e-6, value_model=value_model,  # type: ignore[arg-type]
+        granularity="sequence", batch_size=case.batch, epochs=EPOCHS, minibatches=MINIBATCHES, lora=case.lora,
+        max_new_tokens=case.longest, lr=1e-6, value_lr=1e-6, microbatch=min(16, case.batch),
+        value_model=value_model, dtype=case.dtype,  # type: ignore[arg-type]
     )  # fmt: skip
-    tokenizer = Tokenizer.load(args.policy)
-    networks = Networks(args.policy, options, torch.device("cpu"), tokenizer)
+    tokenizer = Tokenizer.load(case.policy)
+    networks = Networks(case.policy, options, torch.device("cpu"), tokenizer)
     learner = Learner(
         networks,
-        rewards.load([args.reward_model], tokenizer, networks),
+        rewards.load([case.reward_model], tokenizer, networks),
         tokenizer,
         options,
         [1.0],
         torch.Generator().manual_seed(0),
     )
+    collected: list[list[tuple[int, int]]] = []
+    evaluate = learner.collector.evaluate
+
+    def recorded(*a: Any) -> Any:
+        rollout = evaluate(*a)
+        collected.append([(len(p), len(r)) for p, r in rollout.pairs])
+        return rollout
+
+    learner.collector.evaluate = recorded  # type: ignore[method-assign, assignment]
     found = []
     for step in range(steps):
         start = time.perf_counter()
-        metrics = learner.step(prompts[step * BATCH : (step + 1) * BATCH])
+        metrics = learner.step(case.prompts[step * case.batch : (step + 1) * case.batch])
         parts = {part: metrics[f"seconds_{part}"] for part in PARTS}
-        tokens = metrics["length"] * BATCH
-        found.append({"whole": time.perf_counter() - start, "tokens": tokens, **parts})
+        tokens = metrics["length"] * case.batch
+        whole = time.perf_counter() - start
+        found.append({"whole": whole, "tokens": tokens, "rows": collected[-1], **parts})
     return found
 
 
-def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micro: int) -> Steps:
+def theirs(case: Case, steps: int, micro: int) -> Steps:
     """Seconds of each step of TRL, by part, with ``micro`` responses per forward pass."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
 
-    tokenizer = Tokenizer.load(args.policy).hf_tokenizer
+    tokenizer = Tokenizer.load(case.policy).hf_tokenizer
     tokenizer.padding_side = "left"
+    adapter = None
+    if case.lora:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     config = PPOConfig(
         output_dir="/tmp/trl-ppo", per_device_train_batch_size=micro,
-        gradient_accumulation_steps=BATCH // micro, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS,
-        total_episodes=steps * BATCH, response_length=LONGEST, stop_token="eos", temperature=1.0, learning_rate=1e-6,
-        missing_eos_penalty=1.0, local_rollout_forward_batch_size=BATCH, num_sample_generations=0, report_to=[],
-        use_cpu=True, bf16=False, save_strategy="no", eval_strategy="no", logging_steps=10**6, disable_tqdm=True,
+        gradient_accumulation_steps=case.batch // micro, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS,
+        total_episodes=steps * case.batch, response_length=case.longest, stop_token="eos", temperature=1.0,
+        learning_rate=1e-6, missing_eos_penalty=1.0, local_rollout_forward_batch_size=case.batch,
+        num_sample_generations=0, report_to=[], use_cpu=True, bf16=case.dtype == "bfloat16", save_strategy="no",
+        eval_strategy="no", logging_steps=10**6, disable_tqdm=True,
     )  # fmt: skip
     causal = AutoModelForCausalLM.from_pretrained
     classifier = AutoModelForSequenceClassification.from_pretrained
-    rows = Dataset.from_dict({"input_ids": [a.ids for a in prompts[: steps * BATCH]]})
+    rows = Dataset.from_dict({"input_ids": [a.ids for a in case.prompts[: steps * case.batch]]})
     marks: list[float] = []
     lengths: list[float] = []
 
@@ -93,11 +124,12 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
         def on_step_end(self, *_: Any, **__: Any) -> None:
             marks.append(time.perf_counter())
 
-    reward_model = classifier(args.reward_model, num_labels=1)
+    reward_model = classifier(case.reward_model, num_labels=1)
     trainer = PPOTrainer(
-        args=config, processing_class=tokenizer, model=causal(args.policy), ref_model=causal(args.policy),
-        reward_model=reward_model, train_dataset=rows, eval_dataset=rows.select(range(1)),
-        value_model=classifier(args.policy, num_labels=1), callbacks=[Mark()],
+        args=config, processing_class=tokenizer, model=causal(case.policy),
+        ref_model=None if case.lora else causal(case.policy), reward_model=reward_model, train_dataset=rows,
+        eval_dataset=rows.select(range(1)), value_model=classifier(case.policy, num_labels=1), callbacks=[Mark()],
+        peft_config=adapter,
     )  # fmt: skip
     drawn: list[tuple[float, float]] = []
     updates: list[float] = []
@@ -129,14 +161,14 @@ def theirs(args: argparse.Namespace, prompts: list[PromptItem], steps: int, micr
     return found
 
 
-def samplers(args: argparse.Namespace, prompts: list[PromptItem]) -> dict[str, float]:
+def samplers(case: Case) -> dict[str, float]:
     """Seconds to sample one batch with the built-in sampler and with ``generate``."""
-    tokenizer, policy = Tokenizer.load(args.policy), loading.load_policy(args.policy)
-    ids = [a.ids for a in prompts[:BATCH]]
+    tokenizer, policy = Tokenizer.load(case.policy), loading.load_policy(case.policy)
+    ids = [a.ids for a in case.prompts[: case.batch]]
     found = {}
     for name, sampler in (("builtin", sample), ("generate", generate)):
         start = time.perf_counter()
-        sampler(policy, ids, range(BATCH), tokenizer, SamplingOptions(max_new_tokens=LONGEST))
+        sampler(policy, ids, range(case.batch), tokenizer, SamplingOptions(max_new_tokens=case.longest))
         found[name] = time.perf_counter() - start
     return found
 
@@ -152,15 +184,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="result file")
     args = parser.parse_args()
     tokenizer = Tokenizer.load(args.policy)
-    rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * BATCH]
+    rows = [r.prompt for r in dataset.read_rows(args.prompts, PromptRow, "prompts")][: args.steps * Case.batch]
     prompts = [PromptItem(p, ids) for p, ids in zip(rows, tokenizer.prompts(rows), strict=True)]
-    tried = {micro: statistics.median(s["whole"] for s in theirs(args, prompts, 3, micro)[1:]) for micro in MICRO}
+    case = Case(args.policy, args.reward_model, prompts)
+    tried = {micro: statistics.median(s["whole"] for s in theirs(case, 3, micro)[1:]) for micro in MICRO}
     micro = min(tried, key=lambda m: tried[m])
     print(f"TRL is fastest with {micro} responses per forward pass: {tried}")
     sides: dict[str, Callable[[], Steps]] = {
-        "trl": lambda: theirs(args, prompts, args.steps, micro),
-        "separate": lambda: ours(args, prompts, args.steps, "separate"),
-        "shared": lambda: ours(args, prompts, args.steps, "shared"),
+        "trl": lambda: theirs(case, args.steps, micro),
+        "separate": lambda: ours(case, args.steps, "separate"),
+        "shared": lambda: ours(case, args.steps, "shared"),
     }
     steps: dict[str, Steps] = {name: [] for name in sides}
     draws: list[dict[str, float]] = []
@@ -168,14 +201,14 @@ def main() -> None:
         for name, side in sides.items():
             steps[name] += side()[1:]  # the first step is a warm-up
             gc.collect()
-        draws.append(samplers(args, prompts))
+        draws.append(samplers(case))
     median = {
         name: {key: statistics.median(s[key] for s in found) for key in (*PARTS, "whole", "tokens")}
         for name, found in steps.items()
     }
     for name, m in median.items():
         parts = "  ".join(f"{part} {m[part]:.2f}" for part in PARTS)
-        print(f"{name:<9} {m['whole']:.2f} s per step  {parts}  ({m['tokens'] / BATCH:.0f} tokens per response)")
+        print(f"{name:<9} {m['whole']:.2f} s per step  {parts}  ({m['tokens'] / case.batch:.0f} tokens per response)")
     ratios = {
         name: round(
             statistics.median(t["whole"] / o["whole"] for t, o in zip(steps["trl"], steps[name], strict=True)), 2
@@ -188,7 +221,12 @@ def main() -> None:
     print(f"generate of transformers takes {ratios['sampler']} times as long as the built-in sampler")
     if args.out:
         result = {"command": "python bench/speed/ppo_speed.py PROMPTS POLICY REWARD_MODEL", "tokalign": __version__}
-        threads = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "batch": BATCH, "trl_microbatch": micro}
+        threads = {
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "batch": case.batch,
+            "trl_microbatch": micro,
+        }
         rounded = {n: {k: round(v, 3) for k, v in m.items()} for n, m in median.items()}
         args.out.write_text(json.dumps({**result, **threads, "seconds": rounded, "ratios": ratios}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
 """The built-in sampler on a real model: against ``generate``, and with prompts that occur several times.
 
-SmolLM2-135M-Instruct, dequantised from Q4_1 (see smollm2.py), in bfloat16, one thread. Times are CPU
-seconds; medians of three runs in turn.
+SmolLM2-135M-Instruct, dequantised from Q4_1 (see smollm2.py), one thread. Times are CPU seconds; medians of three runs
+in turn. Use ``--dtype bfloat16`` only on CPUs that have it: others emulate it, many times slower than float32.
 
-    python bench/speed/sampler.py [--prompts 64] [--tokens 64] [--out docs/results/sampler.json]
+    python bench/speed/sampler.py [--prompts 64] [--tokens 64] [--dtype float32] [--out docs/results/sampler.json]
 """
 
 import argparse
@@ -67,17 +67,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     source = fetch()
-    tokenizer, policy = Tokenizer.load(source), loading.load_policy(source, "bfloat16")
+    tokenizer, policy = Tokenizer.load(source), loading.load_policy(source, args.dtype)
     asked = [f"Tell me a long story about the number {k} and its friends." for k in range(args.prompts)]
     speed = speeds(policy, tokenizer, tokenizer.prompts(asked), args.tokens)
     read = shared(policy, tokenizer)
     result = {
-        "command": "python bench/speed/sampler.py",
-        "model": "SmolLM2-135M-Instruct, dequantised from Q4_1, bfloat16, one thread",
+        "command": f"python bench/speed/sampler.py --dtype {args.dtype}",
+        "model": f"SmolLM2-135M-Instruct, dequantised from Q4_1, {args.dtype}, one thread",
         "machine": platform.machine(),
         "prompts": args.prompts,
         "tokens": args.tokens,

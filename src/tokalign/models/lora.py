@@ -23,10 +23,11 @@ POLICY, VALUE, REWARD = "default", "value", "reward"
 def _config(model: Any, options: LoraOptions) -> Any:
     from peft import LoraConfig
 
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {
         name.split(".")[-1]
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and name.split(".")[-1] not in _OUTPUTS
+        if isinstance(module, torch.nn.Linear | Conv1D) and name.split(".")[-1] not in _OUTPUTS and module is not output
     }
     heads = [name for name in _HEADS if isinstance(getattr(model, name, None), torch.nn.Module)]
     return LoraConfig(
@@ -217,7 +218,7 @@ class Adapters:
             with self.off():
                 yield
         finally:
-            for weight, original in zip(weights, before, strict=False):
+            for weight, original in reversed(list(zip(weights, before, strict=False))):  # two layers can share one
                 weight.data = original.to(device)
 
     def export(self, saved: Path, folder: Path) -> Any:

@@ -101,7 +101,7 @@ class Mismatch:
         return rl.importance_weights(logprobs, sampled, self._cap)
 
     def truncation(self, logprobs: Tensor, old_logprobs: Tensor) -> Tensor | float:
-        """(B, T): factors that truncate the ratios of the policy loss if ``old_logprobs`` are the sampler's."""
-        if self._exact or not self.reuse:
+        """(B, T): factors that truncate the ratios of the policy loss; ``old_logprobs`` are the sampler's."""
+        if self._exact:
             return 1.0
         return rl.truncation(logprobs, old_logprobs, self._cap)

@@ -66,9 +66,13 @@ class Rollout:
     """Rewards of each reward function, before placing and scaling."""
     segments: Tensor
     """Index of the sentence of each token, long."""
+    by_sampler: bool
+    """Whether ``logprobs`` are the sampler's; otherwise those of the training forward pass."""
 
     @classmethod
-    def of(cls, items: Sequence[PromptItem], responses: Sequence[Response], device: torch.device) -> "Rollout":
+    def of(
+        cls, items: Sequence[PromptItem], responses: Sequence[Response], device: torch.device, by_sampler: bool
+    ) -> "Rollout":
         """Pad the responses to the longest and move them to ``device``; ``items`` are their prompts."""
         lengths = torch.tensor([len(r.ids) for r in responses])
 
@@ -85,6 +89,7 @@ class Rollout:
             padded([r.values for r in responses]),
             [padded(rows) for rows in zip(*(r.scores for r in responses), strict=True)],
             padded([r.segments for r in responses]),
+            by_sampler,
         )
 
     @property
@@ -180,7 +185,7 @@ class Collector:
             )
             for k, (i, rewards) in enumerate(zip(local_indices, zip(*scores, strict=True), strict=True))
         ]
-        return Rollout.of(items, distributed.gathered(responses), self.networks.device)
+        return Rollout.of(items, distributed.gathered(responses), self.networks.device, bool(self.mismatch.reuse))
 
     @torch.no_grad()
     def _read(self, pairs: list[Pair], sampled: Sequence[Sampled]) -> tuple[list[Tensor], ...]:

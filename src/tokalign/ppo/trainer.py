@@ -251,7 +251,7 @@ class Learner:
                 f"gradients are not finite: policy {sums['grad_norm']}, value {sums['value_grad_norm']}",
                 remedy="lower --lr and --value-lr, or use --dtype float32",
             )
-        if first and self.collector.mismatch.reuse:
+        if first and rollout.by_sampler:
             self.collector.mismatch.conclude()
         self.optimizer.step()
         return sums
@@ -265,9 +265,11 @@ class Learner:
         new = self.networks.read(batch, entropy=first)
         old = rollout.logprobs[group, :width]
         now, mismatch = new.logprobs.detach(), self.collector.mismatch
-        if first and mismatch.reuse:  # the old log-probabilities are the sampler's
-            mismatch.compare(old, now, mask)
-        weights = rollout.importance[group, :width] * mismatch.truncation(now, old)
+        weights = rollout.importance[group, :width]
+        if rollout.by_sampler:
+            weights = weights * mismatch.truncation(now, old)
+            if first:
+                mismatch.compare(old, now, mask)
         advantages = targets.advantages[group, :width]
         policy = rl.policy_loss(new.logprobs, old, advantages, mask, options.clip_range, weights)
         if self.networks.shared:
