@@ -124,11 +124,14 @@ def theirs(case: Case, steps: int, micro: int) -> Steps:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             marks.append(time.perf_counter())
 
-    reward_model = classifier(case.reward_model, num_labels=1)
+    reward_model, value_model = classifier(case.reward_model, num_labels=1), classifier(case.policy, num_labels=1)
+    if case.lora:  # TRL would train the whole value model
+        value_model.add_adapter(LoraConfig(r=16, lora_alpha=32, target_modules=adapter.target_modules))
+        value_model.score.requires_grad_(True)
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=causal(case.policy),
         ref_model=None if case.lora else causal(case.policy), reward_model=reward_model, train_dataset=rows,
-        eval_dataset=rows.select(range(1)), value_model=classifier(case.policy, num_labels=1), callbacks=[Mark()],
+        eval_dataset=rows.select(range(1)), value_model=value_model, callbacks=[Mark()],
         peft_config=adapter,
     )  # fmt: skip
     drawn: list[tuple[float, float]] = []

@@ -157,6 +157,28 @@ def sampler(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"tokens_per_cpu_second": found, "over_generate": ratio}
 
 
+def training_time(run: Callable[[], None]) -> list[dict[str, Any]]:
+    """Seconds from the start of a Trainer's loop to the end of its last step: no loading, no last checkpoint."""
+    from transformers.trainer_callback import CallbackHandler
+
+    marks: list[float] = []
+    before = CallbackHandler.on_train_begin, CallbackHandler.on_step_end
+
+    def marked(event: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
+            marks.append(time.perf_counter())
+            return event(*given, **more)
+
+        return call
+
+    CallbackHandler.on_train_begin, CallbackHandler.on_step_end = map(marked, before)
+    try:
+        run()
+    finally:
+        CallbackHandler.on_train_begin, CallbackHandler.on_step_end = before
+    return [{"whole": marks[-1] - marks[0]}]
+
+
 def supervised(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of SFT and of training a sequence-level reward model, on rows of different lengths."""
     from datasets import Dataset
@@ -219,13 +241,8 @@ def supervised(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                 processing_class=tokenizer.hf_tokenizer,
             ).train()  # fmt: skip
 
-    def timed(run: Callable[[], None]) -> list[dict[str, Any]]:
-        start = time.perf_counter()
-        run()
-        return [{"whole": time.perf_counter() - start}]
-
     runs = {"train-sft": sft_ours, "TRL SFT": sft_theirs, "train-rm": rm_ours, "TRL reward": rm_theirs}
-    steps = in_turn({name: partial(timed, run) for name, run in runs.items()}, args.rounds)
+    steps = in_turn({name: partial(training_time, run) for name, run in runs.items()}, args.rounds)
     seconds = {name: [round(s["whole"], 2) for s in found] for name, found in steps.items()}
     middle = {name: median(found) for name, found in seconds.items()}
     config = loading.load_policy(source).config
@@ -330,23 +347,23 @@ def main() -> None:
     if args.out and args.out.is_file():
         found = json.loads(args.out.read_text(encoding="utf-8"))
     found |= {
-        "command": "python bench/speed/size.py --trl-ppo DIR --trl DIR",
+        "command": "python bench/speed/size.py --trl-ppo DIR --trl DIR --dtype TYPE",
         "tokalign": __version__,
         "model": "SmolLM2-135M-Instruct, dequantised from Q4_1",
-        "dtype": args.dtype,
         "threads": torch.get_num_threads(),
-        "peak_gflops": round(peak(args.dtype) / 1e9, 1),
     }
+    parts = found.setdefault(args.dtype, {})
+    gflops = round(peak(args.dtype) / 1e9, 1)
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
         for part in args.parts:
             paths = [str(p.resolve()) for p in (args.trl_ppo if part == "ppo" else args.trl,) if p]
             environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
             keep = [a for a in sys.argv[1:] if a not in args.parts and a != "--parts"]
-            command = [sys.executable, __file__, *keep, "--folder", scratch, "--peak", str(found["peak_gflops"] * 1e9)]
+            command = [sys.executable, __file__, *keep, "--folder", scratch, "--peak", str(gflops * 1e9)]
             done = subprocess.run([*command, "--parts", part], env=environment, stdout=subprocess.PIPE, check=True)
-            found[part] = json.loads(done.stdout.decode().splitlines()[-1])
-            print(part, json.dumps(found[part], indent=1))
+            parts[part] = json.loads(done.stdout.decode().splitlines()[-1]) | {"peak_gflops": gflops}
+            print(part, json.dumps(parts[part], indent=1))
             if args.out:
                 args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
