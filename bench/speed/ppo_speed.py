@@ -125,8 +125,8 @@ def theirs(case: Case, steps: int, micro: int) -> Steps:
             marks.append(time.perf_counter())
 
     reward_model, value_model = classifier(case.reward_model, num_labels=1), classifier(case.policy, num_labels=1)
-    if case.lora:  # TRL would train the whole value model
-        value_model.add_adapter(LoraConfig(r=16, lora_alpha=32, target_modules=adapter.target_modules))
+    if adapter:  # TRL would train the whole value model
+        value_model.add_adapter(adapter)
         value_model.score.requires_grad_(True)
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=causal(case.policy),

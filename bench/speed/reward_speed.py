@@ -26,6 +26,7 @@ from tokalign.config.methods import RewardModelOptions
 from tokalign.config.options import SupervisedOptions
 from tokalign.config.stages import DiffConfig, EditConfig
 from tokalign.models import loading
+from tokalign.models.pairs import supports_pairs
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.stages import diff, edit
 from tokalign.training import examples as training_examples
@@ -58,14 +59,15 @@ def ours(
     """Seconds of training with tokalign."""
     new = loading.new_token_model if level == "token" else loading.new_sequence_model
     loaded, device = new(model), torch.device("cpu")
-    lengths = [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples]
+    shared = supports_pairs(loaded, level, [e["pairs"] for e in examples], tokenizer.pad_id)
+    lengths = training_examples.lengths(examples, shared=shared)
     with tempfile.TemporaryDirectory() as folder:
         learning = RewardModelOptions(level=level, pairs="edited")
         options = SupervisedOptions(
             batch_size=batch, epochs=epochs, lr=2e-5, save_every=10**9, quiet=True, device="cpu"
         )
         loss = TokenLoss(loaded, learning) if level == "token" else PairLoss(loaded)
-        collate = partial(training_examples.collate, tokenizer=tokenizer, device=device)
+        collate = partial(training_examples.collate, tokenizer=tokenizer, device=device, shared=shared)
         began = time.perf_counter()
         counts = training_examples.counts(examples, learning)
         fit("bench", loss, examples, lengths, counts, collate, options, Workspace.at(Path(folder)))

@@ -42,6 +42,7 @@ from tokalign.config.methods import RewardModelOptions
 from tokalign.config.options import LoraOptions, SamplingOptions, SupervisedOptions
 from tokalign.models import loading, lora
 from tokalign.models.batch import Batch
+from tokalign.models.pairs import supports_pairs
 from tokalign.models.sampler import sample
 from tokalign.models.samplers import generate
 from tokalign.models.tokenizer import Tokenizer
@@ -211,8 +212,9 @@ def supervised(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     def rm_ours() -> None:
         loss = PairLoss(loading.new_sequence_model(source))
         rows: list[dict[str, Any]] = [{"id": str(k), "pairs": [(p, a), (p, b)]} for k, (p, a, b) in enumerate(pairs)]
-        lengths = [max(len(p) + len(a), len(p) + len(b)) for p, a, b in pairs]
-        collate = partial(examples.collate, tokenizer=tokenizer, device=device)
+        shared = supports_pairs(loss.plain, "sequence", [r["pairs"] for r in rows], tokenizer.pad_id)
+        lengths = examples.lengths(rows, shared=shared)
+        collate = partial(examples.collate, tokenizer=tokenizer, device=device, shared=shared)
         counts = examples.counts(rows, RewardModelOptions(level="sequence"))
         with tempfile.TemporaryDirectory() as out:
             fit("bench", loss, rows, lengths, counts, collate, options, Workspace.at(Path(out)))

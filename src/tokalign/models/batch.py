@@ -45,6 +45,20 @@ class Batch:
         )
 
     @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Arguments of the model."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    @property
+    def rows(self) -> Tensor:
+        """(B,) long: row of each sequence."""
+        return torch.arange(len(self.input_ids), device=self.input_ids.device)
+
+    def columns(self, at: Tensor) -> Tensor:
+        """(B, …) long: columns of the tokens at the positions ``at`` (B, …) of their sequences."""
+        return at
+
+    @property
     def response_mask(self) -> Tensor:
         """(B, T) bool, True at response tokens."""
         width = int(self.response_lens.max())
@@ -57,22 +71,21 @@ class Batch:
 
     @property
     def last(self) -> Tensor:
-        """(B,) long: position of the last token that is not padding."""
-        return self.prompt_lens + self.response_lens - 1
+        """(B,) long: column of the last token that is not padding."""
+        return self.columns(self.prompt_lens + self.response_lens - 1)
 
     def positions(self, shift: int = 0) -> Tensor:
-        """(B, T) long: position of response token t in its sequence, plus ``shift``, clamped to [0, L - 1].
+        """(B, T) long: column of response token t, plus ``shift``, clamped to [0, L - 1].
 
         ``shift=-1`` gives the position whose logits and value belong to the action that emitted token t.
         """
         width = int(self.response_lens.max())
         at = self.prompt_lens[:, None] + torch.arange(width, device=self.input_ids.device) + shift
-        return at.clamp(0, self.input_ids.shape[1] - 1)
+        return self.columns(at).clamp(0, self.input_ids.shape[1] - 1)
 
     def gather(self, x: Tensor, shift: int = 0) -> Tensor:
         """(B, L, …) → (B, T, …): ``x`` at the response tokens. ``shift``: see :meth:`positions`."""
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        return x[rows, self.positions(shift)]
+        return x[self.rows[:, None], self.positions(shift)]
 
 
 PASS = 192

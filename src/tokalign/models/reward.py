@@ -21,7 +21,7 @@ from tokalign.models.tokenizer import Tokenizer
 
 def class_probs(model: Any, batch: Batch) -> Tensor:
     """(B, T, 3): probabilities of bad, neutral and good at the response tokens, EOS included."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = model(**batch.inputs).logits
     return batch.gather(logits).float().softmax(-1)
 
 
@@ -32,12 +32,11 @@ def sequence_scores(model: Any, batch: Batch) -> Tensor:
     same id. Encoders pool in their own way, so their own scores are used.
     """
     if not reads_last_token(model):
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
         return logits.float().squeeze(-1)  # type: ignore[no-any-return]
     body, head = getattr(model, model.base_model_prefix), model.score
-    hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
-    rows = torch.arange(len(hidden), device=hidden.device)
-    return head(hidden[rows, batch.last].to(next(head.parameters()).dtype)).float().squeeze(-1)  # type: ignore[no-any-return]
+    hidden = body(**batch.inputs).last_hidden_state
+    return head(hidden[batch.rows, batch.last].to(next(head.parameters()).dtype)).float().squeeze(-1)  # type: ignore[no-any-return]
 
 
 def reads_last_token(model: Any) -> bool:

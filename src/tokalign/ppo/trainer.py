@@ -77,6 +77,7 @@ class Learner:
             ],
             weight_decay=0.0,
             betas=(0.9, 0.95),
+            fused=True,
         )
 
     def state_dict(self) -> dict[str, Any]:

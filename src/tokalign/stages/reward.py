@@ -22,13 +22,14 @@ from tokalign.data import dataset
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.models import loading, lora, reward_metrics
 from tokalign.models.batch import over, room
-from tokalign.models.distributed import is_main_process, main_process_writes
+from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
 from tokalign.models.model_card import card
+from tokalign.models.pairs import supports_pairs
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel
 from tokalign.models.tiny_tokenizer import train_tiny
 from tokalign.models.tokenizer import Tokenizer, same_tokenizer
-from tokalign.training.examples import Ids, collate, counts, examples_of
+from tokalign.training.examples import Ids, collate, counts, examples_of, lengths
 from tokalign.training.losses import PairLoss, TokenLoss, class_targets, class_weights
 from tokalign.training.preferences import as_labels, texts
 from tokalign.training.saving import save_trained
@@ -74,15 +75,18 @@ def run(config: TrainRmConfig) -> StageResult:
 
         # 4. Train.
         model.to(device)
+        shared = broadcast(
+            lambda: supports_pairs(model, config.level, [e["pairs"] for e in examples], tokenizer.pad_id)
+        )
         if config.lora:
             model = lora.adapt(model, config)
         fitted, model = fit(
             "train-rm",
             TokenLoss(model, config) if config.level == "token" else PairLoss(model),
             examples,
-            [max(len(p) + len(r) for p, r in e["pairs"]) for e in examples],
+            lengths(examples, shared=shared),
             counts(examples, config),
-            partial(collate, tokenizer=tokenizer, device=device),
+            partial(collate, tokenizer=tokenizer, device=device, shared=shared),
             config,
             out.space,
             _early(config, tokenizer, heldout_examples),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tokalign.artifacts.schemas import TokenLabels
 from tokalign.config.methods import RewardModelOptions
 from tokalign.models.batch import Batch, pad_rows
+from tokalign.models.pairs import PairBatch, row_lengths
 from tokalign.models.tokenizer import Tokenizer
 
 Ids = NDArray[np.int32]
@@ -48,16 +49,31 @@ def examples_of(
     return examples
 
 
-def collate(batch: list[dict[str, Any]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Any]:
+def lengths(examples: Sequence[dict[str, Any]], *, shared: bool) -> list[int]:
+    """Number of tokens of each example in a row of a microbatch."""
+    pairs = [e["pairs"] for e in examples]
+    return row_lengths(pairs) if shared else [max(len(p) + len(r) for p, r in pair) for pair in pairs]
+
+
+def collate(batch: list[dict[str, Any]], tokenizer: Tokenizer, device: torch.device, *, shared: bool) -> dict[str, Any]:
     """Collate examples into a microbatch: all better responses, then all worse ones.
+
+    Args:
+        batch: examples.
+        tokenizer: gives the id of padding.
+        device: where the microbatch goes.
+        shared: whether both responses of a pair are in one row, see :class:`PairBatch`.
 
     Returns:
         ``id`` of each example, ``batch`` of 2B rows and, at the token level, ``labels`` (2B, T) long, 0 at padding.
     """
-    microbatch = {
-        "id": [e["id"] for e in batch],
-        "batch": Batch.of([e["pairs"][side] for side in (0, 1) for e in batch], tokenizer.pad_id, device),
-    }
+    pairs = [e["pairs"] for e in batch]
+    padded = (
+        PairBatch.of_pairs(pairs, tokenizer.pad_id, device)
+        if shared
+        else Batch.of([pair[side] for side in (0, 1) for pair in pairs], tokenizer.pad_id, device)
+    )
+    microbatch = {"id": [e["id"] for e in batch], "batch": padded}
     if "labels" in batch[0]:
         rows = [torch.from_numpy(e["labels"][side]).long() for side in (0, 1) for e in batch]
         microbatch["labels"] = pad_rows(rows).to(device)

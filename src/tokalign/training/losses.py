@@ -61,7 +61,7 @@ class TokenLoss(ModelLoss):
     def forward(self, inputs: dict[str, Any], total: float) -> Tensor:
         """See :class:`ModelLoss`."""
         batch: Batch = inputs["batch"]
-        logits = self.plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = self.plain(**batch.inputs).logits
         cells, device = batch.gather(logits), logits.device
         weights, goals = self.weights.to(device), self.goals.to(device)
         return rewards.token_loss(cells, inputs["labels"], batch.response_mask, weights, goals, total)

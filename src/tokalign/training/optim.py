@@ -109,7 +109,7 @@ def make_optimizer(
         muon_lr: learning rate of Muon.
         weight_decay: decoupled weight decay of both.
     """
-    adam = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.95)}
+    adam = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.95), "fused": True}
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(params, **adam)  # type: ignore[arg-type]
