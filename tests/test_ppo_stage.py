@@ -1,6 +1,8 @@
 """``train-ppo`` through the real command line: several payers, adapters on one base, early stops, what is kept."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +151,30 @@ def test_a_run_that_stops_before_its_first_evaluation_is_evaluated_and_kept(ther
     assert stats(there / "early")["steps"] > found["steps"]
 
 
+def test_time_that_is_over_ends_the_run_and_more_time_continues_it(there: Path, tmp_path: Path) -> None:
+    work = f"train-ppo prompts --policy policy --reward-model rm {QUICK} --steps 3"
+    tokalign(there, f"{work} --out {tmp_path / 'whole'}")
+    cut = f"{work} --out {tmp_path / 'cut'} --max-minutes"
+    tokalign(there, f"{cut} 1e-6 --eval-prompts heldout")
+    found = stats(tmp_path / "cut")
+    assert (found["steps"], found["stopped"], found["best_step"]) == (1, "--max-minutes 1e-06", 1)
+    assert found["best_win_rate"] is not None, "the model that is kept was evaluated"
+    tokalign(there, f"{cut} 1e-6 --fresh")
+    tokalign(there, f"{cut} 1e-6")
+    assert stats(tmp_path / "cut")["steps"] == 1, "no time is left"
+    for minutes in (2e-6, 0):
+        tokalign(there, f"{cut} {minutes}")
+        assert stats(tmp_path / "cut")["steps"] == (1 if minutes else 3)
+    assert stats(tmp_path / "cut")["stopped"] == ""
+    from safetensors.torch import load_file
+
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    less = run(there, f"{cut} 5")
+    assert less.returncode == 2
+    assert "--max-minutes 0.0 → 5.0" in less.stderr
+
+
 def test_what_goes_wrong_in_the_middle_leaves_what_was_done(there: Path) -> None:
     wrong = "def f(prompts, responses, offsets):\n    return [{}] * len(responses)\n"
     (there / "turns.py").write_text(wrong.format("float(open('n').read())"))
@@ -179,3 +205,24 @@ def test_options_that_do_not_go_together_are_refused(there: Path, options: str, 
     assert done.returncode == 2
     assert said in done.stderr
     assert not (there / "refused").exists()
+
+
+def test_a_function_judges_and_its_samples_are_kept(there: Path) -> None:
+    (there / "looking.py").write_text("def brief(prompts, responses):\n    return [-len(r) for r in responses]\n")
+    work = f"train-ppo prompts --policy policy --reward-model rm {QUICK} --eval-prompts heldout"
+    tokalign(there, f"{work} --eval-judge looking:brief --steps 2 --eval-every 1 --look-samples 3 --out looked")
+    assert [i["name"] for i in stats_inputs(there / "looked")][-1] == "eval_judge"
+    for step in (1, 2):
+        rows = lines(there / "looked" / "looks" / f"step-{step:05d}.jsonl")
+        assert len(rows) == 3
+        for row in rows:
+            a, b = len(row["reference"]), len(row["response"])
+            assert row["preference"] == (1.5 if a == b else 2 if b < a else 1)
+    refused = run(there, f"{work} --eval-judge looking --steps 2 --out other")
+    assert refused.returncode == 2
+    assert "give playground, reward or MODULE:NAME" in refused.stderr
+
+
+def stats_inputs(folder: Path) -> list[dict[str, Any]]:
+    inputs: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())["inputs"]
+    return inputs

@@ -177,6 +177,19 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_time_that_is_over_ends_the_run_and_more_time_continues_it(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 6, "lr": 1e-2}
+    assert "stopped" not in train(tmp_path / "whole", **options)
+    for minutes, steps in ((1e-6, 1), (2e-6, 1), (0.0, 6)):
+        stats = train(tmp_path / "cut", **options, max_minutes=minutes)
+        assert stats["steps"] == steps
+        assert stats.get("stopped") == (f"--max-minutes {minutes:g}" if minutes else None)
+    one, two = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "cut"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    early = train(tmp_path / "early", **options, max_minutes=1e-6, patience=3)
+    assert early["best_step"] == early["steps"] == 1, "there is a best model even before the first evaluation"
+
+
 def test_the_best_weights_are_kept_when_accuracy_stops_rising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter([(0.5, 1.0), (0.9, 1.0), (0.9, 0.5), (0.9, 0.6), (0.4, 0.1), (1.0, 0.0)])
     seen: list[float] = []

@@ -435,3 +435,32 @@ def test_the_best_of_two_is_another_run_than_the_best_of_four() -> None:
 
     hashes = {Side("a", str(ROOT / "data" / "responses-good"), n).lineage()["sha256"] for n in (1, 2, 4)}
     assert len(hashes) == 3
+
+
+def test_a_function_judges(there: Path) -> None:
+    (there / "mine.py").write_text(
+        "def goods(prompts, responses):\n"
+        "    assert len(prompts) == len(responses)\n"
+        "    return [r.count('good') for r in responses]\n"
+        "def few(prompts, responses):\n    return [1.0]\n"
+        "def words(prompts, responses):\n    return ['x' for _ in responses]\n"
+    )
+    done = run(there, *WORK, *BOTH, "--judge", "mine:goods")
+    assert done.returncode == 0, done.stderr
+    found = stats(there)
+    # better: 12 of 20 have two "good", 5 have one as the reference has, 3 have none.
+    assert found["candidates"]["better"]["win_rate"] == pytest.approx(100 * (12 + 2.5) / 20)
+    assert found["candidates"]["mixed"]["win_rate"] == pytest.approx(50)
+    assert found["judge"]["better"]["score"] == pytest.approx((24 + 5) / 20)
+    (there / "mine.py").write_text((there / "mine.py").read_text() + "# changed\n")
+    changed = run(there, *WORK, *BOTH, "--judge", "mine:goods")
+    assert changed.returncode == 2
+    assert "input judge" in changed.stderr
+    for name, said in (("few", "returned 1 scores for 20 responses"), ("words", "returned 'x' for response 0")):
+        failed = run(there, *WORK, *BOTH, "--judge", f"mine:{name}", "--fresh")
+        assert failed.returncode == 5
+        assert said in failed.stderr
+    for name, code in (("mine", 2), ("mine:absent", 5), ("absent:goods", 5)):
+        failed = run(there, *WORK, *BOTH, "--judge", name, "--fresh")
+        assert failed.returncode == code
+        assert "MODULE:NAME" in failed.stderr

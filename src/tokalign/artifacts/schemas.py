@@ -155,6 +155,16 @@ class TokenRewards(Row):
         return self
 
 
+class PairScores(Row):
+    """``reward-metrics/1``: an original and its edited response with their mean rewards per token, or their scores."""
+
+    prompt: PromptField
+    original: Text
+    edited: Text
+    original_score: float
+    edited_score: float
+
+
 class Judgement(Row):
     """``judgements/1``, with key (id, candidate, judge, order). ``preference``: 1 (reference) to 2 (candidate)."""
 
@@ -218,6 +228,7 @@ KINDS = {
     "policy": Kind(1, None, "tokalign train-sft or train-ppo", "config.json"),
     "responses": Kind(1, ResponseRow, "tokalign generate"),
     "token-rewards": Kind(1, TokenRewards, "tokalign score"),
+    "reward-metrics": Kind(1, PairScores, "tokalign eval-rm"),
     "judgements": Kind(1, Judgement, "tokalign eval-winrate"),
     "winrates": Kind(1, None, "tokalign eval-winrate", "data.json"),
 }

@@ -154,6 +154,7 @@ class RewardModel(TypedDict):
     steps: NotRequired[Count]
     final_loss: NotRequired[Number | None]
     best_step: NotRequired[Count]
+    stopped: NotRequired[str]
     edited_over_original: Pairs
     chosen_over_rejected: Pairs
     flips: Annotated[_Flips, AfterValidator(_check_estimate)]
@@ -171,6 +172,7 @@ class SftPolicy(TypedDict):
 
     steps: Count
     final_loss: Number | None
+    stopped: NotRequired[str]
     weights: Count
     notes: NotRequired[list[str]]
 
@@ -260,6 +262,7 @@ def _schema(kind: str, by_ppo: bool) -> TypeAdapter[Any] | None:
         "edits": Edits,
         "token-labels": TokenLabels,
         "reward-model": RewardModel,
+        "reward-metrics": RewardModel,
         "policy": PpoPolicy if by_ppo else SftPolicy,
         "token-rewards": TokenRewards,
         "winrates": WinRates,

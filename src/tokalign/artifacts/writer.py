@@ -37,7 +37,7 @@ class Writer:
     def __init__(self, folder: Path, kind: str, config: StageOptions, inputs: Mapping[str, dict[str, Any]]) -> None:
         self.folder, self.kind, self.config = folder, kind, config
         # Input options are left out: the inputs are compared by content, not by path.
-        self.options = config.select("rows", "more")
+        self.options = config.select("rows", "more", "limit")
         self.inputs = [
             {"name": name, **entry, "path": _relative_path(entry["path"], folder)} for name, entry in inputs.items()
         ]
@@ -109,7 +109,7 @@ class Writer:
             tokalign=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=invocation.command(),
-            config=self.config.select("rows", "more", "run", "input", "out"),
+            config=self.config.select("rows", "more", "limit", "run", "input", "out"),
             config_hash=hash_json(self.fingerprint),
             seed=self.config.seed,
             inputs=self.inputs,
@@ -212,7 +212,7 @@ def _check_run(writer: Writer, found: Found) -> None:
     before = existing.fingerprint(writer.options) if existing else found.plan.fingerprint if found.plan else {}
     # Options that an older version did not have count as their defaults, which keep the old behaviour.
     before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.options}, **before}
-    if changes := _changes(before, writer.fingerprint, writer.config.select("more")):
+    if changes := _changes(before, writer.fingerprint, writer.config):
         run = "another run" if existing else "another unfinished run"
         raise ConflictError(
             f"{folder} holds {run}; changed: {', '.join(changes)}",
@@ -264,11 +264,12 @@ def _undo(writer: Writer, made: bool) -> None:
             folder.rmdir()
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any], more: Iterable[str]) -> list[str]:
-    """Describe the differences between the existing run and the requested one. Options in ``more`` may increase."""
+def _changes(before: dict[str, Any], now: dict[str, Any], config: StageOptions) -> list[str]:
+    """Describe the differences between the existing run and the requested one. Some options may increase."""
     if before["kind"] != now["kind"]:
         return [f"kind {before['kind']} → {now['kind']}"]
-    grown = {k for k in more if before.get(k) and now[k] > before[k]}
+    grown = {k for k in config.select("more", "limit") if before.get(k) and now[k] > before[k]}
+    grown |= {k for k in config.select("limit") if not now[k]}
     changed = [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in grown]
     return [
         f"{key} (sha256 {_short(before.get(key))} → {_short(now.get(key))})"

@@ -49,6 +49,9 @@ COMMANDS = {
         "tokalign.stages.reward",
         "Train a reward model that rewards every token, or one that gives a single score per response.",
     ),
+    "eval-rm": Command(
+        "EvalRmConfig", "tokalign.stages.eval_rm", "Measure a reward model on any labels, as train-rm does on its own."
+    ),
     "generate": Command(
         "GenerateConfig", "tokalign.stages.generate", "Sample responses from a policy, or the best of n."
     ),

@@ -26,7 +26,6 @@ Normalise = Literal["none", "word", "span"]
 Granularity = Literal["token", "segment", "sequence"]
 ValueModel = Literal["separate", "shared"]
 KlEstimator = Literal["k1", "k3"]
-Judge = Literal["playground", "claude", "reward", "recorded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +59,10 @@ class JudgeOptions(ClaudeOptions, ComputeOptions, RunOptions):
     """Options of judges."""
 
     reference: str | None = option(None, "policy or responses that all candidates are compared with", role="input")
-    judge: Judge = option(
+    judge: str = option(
         "playground",
-        "who compares: playground (rules; playground prompts only), claude, reward (scores of --reward-model) or "
-        "recorded (--judgements)",
+        "who compares: playground (rules; playground prompts only), claude, reward (scores of --reward-model), "
+        "recorded (--judgements) or a Python function as MODULE:NAME that scores responses",
     )
     reward_model: list[str] = option(
         [],

@@ -5,6 +5,7 @@ of an option decides what happens when a command runs again on an existing outpu
 
 * ``rows``: affects the result; another value is refused without ``--fresh``.
 * ``more``: like ``rows``, but a larger value continues the run from where it ended.
+* ``limit``: like ``more``; 0 is no limit, so more than any other value.
 * ``run``: affects how the work is done or shown; recorded, never compared.
 * ``input``: names an input (a path, a dataset revision, a prompt); what it refers to is compared, by hash.
 * ``out``: the output path.
@@ -20,7 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokalign.errors import UsageError
 
-Role = Literal["rows", "more", "run", "input", "out"]
+Role = Literal["rows", "more", "limit", "run", "input", "out"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Format = Literal[
     "auto", "tokalign", "hh-rlhf", "alpaca-farm", "trl", "ultrafeedback", "qa-feedback", "alpaca-eval", "orca",
@@ -247,7 +248,20 @@ class SamplingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(ComputeOptions):
+class TimeOptions(Options):
+    """Time limit of a training run."""
+
+    max_minutes: float = option(
+        0.0,
+        "stop after the step in which this time is over, all runs on --out together, and keep the model; a finished "
+        "run continues if you raise it; 0: no limit",
+        role="limit",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(ComputeOptions, TimeOptions):
     """Options of supervised training: SFT and reward models."""
 
     steps: int = option(

@@ -35,7 +35,8 @@ _BY_HEADING = {
     "Evaluation": "eval_prompts eval_judge eval_every patience",
     "Annotation page": "port annotator open",
     "Claude": "show_chosen re_ask",
-    "Output and run": "out fresh workers save_every sample_every report_to table_format json quiet pager",
+    "Output and run": "out fresh workers max_minutes save_every sample_every look_samples report_to table_format json "
+            "quiet pager",
 }  # fmt: skip
 """Heading → names of other options."""
 _BY_COMMAND = {

@@ -25,11 +25,11 @@ from tokalign.config.options import (
     StageOptions,
     SupervisedOptions,
     TemplateOptions,
+    TimeOptions,
     option,
 )
 
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
-EvalJudge = Literal["playground", "reward"]
 LengthControl = Literal["none", "minimal", "alpaca-eval"]
 TableFormat = Literal["terminal", "markdown", "csv", "latex"]
 
@@ -160,7 +160,17 @@ class ScoreConfig(RewardOptions, ComputeOptions, TemplateOptions, ReadOptions, S
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPpoConfig(PpoOptions, TemplateOptions, ReadOptions, StageOptions):
+class EvalRmConfig(RewardOptions, ComputeOptions, StageOptions):
+    """Options of ``tokalign eval-rm``."""
+
+    labels: str = option(..., "labels: a token-labels artifact", role="input", positional=True)
+    reward_model: str = option(..., "reward model folder or hub id", role="input")
+    max_length: int = option(2048, "maximum tokens of prompt and response; longer rows are skipped and counted", low=2)
+    cut_prompts: bool = option(False, "cut the beginning of a prompt that is too long, instead of skipping the row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPpoConfig(PpoOptions, TimeOptions, TemplateOptions, ReadOptions, StageOptions):
     """Options of ``tokalign train-ppo``."""
 
     prompts: str = option(
@@ -189,9 +199,10 @@ class TrainPpoConfig(PpoOptions, TemplateOptions, ReadOptions, StageOptions):
     eval_prompts: str | None = option(
         None, "held-out prompts for selecting the best checkpoint; unset: the last is kept", role="input"
     )
-    eval_judge: EvalJudge = option(
+    eval_judge: str = option(
         "reward",
-        "who compares policy and starting policy on --eval-prompts: reward (the training reward) or playground (rules)",
+        "who compares policy and starting policy on --eval-prompts: reward (the training reward), playground (rules) "
+        "or a Python function as MODULE:NAME",
     )
     eval_every: int = option(10, "steps between evaluations on --eval-prompts", low=1)
     patience: int = option(0, "stop after this many evaluations without a higher win rate; 0 disables", low=0)
@@ -204,6 +215,13 @@ class TrainPpoConfig(PpoOptions, TemplateOptions, ReadOptions, StageOptions):
     save_every: int = option(10, "steps between checkpoints; an interrupted run resumes from one", role="run", low=1)
     sample_every: int = option(
         10, "steps between saved sample responses with their rewards, in samples/; 0 disables", role="run", low=0
+    )
+    look_samples: int = option(
+        0,
+        "responses to --eval-prompts that are saved at each evaluation, beside those of the starting policy and the "
+        "verdict, in looks/",
+        role="run",
+        low=0,
     )
     report_to: ReportTo = option(
         "none", "also send metrics to tensorboard or wandb; metrics.jsonl is always written", role="run"

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from tokalign.artifacts.schemas import Answer, Judgement, Prompt
 from tokalign.config.methods import JudgeOptions
+from tokalign.errors import UsageError
+from tokalign.models.function_names import is_function
 
 __all__ = ["ORDERS", "Answer", "Comparer", "Comparison", "Judge", "Pairing", "make", "prefer"]
 CHUNK = 1000
@@ -21,7 +23,7 @@ JUDGES = {
     "recorded": "tokalign.judges.recorded:RecordedJudge",
     "claude": "tokalign.judges.claude:ClaudeJudge",
 }
-"""Value of ``--judge`` → ``module:factory``."""
+"""Value of ``--judge`` → ``module:factory``. Other values name a function of the user."""
 ORDERS = ("reference_first", "candidate_first")
 """Orders in which a pair can be shown to a judge."""
 
@@ -96,7 +98,12 @@ def make(options: JudgeOptions, folder: Path) -> Judge:
     Raises:
         UsageError, InputError: an option or file that the judge needs is missing or invalid.
     """
-    module, _, name = JUDGES[options.judge].partition(":")
+    if is_function(options.judge):
+        module, name = "tokalign.judges.function", "make_judge"
+    elif options.judge in JUDGES:
+        module, _, name = JUDGES[options.judge].partition(":")
+    else:
+        raise UsageError(f"--judge is {options.judge!r}", remedy=f"give {', '.join(JUDGES)} or MODULE:NAME")
     judge: Judge = getattr(importlib.import_module(module), name)(options, folder)
     return judge
 

@@ -139,6 +139,11 @@ def lineage(source: str) -> dict[str, Any]:
     """Lineage entry of a reward model or function; a function is identified by the hash of its source file."""
     if not is_function(source):
         return dataset.model_lineage(source, "reward-model")
+    return function_lineage(source)
+
+
+def function_lineage(source: str) -> dict[str, Any]:
+    """Lineage entry of a function ``MODULE:NAME``."""
     loaded = function(source)
     file = inspect.getsourcefile(loaded if inspect.isroutine(loaded) else sys.modules[source.partition(":")[0]])
     return {"path": source, "kind": "function", "version": None, "sha256": file and sha256(Path(file)), "rows": None}
@@ -157,7 +162,7 @@ def function(source: str) -> Function:
         found: Function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as e:
         raise InputError(
-            f"cannot import the reward function {source!r}: {e}",
+            f"cannot import the function {source!r}: {e}",
             remedy="use MODULE:NAME, with a module that can be imported from the current folder",
         ) from e
     if not callable(found):

@@ -57,8 +57,18 @@ Room = Callable[[Sequence[int], int], list[int] | None]
 """Maps prompt ids and the length of a response to the prompt ids that fit beside it, or None if they do not fit."""
 
 
+def rate(model: RewardModel, rows: Sequence[TokenLabels]) -> tuple[Ratings, Ratings]:
+    """Rate the original and the edited responses of the rows."""
+    originals = model.rate([(r.prompt_ids, r.original_ids) for r in rows])
+    return originals, model.rate([(r.prompt_ids, r.edited_ids) for r in rows])
+
+
 def evaluate(
-    model: RewardModel, rows: list[TokenLabels], align: diff.AlignOptions, room: Room = lambda prompt, _: list(prompt)
+    model: RewardModel,
+    rows: list[TokenLabels],
+    align: diff.AlignOptions,
+    room: Room = lambda prompt, _: list(prompt),
+    rated: tuple[Ratings, Ratings] | None = None,
 ) -> dict[str, Any]:
     """Compute metrics on held-out rows.
 
@@ -83,13 +93,13 @@ def evaluate(
         align: the alignment options that separate the edits of a response.
         room: fits a prompt beside a response. A response with an edit undone can be longer than original and edited
             response; edits for which it does not fit are left out of ``flips``.
+        rated: the result of :func:`rate`, if it is known.
 
     Returns:
         The metrics by name.
     """
     # Rate each text once and use the ratings for all metrics.
-    originals = model.rate([(r.prompt_ids, r.original_ids) for r in rows])
-    editeds = model.rate([(r.prompt_ids, r.edited_ids) for r in rows])
+    originals, editeds = rated or rate(model, rows)
     with_chosen = [i for i, r in enumerate(rows) if r.chosen and r.chosen != r.original]
     encoded = model.tokenizer.responses([rows[i].chosen or "" for i in with_chosen])
     chosen = model.rate([(rows[i].prompt_ids, c.ids) for i, c in zip(with_chosen, encoded, strict=True)])

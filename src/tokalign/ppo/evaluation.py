@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,14 @@ from tokalign.models import distributed
 from tokalign.models.sampler import Sampler, new_seeds, respond
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
+
+
+class Look(NamedTuple):
+    """Responses of the policy to the held-out prompts, and the preference between them and those of the reference."""
+
+    responses: list[Answer]
+    verdict: list[float]
+    """From 1 (reference) to 2 (policy)."""
 
 
 class PolicyEvaluation:
@@ -41,6 +49,8 @@ class PolicyEvaluation:
         found = list(zip(prompts, tokenizer.prompts(prompts), strict=True))
         fitting = [(p, ids) for p, ids in found if len(ids) + options.max_new_tokens <= options.max_length]
         self.prompts, self.ids = [p for p, _ in fitting], [ids for _, ids in fitting]
+        self.last: Look | None = None
+        """The last evaluation."""
         self.left_out = len(rows) - len(fitting)
         """Number of prompts that leave no room for a response."""
         with networks.reference() as policy:
@@ -51,7 +61,9 @@ class PolicyEvaluation:
         """Sample responses of the current policy. Returns ``win_rate`` and ``win_rate_error``, both in percent."""
         with self.networks.sampling() as policy:
             responses = self._respond(policy, self.networks.options.seed + 2)
-        result = winrate.win_rate(self._verdict(responses))
+        verdict = self._verdict(responses)
+        self.last = Look(responses, verdict)
+        result = winrate.win_rate(verdict)
         return {"win_rate": result["win_rate"], "win_rate_error": result["standard_error"]}
 
     def _verdict(self, responses: Sequence[Answer]) -> list[float]:

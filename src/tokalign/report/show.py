@@ -62,7 +62,7 @@ def _artifact(console: Console, artifact: Artifact, config: ShowConfig) -> None:
     console.print(Text(f"{manifest.kind}/{manifest.version}  {manifest.rows.get('out')} rows  {safe(str(folder))}"))
     for line in headline(manifest):
         console.print(Text(safe(line)))
-    if manifest.kind == "reward-model":
+    if manifest.kind in ("reward-model", "reward-metrics"):
         console.print(tables.reward_models({folder.name: manifest}))
         console.print(*tables.token_models({folder.name: manifest}))
     elif manifest.kind == "winrates":
@@ -84,7 +84,7 @@ def _overview(folder: Path, config: ShowConfig) -> None:
         return
     console = tables.console()
     console.print(tables.stages(folder, found))
-    models = {name: m for name, m in found.items() if m.kind == "reward-model"}
+    models = {name: m for name, m in found.items() if m.kind in ("reward-model", "reward-metrics")}
     if models:
         console.print(tables.reward_models(models))
         console.print(*tables.token_models(models))

@@ -35,6 +35,7 @@ NEXT = {
     ],
     "responses": ["tokalign show {path}", "tokalign score {path} --reward-model RM --out REWARDS"],
     "token-rewards": ["tokalign show {path}"],
+    "reward-metrics": ["tokalign show {path}"],
     "winrates": ["tokalign show {path}"],
 }
 
@@ -133,16 +134,16 @@ def headline(m: Manifest) -> list[str]:
         return _edits(m)
     if m.kind == "token-labels":
         return _labels(s)
-    if m.kind == "reward-model":
+    if m.kind in ("reward-model", "reward-metrics"):
         return _reward_model(m)
+    stopped = f"; stopped early: {s['stopped']}" if s.get("stopped") else ""
     if m.kind == "policy" and "best_step" in s:
         won = f", win rate on held-out prompts {s['best_win_rate']:.1f} %" if s["best_win_rate"] is not None else ""
-        stopped = f"; stopped early: {s['stopped']}" if s.get("stopped") else ""
         warnings = [f"warning: {sign}" for sign in s.get("warnings", {}).values()]
         return [f"kept step {s['best_step']} of {s['steps']}{won}{stopped}", *warnings]
     if m.kind == "policy":
         loss = "" if s["final_loss"] is None else f", final loss {s['final_loss']:.4f}"
-        return [f"{s['weights']} weights, {s['steps']} steps{loss}"]
+        return [f"{s['weights']} weights, {s['steps']} steps{loss}{stopped}"]
     if m.kind == "winrates":
         return _win_rates(m)
     return []

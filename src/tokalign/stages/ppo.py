@@ -1,11 +1,9 @@
 """``tokalign train-ppo``: read prompts, train a policy with PPO and reward functions."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +21,8 @@ from tokalign.errors import InputError, StoppedError, UsageError
 from tokalign.judges import Comparer
 from tokalign.models import distributed, loading, reward_functions
 from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
+from tokalign.models.function_names import is_function
 from tokalign.models.prompts import renderable
-from tokalign.models.token_rewards import token_rewards_row
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo import rewards as ppo_rewards
 from tokalign.ppo.evaluation import PolicyEvaluation
@@ -33,6 +31,17 @@ from tokalign.ppo.rollout import PromptItem
 from tokalign.ppo.trainer import Learner
 from tokalign.runtime import signals
 from tokalign.runtime.dashboard import Dashboard
+from tokalign.runtime.time_limit import TimeLimit
+from tokalign.stages.ppo_checkpoints import (
+    TrainingState,
+    best_folder,
+    delete_old_best,
+    keep_best,
+    resume,
+    save_checkpoint,
+    save_look,
+    save_samples,
+)
 
 LAST = f"{CHECKPOINTS}/last"
 SHOWN = ("reward", "kl", "length", "win_rate")
@@ -55,6 +64,8 @@ def run(config: TrainPpoConfig) -> StageResult:
     if config.eval_prompts:
         heldout = dataset.read_rows(config.eval_prompts, PromptRow, "prompts")
         inputs["eval_prompts"] = heldout.lineage
+        if is_function(config.eval_judge):
+            inputs["eval_judge"] = reward_functions.function_lineage(config.eval_judge)
 
     follower = Writer(config.out, "policy", config, inputs)
     with main_process_writes(writing("policy", config, inputs), follower) as out:
@@ -84,7 +95,7 @@ def run(config: TrainPpoConfig) -> StageResult:
             refused = {reason: n for reason, n in readable.rows.reasons.items() if reason not in heldout.reasons}
             notes += [f"--eval-prompts: {note}" for note in readable.notes]
             notes += [f"--eval-prompts: left out {n}: {reason}" for reason, n in refused.items()]
-            comparer = COMPARERS[config.eval_judge](learner)
+            comparer = _comparer(config.eval_judge, learner)
             evaluation = PolicyEvaluation(networks, tokenizer, list(readable.rows), comparer, learner.collector.sampler)
             if not evaluation.ids:
                 raise _no_room(config, str(config.eval_prompts))
@@ -99,7 +110,7 @@ def run(config: TrainPpoConfig) -> StageResult:
             tokenizer.save(scratch)
         with out.space.saving() as scratch:
             tokenizer.save(scratch)
-            networks.export(out.folder / (_best(state.best_step) if evaluation else LAST), scratch)
+            networks.export(out.folder / (best_folder(state.best_step) if evaluation else LAST), scratch)
         skipped = len(data) - len(prompts)
         reasons = {"over --max-length": skipped} if skipped else {}
         last = {k: last_logged(out.folder, k) for k in SHOWN}
@@ -135,6 +146,11 @@ def _check_options(config: TrainPpoConfig) -> None:
         (config.batch_size % processes, "--batch-size", f"give a multiple of the number of processes, {processes}"),
         (config.minibatches > config.batch_size, "--minibatches", f"give at most --batch-size, {config.batch_size}"),
         (config.patience and not config.eval_prompts, "--patience", "give --eval-prompts for the evaluations"),
+        (
+            config.eval_judge not in ("playground", "reward") and not is_function(config.eval_judge),
+            "--eval-judge",
+            "give playground, reward or MODULE:NAME",
+        ),
         (config.dtype == "float16", "--dtype", "PPO supports float32 and bfloat16"),
         (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef above 0; 0 cannot be adapted"),
         (not config.temperature, "--temperature", "give a value above 0; PPO needs random samples"),
@@ -182,24 +198,6 @@ def _no_room(config: TrainPpoConfig, where: str) -> InputError:
     )
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """Progress of a run. Saved in every checkpoint."""
-
-    step: int = 0
-    """Number of finished steps."""
-    tokens: float = 0.0
-    """Number of response tokens sampled so far."""
-    best_step: int = 0
-    best_win_rate: float | None = None
-    stale: int = 0
-    """Number of evaluations since the best one."""
-    stopped: str = ""
-    """Reason for stopping before the last step; "" if there is none."""
-    asked: int = 0
-    """Requested number of steps."""
-
-
 def _train(
     learner: Learner,
     evaluation: PolicyEvaluation | None,
@@ -215,7 +213,8 @@ def _train(
     batches = _batches(len(prompts), config.batch_size, config.seed)
     with Dashboard("train-ppo", config.steps, config.quiet or not is_main_process()) as bar:
         # 1. Resume from the newest checkpoint, if there is one.
-        state, warnings = _resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)), config.steps)
+        state, warnings = resume(learner, broadcast(lambda: checkpoints.newest(space, bar.say)), config)
+        limit = TimeLimit(config.max_minutes, state.seconds)
         bar.skip_to(state.step)
         if evaluation is not None and evaluation.left_out:
             bar.say(
@@ -234,31 +233,29 @@ def _train(
                 state = replace(state, step=step, tokens=state.tokens + metrics["length"] * config.batch_size)
 
                 # 3. Evaluate the policy, and save it if it is the best so far.
-                over_kl = _over_kl(metrics, config)
-                if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or over_kl):
+                over = _over_kl(metrics, config) or broadcast(lambda: limit.reason)
+                if evaluation is not None and (step % config.eval_every == 0 or step == config.steps or over):
                     metrics |= evaluation.evaluate()
-                    state = _keep_best(state, metrics["win_rate"], learner, space)
+                    save_look(evaluation, config.look_samples, space, step)
+                    state = keep_best(state, metrics["win_rate"], learner, space)
 
                 # 4. Warn of reward hacking, and decide whether to stop.
                 new = reward_hacking.signs(learner.first, metrics, state.best_win_rate)
                 for name in new.keys() - warnings.keys():
                     warnings[name] = f"step {step}: {new[name]}"
                     bar.say(f"warning: {warnings[name]}; see {space.folder / 'samples'}")
-                state = replace(state, stopped=over_kl or _out_of_patience(state, config))
+                state = replace(state, stopped=over or _out_of_patience(state, config), seconds=limit.spent)
 
                 # 5. Log metrics and samples, and save a checkpoint.
                 if log:
                     log.write(step, metrics)
-                if (
-                    is_main_process()
-                    and config.sample_every
-                    and (step % config.sample_every == 0 or step == config.steps)
-                ):
-                    _save_samples(learner, space, step)
+                last = step == config.steps or bool(state.stopped)
+                if is_main_process() and config.sample_every and (step % config.sample_every == 0 or last):
+                    save_samples(learner, space, step)
                 bar.advance(1, **metrics)
                 signal = distributed.all_reduce_max(signals.received())
-                if step % config.save_every == 0 or step == config.steps or state.stopped or signal:
-                    _save_checkpoint(learner, state, warnings, space)
+                if step % config.save_every == 0 or last or signal:
+                    save_checkpoint(learner, state, warnings, space)
                 if signal:  # all processes stop, even if only one of them received the signal
                     raise StoppedError(signal)
     if state.stopped:
@@ -267,17 +264,8 @@ def _train(
         learner.networks.save_policy(scratch)
     if is_main_process():
         checkpoints.keep_last(space)
-        _delete_old_best(state, space)
+        delete_old_best(state, space)
     return state, warnings
-
-
-def _keep_best(state: TrainingState, win_rate: float, learner: Learner, space: Workspace) -> TrainingState:
-    """Save the policy if its win rate is the highest so far. Returns the new state."""
-    if state.best_win_rate is not None and win_rate <= state.best_win_rate:
-        return replace(state, stale=state.stale + 1)
-    with space.saving(_best(state.step)) as scratch:
-        learner.networks.save_policy(scratch)
-    return replace(state, best_step=state.step, best_win_rate=win_rate, stale=0)
 
 
 def _over_kl(metrics: dict[str, Any], config: TrainPpoConfig) -> str:
@@ -292,66 +280,6 @@ def _out_of_patience(state: TrainingState, config: TrainPpoConfig) -> str:
     if config.patience and state.stale >= config.patience:
         return f"no better than at step {state.best_step} for {state.stale} evaluations"
     return ""
-
-
-def _save_samples(learner: Learner, space: Workspace, step: int) -> None:
-    """Save some responses of the last rollout with their rewards, as rows of ``token-rewards/1``."""
-    assert learner.samples is not None
-    prompts, responses, rewards = learner.samples
-    texts, offsets = learner.tokenizer.located(responses)
-    rows = [
-        token_rewards_row(
-            (f"step-{step:05d}-{k}", 0),
-            item.prompt,
-            text,
-            learner.tokenizer.pieces(ids),
-            spans,
-            reward,
-            (sum(reward) / len(reward), sum(reward)),
-        )
-        for k, (item, ids, reward, text, spans) in enumerate(
-            zip(prompts, responses, rewards, texts, offsets, strict=True)
-        )
-    ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    space.write(f"samples/step-{step:05d}.jsonl", text)
-
-
-def _save_checkpoint(learner: Learner, state: TrainingState, warnings: dict[str, str], space: Workspace) -> None:
-    learner_state = learner.state_dict()  # called in every process, because each holds a part of sharded weights
-    if not is_main_process():
-        return
-    folder = space.folder / space.scratch
-    folder.mkdir()
-    torch.save({"at": asdict(state), "warned": warnings, "learner": learner_state}, folder / "state.pt")
-    checkpoints.keep(space, folder, state.step)
-    folder.rmdir()
-    _delete_old_best(state, space)
-
-
-def _best(step: int) -> str:
-    return f"{CHECKPOINTS}/best-{step}"
-
-
-def _delete_old_best(state: TrainingState, space: Workspace) -> None:
-    for name in {"/".join(name.split("/")[:2]) for name in space.names(CHECKPOINTS)}:
-        if name.startswith(_best(0)[:-1]) and name != _best(state.best_step):
-            space.remove(name)
-
-
-def _resume(learner: Learner, checkpoint: Path | None, steps: int) -> tuple[TrainingState, dict[str, str]]:
-    """Load a checkpoint into the learner. Returns the state of the run and its warnings so far."""
-    if checkpoint is None:
-        return TrainingState(asked=steps), {}
-    device = "cpu" if distributed.sharded() else learner.networks.device
-    saved = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True, mmap=True)
-    learner.load_state_dict(saved["learner"])
-    state = TrainingState(**saved["at"])
-    if steps > state.asked:
-        state = replace(state, asked=steps)
-        if state.stopped:  # with more --steps, a run that stopped early continues
-            state = replace(state, stopped="", stale=0)
-    return state, saved["warned"]
 
 
 def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
@@ -385,5 +313,10 @@ def _by_rewards(learner: Learner) -> Comparer:
     )
 
 
-COMPARERS = {"playground": _by_rules, "reward": _by_rewards}
-"""Value of ``--eval-judge`` → function that creates the comparer."""
+def _comparer(judge: str, learner: Learner) -> Comparer:
+    """Create the comparer that ``--eval-judge`` names."""
+    if is_function(judge):
+        from tokalign.judges.function import FunctionJudge
+
+        return FunctionJudge(judge)
+    return {"playground": _by_rules, "reward": _by_rewards}[judge](learner)

@@ -17,7 +17,7 @@ from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config.stages import TrainRmConfig
-from tokalign.core.diff import NEVER, AlignOptions
+from tokalign.core.diff import AlignOptions
 from tokalign.data import dataset
 from tokalign.errors import InputError, KindError, UsageError
 from tokalign.models import loading, lora, reward_metrics
@@ -155,13 +155,12 @@ def _data(config: TrainRmConfig) -> Data:
         raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
     labels = manifest.open_artifact(folder, "token-labels")
     check_model(folder / "tokenizer")
-    options = labels.manifest.config
     return Data(
         "labels",
         {**labels.manifest.lineage(), "path": config.labels},
         lambda: Tokenizer.load(folder / "tokenizer"),
         lambda *_: islice(token_labels.iter_labels(labels), config.limit),
-        AlignOptions(options["align"], options.get("merge", 0), options.get("whole_sentence", NEVER)),
+        token_labels.alignment(labels),
     )
 
 

@@ -1,5 +1,6 @@
 """Supervised training of policies and reward models with ``transformers.Trainer``."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -22,11 +23,14 @@ from tokalign.models.loading import recompute_activations
 from tokalign.runtime import signals
 from tokalign.runtime.disk import read_regular, sealed, unseal
 from tokalign.runtime.progress import Progress
+from tokalign.runtime.time_limit import TimeLimit
 from tokalign.training.losses import ModelLoss
 from tokalign.training.optim import make_optimizer, warmup_then_linear
 from tokalign.training.steps import TOTAL, Batches, Example, microbatches
 
 _WEIGHTS, _BEST = "best.safetensors", f"{CHECKPOINTS}/best.json"
+_SECONDS = "seconds.json"
+"""File in a checkpoint: seconds of training so far."""
 
 
 class Early(NamedTuple):
@@ -87,14 +91,14 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
 
 class _RunCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, logs metrics, seals checkpoints, and stops after the current step if the run is interrupted."""
+    """Shows progress, logs metrics, seals checkpoints, and stops after a step if interrupted or out of time."""
 
-    def __init__(self, bar: Progress, log: MetricsLog | None, space: Workspace) -> None:
-        self.bar, self.log, self.space = bar, log, space
+    def __init__(self, bar: Progress, log: MetricsLog | None, space: Workspace, limit: TimeLimit) -> None:
+        self.bar, self.log, self.space, self.limit = bar, log, space, limit
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
-        if signals.received():
+        if signals.received() or (self.limit.minutes and broadcast(lambda: self.limit.reason)):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -105,7 +109,9 @@ class _RunCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         wait()  # until every process has written its part
         if is_main_process():
-            checkpoints.keep(self.space, Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / _SECONDS).write_text(json.dumps(self.limit.spent), encoding="utf-8")
+            checkpoints.keep(self.space, folder, state.global_step)
         wait()
 
 
@@ -141,7 +147,8 @@ class _EarlyStopping(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step = state.global_step
-        if step % self.early.every and step < state.max_steps:
+        over = control.should_training_stop and not signals.received()  # there must be a best model in the end
+        if step % self.early.every and step < state.max_steps and not over:
             return
         self.loss.eval()
         metrics = self.early.evaluate(self.loss.plain)
@@ -197,9 +204,9 @@ def fit(
         early: early stopping; the best weights are restored at the end. None: train all steps.
 
     Returns:
-        A dict and the trained model. The dict has ``steps`` of the optimiser, the last logged ``final_loss`` and, with
-        ``early``, the ``best_step``; it is empty except in the main process. The model is that of ``loss`` unless its
-        weights are sharded.
+        A dict and the trained model. The dict has ``steps`` of the optimiser and the last logged ``final_loss``; with
+        ``early`` the ``best_step``; and if ``--max-minutes`` ended the run, ``stopped``. It is empty except in the main
+        process. The model is that of ``loss`` unless its weights are sharded.
 
     Raises:
         InputError: ``--dtype float16`` on a CPU, or the record of the best weights is damaged.
@@ -212,15 +219,12 @@ def fit(
     per_epoch = len(batches)
     steps = options.steps or max(1, round(options.epochs * per_epoch))
     optimizer = make_optimizer(model, options.optimizer, options.lr, options.muon_lr, options.weight_decay)
-    on_cpu = str(model.device) == "cpu"
-    if options.dtype == "float16" and on_cpu:
-        raise InputError("float16 training requires a GPU", field="dtype", remedy="use --dtype bfloat16 or float32")
     if options.gradient_checkpointing:
         recompute_activations(model)
     scratch = space.folder / broadcast(lambda: space.scratch)
     trainer = _Trainer(
         model=loss,
-        args=_arguments(options, steps, scratch, on_cpu=on_cpu),
+        args=_arguments(options, steps, scratch, on_cpu=str(model.device) == "cpu"),
         train_dataset=examples,
         optimizers=(optimizer, warmup_then_linear(optimizer, steps, options.warmup)),
     )
@@ -232,16 +236,18 @@ def fit(
     with Progress(label, steps, options.quiet or not is_main_process()) as bar:
         checkpoint = broadcast(lambda: checkpoints.newest(space, bar.say))
         done = checkpoints.step_of(checkpoint) if checkpoint else 0
+        limit = TimeLimit(options.max_minutes, _spent(checkpoint) if checkpoint else 0.0)
         bar.skip_to(done)
         batches.skip(done // per_epoch)
         with MetricsLog(space, options.report_to, after=done) if is_main_process() else nullcontext() as log:
-            trainer.add_callback(_RunCallback(bar, log, space))
+            trainer.add_callback(_RunCallback(bar, log, space, limit))
             stopper = None
             if early is not None:
                 early = early._replace(every=early.every or per_epoch)
                 stopper = _EarlyStopping(loss, early, space, log)
                 trainer.add_callback(stopper)
-            if checkpoint and (done >= steps or (stopper and stopper.is_over(done))):  # interrupted after its last step
+            over = done >= steps or (stopper and stopper.is_over(done)) or broadcast(lambda: limit.reason)
+            if checkpoint and over:  # interrupted after its last step
                 _load(model, checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -256,6 +262,8 @@ def fit(
     if stopper:
         stopper.restore()
         fitted["best_step"] = int(stopper.best["step"])
+    if limit.reason and fitted["steps"] < steps:
+        fitted["stopped"] = limit.reason
     checkpoints.keep_last(space)
     if options.gradient_checkpointing:
         recompute_activations(model, on=False)
@@ -281,6 +289,8 @@ def _check_fsdp(trainer: Trainer, *, whole_weights: bool) -> None:
 
 
 def _arguments(options: SupervisedOptions, steps: int, folder: Path, *, on_cpu: bool) -> TrainingArguments:
+    if options.dtype == "float16" and on_cpu:
+        raise InputError("float16 training requires a GPU", field="dtype", remedy="use --dtype bfloat16 or float32")
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=options.batch_size,
@@ -314,6 +324,12 @@ def gathered(trainer: Trainer, model: Any, folder: Path) -> Any:
     """
     trainer.save_model(str(folder))
     return type(model).from_pretrained(str(folder), config=model.config) if is_main_process() else model
+
+
+def _spent(checkpoint: Path) -> float:
+    """Seconds of training up to a checkpoint; 0 if it is of an older version."""
+    path = checkpoint / _SECONDS
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
 
 
 def _load(model: Any, checkpoint: Path) -> None:
