@@ -46,7 +46,7 @@ def test_metrics_and_scores_are_those_of_score(model: Path, tmp_path: Path) -> N
 
 def test_long_rows_are_counted_and_rows_can_be_limited(model: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {"labels": LABELS, "reward_model": str(model), "quiet": True}
-    made = eval_rm.run(EvalRmConfig(out=tmp_path / "short", max_length=40, **common)).manifest
+    made = eval_rm.run(EvalRmConfig(out=tmp_path / "short", max_length=70, **common)).manifest
     assert made.rows["skipped"] == made.rows["reasons"]["over --max-length"] > 0
     assert made.rows["in"] == made.rows["out"] + made.rows["skipped"]
     assert stats(tmp_path / "short") == made.stats

@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_offered() -> None:
     assert sorted(ta.__all__) == [
-        "Labels", "RewardModel", "ScoredResponse", "ScoredToken", "Side", "__version__", "diff", "edit", "eval_winrate",
+        "Labels", "RewardModel", "ScoredResponse", "ScoredToken", "Side", "__version__", "diff", "edit", "eval_rm", "eval_winrate",
         "export", "generate", "label", "make_playground", "make_report", "read", "score", "train_ppo", "train_rm",
         "train_sft",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_the_path_of_imports_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(Path.cwd()))])
     before = list(sys.path)
     Path("mine.py").write_text("def pays(p, r, o):\n    return [1] * len(r)\n")
-    with pytest.raises(InputError, match="cannot import the reward function 'mine:pays'"):
+    with pytest.raises(InputError, match="cannot import the function 'mine:pays'"):
         ta.train_ppo(DATA / "prompts", policy=shipped.chatml(Path("m")), reward_model="mine:pays", out="o")
     assert sys.path == before
 
