@@ -1,5 +1,6 @@
 """Sampler and training forward pass in half precision, and adapters that are merged for sampling."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests.test_ppo import items, learner, rollout
 from tokalign.config.options import LoraOptions
 from tokalign.core import rl
 from tokalign.errors import TokalignError
+from tokalign.models.loading import recompute_activations
 from tokalign.models.lora import POLICY, Adapters, rounded
 from tokalign.models.tokenizer import Tokenizer
 
@@ -180,3 +182,33 @@ def test_a_sampler_that_is_wrong_in_half_precision_stops_the_run(
     subject.collector.sampler = shifted(subject.collector.sampler, 0.5)
     with pytest.raises(TokalignError, match=r"differ from the model's by 0\.5 nats on average"):
         subject.step(items(tokenizer))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_autocast_alone_gives_the_numbers_of_pefts_conversions(policy: Any, recompute: bool) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    ids = torch.randint(0, 40, (2, 9), generator=torch.Generator().manual_seed(0))
+    found = []
+    for conversions in (False, True):
+        torch.manual_seed(0)
+        adapters = Adapters(copy.deepcopy(policy).bfloat16(), LoraOptions(lora_rank=4))
+        generator = torch.Generator().manual_seed(1)
+        for name, weight in adapters.model.named_parameters():
+            if ".lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.1, generator=generator)
+        for layer in adapters.model.modules():
+            if isinstance(layer, LoraLayer) and conversions:
+                del layer._cast_input_dtype
+        if recompute:
+            recompute_activations(adapters.model)
+            adapters.model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = adapters.model(input_ids=ids).logits
+        logits.float().square().mean().backward()
+        found.append((logits, [p.grad for p in adapters.parameters(POLICY)]))
+        with torch.no_grad():  # without autocast, inputs are converted as before
+            adapters.model(input_ids=ids)
+    (one, gradients), (two, expected) = found
+    assert torch.equal(one, two)
+    assert gradients and all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,25 @@ def adapt(model: Any, options: LoraOptions) -> Any:
 
     with warnings.catch_warnings():  # from the import of peft, about transformers
         warnings.simplefilter("ignore", FutureWarning)
-        return _in_float32(get_peft_model(model, _config(model, options)))
+        adapted = get_peft_model(model, _config(model, options))
+    _leave_types_to_autocast(adapted)
+    return _in_float32(adapted)
+
+
+def _leave_types_to_autocast(adapted: Any) -> None:
+    """Convert no inputs of adapters under autocast, which computes in half precision whatever their type is.
+
+    peft converts them to float32, the type of the adapters, and autocast back again: the same numbers, but two copies
+    for each linear layer.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    def convert(before: Any, x: Any, dtype: torch.dtype) -> Any:
+        return x if x is not None and torch.is_autocast_enabled(x.device.type) else before(x, dtype)
+
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer._cast_input_dtype = partial(convert, layer._cast_input_dtype)
 
 
 def _in_float32(adapted: Any) -> Any:
