@@ -53,7 +53,7 @@ TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
     DOCS / "artifacts.md": {"kinds": ("paper", tables.kinds)},
     DOCS / "recipes" / "qa-feedback.md": {"qa-recipe": ("human_rewards", tables.qa_recipe)},
     DOCS / "human.md": {"human": ("human", tables.human)},
-    DOCS / "benchmarks.md": {"benchmarks": ("paper", tables.benchmarks)},
+    DOCS / "benchmarks.md": {"benchmarks": ("paper", tables.benchmarks), "size": ("size", tables.size)},
 }
 """For each file and table name: name of the result file, and the function that makes the table."""
 

@@ -426,6 +426,36 @@ def kinds(_: Result) -> str:
     return table(["kind", "columns", "made by"], rows)
 
 
+def size(result: Result) -> str:
+    """Table of speed at 135M weights, a column for each type."""
+    types = [result[t] for t in ("float32", "bfloat16")]
+
+    def row(about: str, *figures: tuple[str, str, str]) -> list[str]:
+        cells = [" / ".join(f"{t[part][group][name]:.2f}" for part, group, name in figures) for t in types]
+        return [about, *cells]
+
+    def over(part: str, *names: str) -> list[tuple[str, str, str]]:
+        return [(part, "trl_over_ours", name) for name in names]
+
+    def share(name: str) -> tuple[str, str, str]:
+        return "supervised", "share_of_peak", name
+
+    sampler = [f"{t['sampler']['over_generate']:.2f}" for t in types]
+    update = [f"{t['ppo']['update_share_of_peak']:.2f}" for t in types]
+    rows = [
+        row(
+            "PPO step, speed relative to TRL 1.10.0: separate / shared value model", *over("ppo", "separate", "shared")
+        ),
+        row("the same with `--lora`; TRL's value model has adapters too", *over("ppo", "lora")),
+        row("`train-sft`, speed relative to TRL's `SFTTrainer`", *over("supervised", "train-sft")),
+        row("sequence-level `train-rm`, speed relative to TRL's `RewardTrainer`", *over("supervised", "train-rm")),
+        ["sampler, tokens per CPU second relative to `generate`", *sampler],
+        row("share of the peak of matrix products: `train-sft` / `train-rm`", share("train-sft"), share("train-rm")),
+        ["the same: PPO update", *update],
+    ]
+    return table(["what", "float32", "bfloat16"], rows)
+
+
 def benchmarks(_: Result) -> str:
     """Table of all benchmarks, one line per ratio."""
     names = ("ppo_speed", "ppo_memory", "reward_speed", "diff_speed", "claude_speed", "human", "muon_speed")
