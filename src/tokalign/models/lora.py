@@ -58,9 +58,9 @@ def _leave_types_to_autocast(adapted: Any) -> None:
     def convert(before: Any, x: Any, dtype: torch.dtype) -> Any:
         return x if x is not None and torch.is_autocast_enabled(x.device.type) else before(x, dtype)
 
-    for layer in adapted.modules():
-        if isinstance(layer, LoraLayer):
-            layer._cast_input_dtype = partial(convert, layer._cast_input_dtype)
+    layers: list[Any] = [m for m in adapted.modules() if isinstance(m, LoraLayer)]
+    for layer in layers:
+        layer._cast_input_dtype = partial(convert, layer._cast_input_dtype)
 
 
 def _in_float32(adapted: Any) -> Any:
