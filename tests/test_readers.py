@@ -291,5 +291,5 @@ def test_every_step_between_versions_is_there_and_every_version_has_a_sample() -
     assert set(MIGRATIONS) == steps
     samples = (Path(__file__).resolve().parent.parent / "data").glob("**/manifest.json")
     there = {(m["kind"], m["version"]) for m in (json.loads(p.read_text()) for p in samples)}
-    models = {"policy", "reward-model", "token-rewards", "reward-metrics"}  # made by a model: see test_pipeline and test_eval_rm
+    models = {"policy", "reward-model", "token-rewards", "reward-metrics"}  # by a model: test_pipeline, test_eval_rm
     assert {(kind, v) for kind, k in KINDS.items() for v in range(1, k.version + 1) if kind not in models} <= there

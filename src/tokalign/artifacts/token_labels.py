@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tokalign.artifacts.manifest import Artifact
 from tokalign.artifacts.schemas import TokenLabels
-from tokalign.core.diff import NEVER, AlignOptions
 from tokalign.errors import InputError
 
 _REMEDY = "make the labels again: tokalign diff"
@@ -82,12 +81,6 @@ def iter_labels(labels: Artifact) -> Iterator[TokenLabels]:
     """Like :func:`read_labels`, but load one batch of rows at a time."""
     for batch in _batches(labels):
         yield from (TokenLabels(**row) for row in batch.to_pylist())
-
-
-def alignment(labels: Artifact) -> AlignOptions:
-    """Return the alignment options with which the labels were made."""
-    options = labels.manifest.config
-    return AlignOptions(options["align"], options.get("merge", 0), options.get("whole_sentence", NEVER))
 
 
 def table(labels: Artifact) -> Any:

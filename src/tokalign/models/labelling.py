@@ -1,13 +1,21 @@
 """Map the edits of responses onto their tokens."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tokalign.config.methods import Unit
 from tokalign.core import diff
-from tokalign.core.diff import AlignOptions
+from tokalign.core.diff import NEVER, AlignOptions
 from tokalign.core.words import Words
 from tokalign.models.tokenizer import Tokens
+
+
+def alignment(options: Mapping[str, Any]) -> AlignOptions:
+    """Return the alignment options with which labels were made, from the options of their manifest."""
+    return AlignOptions(options["align"], options.get("merge", 0), options.get("whole_sentence", NEVER))
 
 
 def compare(

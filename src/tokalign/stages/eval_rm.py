@@ -15,6 +15,7 @@ from tokalign.data import dataset
 from tokalign.errors import InputError
 from tokalign.models import loading, reward_metrics
 from tokalign.models.batch import over, room
+from tokalign.models.labelling import alignment
 from tokalign.models.reward import RewardModel
 from tokalign.models.tokenizer import Tokenizer, same_tokenizer
 
@@ -69,7 +70,7 @@ def run(config: EvalRmConfig) -> StageResult:
                 for row, before, after in zip(rows, originals, editeds, strict=True)
             ),
         )  # fmt: skip
-        metrics = reward_metrics.evaluate(model, rows, token_labels.alignment(labels), fit, rated)
+        metrics = reward_metrics.evaluate(model, rows, alignment(labels.manifest.config), fit, rated)
         n_skipped = sum(skipped.values())
         account = {"in": len(rows) + n_skipped, "out": len(rows), "skipped": n_skipped, "reasons": dict(skipped)}
         return StageResult.of(out.folder, out.commit(account, {"level": model.level, **metrics}))

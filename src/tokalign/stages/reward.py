@@ -23,6 +23,7 @@ from tokalign.errors import InputError, KindError, UsageError
 from tokalign.models import loading, lora, reward_metrics
 from tokalign.models.batch import over, room
 from tokalign.models.distributed import broadcast, is_main_process, main_process_writes
+from tokalign.models.labelling import alignment
 from tokalign.models.model_card import card
 from tokalign.models.pairs import supports_pairs
 from tokalign.models.prompts import renderable
@@ -160,7 +161,7 @@ def _data(config: TrainRmConfig) -> Data:
         {**labels.manifest.lineage(), "path": config.labels},
         lambda: Tokenizer.load(folder / "tokenizer"),
         lambda *_: islice(token_labels.iter_labels(labels), config.limit),
-        token_labels.alignment(labels),
+        alignment(labels.manifest.config),
     )
 
 
