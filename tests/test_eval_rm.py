@@ -64,3 +64,8 @@ def test_labels_of_another_tokenizer_are_refused(model: Path, tmp_path: Path) ->
     wrong = run(tmp_path, "eval-rm", EDITS, "--reward-model", str(model), "--out", "m")
     assert wrong.returncode == 5
     assert "tokalign diff" in wrong.stderr
+    (tmp_path / "edits.jsonl").write_text("{}\n")
+    no_artifact = run(tmp_path, "eval-rm", "edits.jsonl", "--reward-model", str(model), "--out", "m")
+    assert no_artifact.returncode == 5
+    assert "not a token-labels artifact" in no_artifact.stderr
+    assert "tokalign diff" in no_artifact.stderr

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokalign.artifacts.manifest import Artifact
+from tokalign.artifacts.manifest import Artifact, kind_of, open_artifact
+from tokalign.artifacts.model_files import check_model
 from tokalign.artifacts.schemas import TokenLabels
 from tokalign.errors import InputError
 
@@ -66,6 +67,20 @@ def _array(column: Any, kind: Any) -> Any:
     if pa.types.is_fixed_size_list(kind.value_type):
         values = pa.FixedSizeListArray.from_arrays(values, kind.value_type.list_size)
     return pa.ListArray.from_arrays(pa.array(column.rows.astype(np.int32)), values.cast(kind.value_type))
+
+
+def open_labels(source: str) -> Artifact:
+    """Open a ``token-labels`` artifact.
+
+    Raises:
+        InputError: ``source`` is no such artifact.
+    """
+    if kind_of(Path(source)) is None:
+        remedy = "edit the rejected responses with tokalign edit, then label the edits with tokalign diff"
+        raise InputError("not a token-labels artifact", where=source, remedy=remedy)
+    labels = open_artifact(Path(source), "token-labels")
+    check_model(labels.folder / "tokenizer")
+    return labels
 
 
 def read_labels(labels: Artifact, limit: int | None = None) -> list[TokenLabels]:

@@ -212,7 +212,7 @@ def _check_run(writer: Writer, found: Found) -> None:
     before = existing.fingerprint(writer.options) if existing else found.plan.fingerprint if found.plan else {}
     # Options that an older version did not have count as their defaults, which keep the old behaviour.
     before = {**{k: v for k, v in writer.config.defaults().items() if k in writer.options}, **before}
-    if changes := _changes(before, writer.fingerprint, writer.config):
+    if changes := _changes(before, writer.fingerprint, writer.config, finished=existing is not None):
         run = "another run" if existing else "another unfinished run"
         raise ConflictError(
             f"{folder} holds {run}; changed: {', '.join(changes)}",
@@ -264,12 +264,12 @@ def _undo(writer: Writer, made: bool) -> None:
             folder.rmdir()
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any], config: StageOptions) -> list[str]:
-    """Describe the differences between the existing run and the requested one. Some options may increase."""
+def _changes(before: dict[str, Any], now: dict[str, Any], config: StageOptions, *, finished: bool) -> list[str]:
+    """Describe the differences between the existing run and the requested one; see the roles of options."""
     if before["kind"] != now["kind"]:
         return [f"kind {before['kind']} → {now['kind']}"]
     grown = {k for k in config.select("more", "limit") if before.get(k) and now[k] > before[k]}
-    grown |= {k for k in config.select("limit") if not now[k]}
+    grown |= {k for k in config.select("limit") if not now[k] or not finished}
     changed = [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in grown]
     return [
         f"{key} (sha256 {_short(before.get(key))} → {_short(now.get(key))})"

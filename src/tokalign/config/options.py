@@ -5,7 +5,7 @@ of an option decides what happens when a command runs again on an existing outpu
 
 * ``rows``: affects the result; another value is refused without ``--fresh``.
 * ``more``: like ``rows``, but a larger value continues the run from where it ended.
-* ``limit``: like ``more``; 0 is no limit, so more than any other value.
+* ``limit``: like ``more``; 0 is no limit, so more than any other value. An unfinished run takes any value.
 * ``run``: affects how the work is done or shown; recorded, never compared.
 * ``input``: names an input (a path, a dataset revision, a prompt); what it refers to is compared, by hash.
 * ``out``: the output path.

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from tokalign.models.batch import Batch, Pair, pad_rows
+from tokalign.models.batch import Batch, Pair
 from tokalign.models.heads import hidden_size
 from tokalign.models.reward import reads_last_token
 
@@ -46,15 +47,13 @@ class PairBatch(Batch):
         for first, second, common in map(_aligned, pairs):
             rows.append(torch.from_numpy(np.concatenate([first, second[common:]])))
             spans.append((common, len(first) - common))
-        lengths = torch.tensor([len(r) for r in rows], device=device)
         common, rest = torch.tensor(spans, device=device).T
-        width = int(lengths.max())
+        width = max(map(len, rows))
         at = torch.arange(width, device=device)
         second = at >= (common + rest)[:, None]
         hidden = second[:, :, None] & (at >= common[:, None])[:, None, :] & ~second[:, None, :]
-        input_ids = pad_rows(rows).to(device)
         return cls(
-            torch.where(at < lengths[:, None], input_ids, pad_id),
+            pad_sequence(rows, batch_first=True, padding_value=pad_id).to(device),
             (torch.ones(width, width, dtype=torch.bool, device=device).tril() & ~hidden)[:, None],
             torch.tensor([len(p[side][0]) for side in (0, 1) for p in pairs], device=device),
             torch.tensor([len(p[side][1]) for side in (0, 1) for p in pairs], device=device),

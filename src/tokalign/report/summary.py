@@ -165,8 +165,9 @@ def _against_chance(m: Manifest) -> Finding:
 def _reward_model(m: Manifest) -> list[str]:
     s = m.stats
     metrics = [(name, s[name.replace(" ", "_")]) for name in ("edited over original", "chosen over rejected", "flips")]
+    about = "accuracy" if m.kind == "reward-metrics" else "held-out accuracy"
     lines = [
-        f"held-out accuracy, {name}: {v:.3f} (n = {d.get('pairs', d.get('edits'))})"
+        f"{about}, {name}: {v:.3f} (n = {d.get('pairs', d.get('edits'))})"
         for name, d in metrics
         if (v := d.get("mean", d.get("accuracy"))) is not None
     ]

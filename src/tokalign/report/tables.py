@@ -46,10 +46,14 @@ def stages(folder: Path, manifests: dict[str, Manifest]) -> Table:
 
 
 def reward_models(manifests: dict[str, Manifest]) -> Table:
-    """Table of the held-out accuracies of reward models: pairs, and flips by flaw category."""
+    """Table of the accuracies of reward models: pairs, and flips by flaw category.
+
+    They are those on held-out rows of the training, except for ``reward-metrics``.
+    """
     categories = sorted({k for m in manifests.values() for k in m.stats["flips"]["by_category"]})
     columns = ("edited over original", "chosen over rejected", "flips", *(f"flips: {k}" for k in categories))
-    made = table("Reward models: held-out accuracy", "model", *columns)
+    heldout = "held-out " if any(m.kind == "reward-model" for m in manifests.values()) else ""
+    made = table(f"Reward models: {heldout}accuracy", "model", *columns)
     for name, m in manifests.items():
         flips = m.stats["flips"]
         cells = [

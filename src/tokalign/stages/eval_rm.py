@@ -3,10 +3,8 @@
 from collections import Counter
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
-from tokalign.artifacts import manifest, token_labels
-from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts import token_labels
 from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import TokenLabels
 from tokalign.artifacts.writer import writing
@@ -23,9 +21,7 @@ from tokalign.models.tokenizer import Tokenizer, same_tokenizer
 def run(config: EvalRmConfig) -> StageResult:
     """Compute the metrics of ``train-rm`` on any labels, and write the scores of each row."""
     # 1. Open the labels and the model.
-    folder = Path(config.labels)
-    labels = manifest.open_artifact(folder, "token-labels")
-    check_model(folder / "tokenizer")
+    labels = token_labels.open_labels(config.labels)
     inputs = {
         "labels": {**labels.manifest.lineage(), "path": config.labels},
         "reward_model": dataset.model_lineage(config.reward_model, "reward-model"),
@@ -34,7 +30,7 @@ def run(config: EvalRmConfig) -> StageResult:
         if out.finished is not None:
             return StageResult.of(out.folder, out.finished)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise)
-        if not same_tokenizer(model.tokenizer, Tokenizer.load(folder / "tokenizer")):
+        if not same_tokenizer(model.tokenizer, Tokenizer.load(labels.folder / "tokenizer")):
             raise InputError(
                 f"the labels were made with another tokenizer than that of {config.reward_model}",
                 where=config.labels,

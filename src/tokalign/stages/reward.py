@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from tokalign.artifacts import manifest, token_labels
-from tokalign.artifacts.model_files import check_model
 from tokalign.artifacts.result import StageResult
 from tokalign.artifacts.schemas import Preference, TokenLabels
 from tokalign.artifacts.writer import Writer, writing
@@ -151,11 +150,7 @@ def _data(config: TrainRmConfig) -> Data:
     kind = manifest.kind_of(folder)
     if kind == "preferences" or (kind is None and config.level == "sequence"):
         return _preferences(config)
-    if kind is None:
-        remedy = "edit the rejected responses with tokalign edit, then label the edits with tokalign diff"
-        raise InputError("not a token-labels artifact", where=config.labels, remedy=remedy)
-    labels = manifest.open_artifact(folder, "token-labels")
-    check_model(folder / "tokenizer")
+    labels = token_labels.open_labels(config.labels)
     return Data(
         "labels",
         {**labels.manifest.lineage(), "path": config.labels},

@@ -262,7 +262,7 @@ def fit(
     if stopper:
         stopper.restore()
         fitted["best_step"] = int(stopper.best["step"])
-    if limit.reason and fitted["steps"] < steps:
+    if limit.reason and fitted["steps"] < steps and not (stopper and stopper.is_over(fitted["steps"])):
         fitted["stopped"] = limit.reason
     checkpoints.keep_last(space)
     if options.gradient_checkpointing:
