@@ -177,7 +177,9 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_time_that_is_over_ends_the_run_and_more_time_continues_it(tmp_path: Path) -> None:
+def test_time_that_is_over_ends_the_run_and_more_time_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options: dict[str, Any] = {"steps": 6, "lr": 1e-2}
     assert "stopped" not in train(tmp_path / "whole", **options)
     for minutes, steps in ((1e-6, 1), (2e-6, 1), (0.0, 6)):
@@ -186,6 +188,10 @@ def test_time_that_is_over_ends_the_run_and_more_time_continues_it(tmp_path: Pat
         assert stats.get("stopped") == (f"--max-minutes {minutes:g}" if minutes else None)
     one, two = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "cut"))
     assert all(torch.equal(one[k], two[k]) for k in one)
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(reward_metrics, "evaluate", None)
+        train(tmp_path / "interrupted", **options)
+    assert train(tmp_path / "interrupted", **options, max_minutes=1e-6)["steps"] == 6, "it had finished its steps"
     early = train(tmp_path / "early", **options, max_minutes=1e-6, patience=3)
     assert early["best_step"] == early["steps"] == 1, "there is a best model even before the first evaluation"
 

@@ -5,14 +5,17 @@ from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tokalign.artifacts.schemas import Answer, Judgement, Prompt
 from tokalign.config.methods import JudgeOptions
 from tokalign.errors import UsageError
 from tokalign.models.function_names import is_function
 
-__all__ = ["ORDERS", "Answer", "Comparer", "Comparison", "Judge", "Pairing", "make", "prefer"]
+__all__ = ["ORDERS", "Answer", "Comparer", "Comparison", "Judge", "Pairing", "cached", "make", "prefer"]
+T = TypeVar("T")
+_CACHE_SIZE = 12
+"""Number of sets of responses whose scores are cached."""
 CHUNK = 1000
 """Judgements per chunk of a judge that costs nothing. An interrupted run resumes at the start of a chunk."""
 FAILED = "failed: "
@@ -180,3 +183,21 @@ def prefer(candidate: float, reference: float, noise: float = 0.0) -> float:
     if abs(candidate - reference) <= noise * max(1.0, abs(candidate), abs(reference)):
         return 1.5
     return 2.0 if candidate > reference else 1.0 if candidate < reference else 1.5
+
+
+Scorer = Callable[[Sequence[Prompt], Sequence[Answer]], T]
+
+
+def cached(score: Scorer[T]) -> Scorer[T]:
+    """Keep the scores of the last sets of responses: the references stay the same, and each set is scored twice."""
+    kept: dict[tuple[str, ...], T] = {}
+
+    def scores(prompts: Sequence[Prompt], responses: Sequence[Answer]) -> T:
+        key = (*map(str, prompts), *map(str, responses))
+        found = kept.pop(key) if key in kept else score(prompts, responses)
+        kept[key] = found  # most recently used last
+        while len(kept) > _CACHE_SIZE:
+            del kept[next(iter(kept))]
+        return found
+
+    return scores

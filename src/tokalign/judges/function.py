@@ -1,7 +1,7 @@
 """A judge of the user: a Python function that scores responses."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,15 +9,14 @@ from typing import Any
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.methods import JudgeOptions
 from tokalign.errors import InputError
-from tokalign.judges import Answer, Comparing, Comparison, prefer
+from tokalign.judges import Answer, Comparing, Comparison, cached, prefer
 from tokalign.models import reward_functions
-
-Scores = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-"""Takes prompts and responses, and returns a finite number for each response: higher is better."""
 
 
 class FunctionJudge:
     """Prefers the response with the higher score; equal scores tie.
+
+    The function takes prompts and responses, and returns a finite number for each response.
 
     Args:
         source: the function, as ``MODULE:NAME``.
@@ -29,6 +28,7 @@ class FunctionJudge:
     def __init__(self, source: str) -> None:
         self.name = source
         self._function: Any = reward_functions.function(source)
+        self._scores = cached(self._score)
 
     def compare(
         self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
@@ -43,7 +43,7 @@ class FunctionJudge:
         """Return the mean score."""
         return {"score": fmean(self._scores(prompts, responses))}
 
-    def _scores(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[float]:
+    def _score(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[float]:
         returned = list(self._function(list(prompts), [r.text for r in responses]))
         remedy = "return one finite number per response"
         if len(returned) != len(responses):

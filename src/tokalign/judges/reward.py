@@ -7,13 +7,11 @@ from typing import Any
 
 from tokalign.artifacts.schemas import Prompt
 from tokalign.config.methods import JudgeOptions
-from tokalign.judges import Answer, Comparing, Comparison, prefer
+from tokalign.judges import Answer, Comparing, Comparison, cached, prefer
 from tokalign.models import loading, reward_functions
 from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.tokenizer import Tokenizer
 
-_CACHE_SIZE = 12
-"""Number of sets of responses whose scores are cached."""
 _NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Relative difference that rounding can cause between scores of the same response in different batches, by dtype."""
 
@@ -51,8 +49,7 @@ class RewardJudge:
             microbatch,
         )
         self.noise, self.ended_wins = _NOISE[dtype], ended_wins
-        self._cache: dict[tuple[str, ...], list[list[float]]] = {}
-        """Scores of the last sets of responses: the references stay the same, and each set is scored twice."""
+        self._scores = cached(self._score)
 
     def compare(
         self, prompts: Sequence[Prompt], references: Sequence[Answer], candidates: Sequence[Answer]
@@ -82,17 +79,8 @@ class RewardJudge:
         means = [fmean(scores) for scores in self._scores(prompts, responses)]
         return {"score": sum(w * mean for w, mean in zip(self.weights, means, strict=True))}
 
-    def _scores(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
-        """Return one list per reward function with a score per response."""
-        key = (*map(str, prompts), *map(str, responses))
-        if (scores := self._cache.pop(key, None)) is None:
-            scores = self._score(prompts, responses)
-        self._cache[key] = scores  # most recently used last
-        while len(self._cache) > _CACHE_SIZE:
-            del self._cache[next(iter(self._cache))]
-        return scores
-
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Answer]) -> list[list[float]]:
+        """Return one list per reward function with a score per response."""
         encoded = self.tokenizer.responses([r.text for r in responses])
         ids = [e.ids if r.finished else e.ids[:-1] or e.ids for e, r in zip(encoded, responses, strict=True)]
         pairs = list(zip(self.tokenizer.prompts(prompts), ids, strict=True))
