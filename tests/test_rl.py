@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from tokalign.core.rl import (
+    KlControl,
     Scaling,
-    adapt,
     compute_rewards,
     explained_variance,
     fit_scaling,
@@ -315,12 +315,28 @@ def test_kl_estimators_have_the_same_mean_under_the_policy_and_k3_is_never_negat
         assert (estimator == "k1") == bool((terms < 0).any())
 
 
-def test_the_price_of_drift_follows_its_target_by_two_percent_at_most() -> None:
-    # Ziegler et al. (2019): error clipped to ±.2, coefficient times 1 + .1 · error.
-    assert adapt(0.1, kl=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
-    assert adapt(0.1, kl=60.0, target=6.0) == pytest.approx(0.102)
-    assert adapt(0.1, kl=0.0, target=6.0) == pytest.approx(0.098)
-    assert adapt(0.1, kl=6.0, target=6.0) == 0.1
+def test_the_kl_coefficient_follows_the_kl_expected_five_rollouts_ahead() -> None:
+    # From a KL of 0: average 3, expected 3 + 5 · 3 = 18, three times the target: 20 % more, the most.
+    assert KlControl(0.1).after(6.0, target=6.0) == pytest.approx((0.12, 3.0))
+    # Average 5, no change in sight: half the target, 20 % less, the most.
+    assert KlControl(0.1, 5.0).after(5.0, target=10.0) == pytest.approx((0.08, 5.0))
+    # Average 5.9, expected 5.9 - 5 · .1 = 5.4: 10 % below the target.
+    assert KlControl(0.1, 6.0).after(5.8, target=6.0) == pytest.approx((0.09, 5.9))
+    assert KlControl(0.1, 6.0).after(6.0, target=6.0) == (0.1, 6.0)
+
+
+@given(st.floats(0.02, 0.2), st.floats(0.2, 2.0), st.floats(0.5, 8.0))
+def test_the_kl_of_a_slow_policy_comes_near_its_target_without_going_far_beyond(
+    speed: float, reward: float, target: float
+) -> None:
+    """A policy that moves by ``speed`` of the way to the KL at which penalty and reward balance, in each rollout."""
+    control, kl, course = KlControl(0.2), 0.0, []
+    for _ in range(150):
+        control = control.after(kl, target)
+        kl += speed * (reward / control.kl_coef - kl)
+        course.append(kl)
+    assert max(course) < 2 * max(target, speed * reward / 0.2 * 5)
+    assert sum(course[-50:]) / 50 == pytest.approx(target, rel=0.15)
 
 
 @given(cases())

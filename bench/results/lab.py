@@ -32,11 +32,13 @@ def tokalign(out: Path, seed: int, command: str, *args: object) -> Command:
 
 
 def run(plans: Iterable[Plan], jobs: int) -> None:
-    """Run all plans, ``jobs`` commands at a time with one thread each. Exits at the first command that fails.
+    """Run all plans, ``jobs`` commands at a time. Exits at the first command that fails.
 
-    Results of finished commands are kept; running a plan again skips them.
+    Results of finished commands are kept; running a plan again skips them. A command has one thread. It has ``jobs``
+    threads if it is alone in its wave and there is one plan.
     """
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    plans = list(plans)
     running: dict[Future[int], tuple[Plan, Command]] = {}
     remaining: dict[Plan, int] = {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -44,8 +46,9 @@ def run(plans: Iterable[Plan], jobs: int) -> None:
         def start_next_wave(plan: Plan) -> None:
             wave = next((wave for wave in plan if wave), [])
             remaining[plan] = len(wave)
+            threads = {"OMP_NUM_THREADS": str(jobs if len(wave) == len(plans) == 1 else 1)}
             for command in wave:
-                running[pool.submit(subprocess.call, command, cwd=ROOT, env=env)] = plan, command
+                running[pool.submit(subprocess.call, command, cwd=ROOT, env=env | threads)] = plan, command
 
         for plan in plans:
             start_next_wave(plan)

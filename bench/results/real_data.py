@@ -21,6 +21,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """SmolLM2's chat template without its default system message."""
+SAMPLES = 3
+"""Number of responses to each held-out and each test prompt: how often it is in the file."""
 
 
 def read(cebab: Path, name: str) -> list[dict[str, Any]]:
@@ -40,6 +42,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def prepare(cebab: Path, folder: Path) -> None:
     """Write ``sft``, ``natural``, ``prompts``, ``heldout``, ``test`` and four sets of edits (``.jsonl``).
 
+    Held-out and test prompts are repeated ``SAMPLES`` times.
     ``edits-clean`` has the edits that leave no other aspect negative. ``natural`` pairs a review of at most 2.5 stars
     with one of at least 3.5 stars of the same cuisine, as many as there are edits. Also writes the language model.
     """
@@ -75,7 +78,9 @@ def prepare(cebab: Path, folder: Path) -> None:
     _write(folder / "natural.jsonl", pairs)
     for part, name in (("train", "prompts"), ("heldout", "heldout"), ("test", "test")):
         asked = sorted({prompt(r) for r in reviews if r["part"] == part})
-        _write(folder / f"{name}.jsonl", ({"id": f"{name}-{k}", "prompt": p} for k, p in enumerate(asked)))
+        times = 1 if part == "train" else SAMPLES
+        rows = ({"id": f"{name}-{k}-{n}", "prompt": p} for k, p in enumerate(asked) for n in range(times))
+        _write(folder / f"{name}.jsonl", rows)
     tokenizer, model = Tokenizer.load(fetch()), loading.load_policy(fetch())
     model.save_pretrained(str(folder / "base"))
     tokenizer.hf_tokenizer.chat_template = TEMPLATE

@@ -8,7 +8,7 @@ file that the environment variable ``STARS`` names.
 
 import os
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,23 @@ def stars(_: Sequence[Any], responses: Sequence[str]) -> list[float]:
     return list((words.predict(responses) + sentences.predict(embedded(responses))) / 2)
 
 
-def agreement(reviews: Sequence[dict[str, Any]], edits: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Agreement with people on restaurants that the judge has not seen.
+def vader(responses: Sequence[str]) -> list[float]:
+    """Compound sentiment of VADER, -1 to 1, of each response: a judge from a lexicon, as another opinion."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # type: ignore[import-not-found, unused-ignore]
 
-    ``spearman``: rank correlation with the raters' stars. ``edits``: share of people's edits that it rates higher than
-    their originals.
+    analyzer = SentimentIntensityAnalyzer()
+    return [analyzer.polarity_scores(text)["compound"] for text in responses]
+
+
+def agreement(reviews: Sequence[dict[str, Any]], edits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Agreement of both judges with people on restaurants that they have not seen.
+
+    ``spearman``: rank correlation with the raters' stars. ``edits``: share of people's edits that are rated higher
+    than their originals.
     """
-    correlation = spearmanr(stars([], [r["text"] for r in reviews]), [r["stars"] for r in reviews]).statistic
-    before, after = (np.array(stars([], [e[side] for e in edits])) for side in ("original", "edited"))
-    return {"spearman": round(float(correlation), 3), "edits": round(float((after > before).mean()), 3)}
+    found = {}
+    for name, judge in (("stars", partial(stars, [])), ("vader", vader)):
+        correlation = spearmanr(judge([r["text"] for r in reviews]), [r["stars"] for r in reviews]).statistic
+        before, after = (np.array(judge([e[side] for e in edits])) for side in ("original", "edited"))
+        found[name] = {"spearman": round(float(correlation), 3), "edits": round(float((after > before).mean()), 3)}
+    return found

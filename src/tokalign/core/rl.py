@@ -124,18 +124,32 @@ def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, esti
     return k1 if estimator == "k1" else (-k1).exp() - 1 + k1
 
 
-def adapt(kl_coef: float, kl: float, target: float) -> float:
-    """Adapt the KL coefficient for the next rollout (Ziegler et al., 2019, section 2.2).
+class KlControl(NamedTuple):
+    """A KL coefficient that follows a target KL.
 
-    The coefficient changes by at most 2 % per rollout, in proportion to the relative error of ``kl``.
-
-    Args:
-        kl_coef: coefficient of this rollout.
-        kl: KL of this rollout, in nats per response.
-        target: desired KL, in the same unit.
+    Ziegler et al. (2019, section 2.2) change the coefficient by at most 2 % per rollout, in proportion to the relative
+    error of the KL. Runs of tens of rollouts end before that has an effect. Here it changes by at most 20 %, and the
+    error is that of the KL expected five rollouts ahead: the KL follows the coefficient with a delay, and would
+    overshoot its target if only the present error counted.
     """
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + 0.1 * error)
+
+    kl_coef: float
+    """Coefficient β of the next rollout."""
+    kl: float = 0.0
+    """Moving average of the KL in nats per response, weight 1/2 per rollout; 0, as at the start, before the first."""
+
+    def after(self, kl: float, target: float) -> "KlControl":
+        """State after a rollout with this mean KL per response, in nats, as is ``target``."""
+        average = (self.kl + kl) / 2
+        expected = average + _AHEAD * (average - self.kl)
+        error = min(max(expected / target - 1, -_MOST), _MOST)
+        return KlControl(self.kl_coef * (1 + error), average)
+
+
+_AHEAD = 5
+"""Rollouts ahead for which the KL is predicted."""
+_MOST = 0.2
+"""Largest relative change of the coefficient in a rollout."""
 
 
 def compute_rewards(token_rewards: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:

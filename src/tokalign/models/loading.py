@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tokalign.errors import InputError, first_line
-from tokalign.models import lora
+from tokalign.models import attention, lora
 from tokalign.models.gguf import folder_of
 from tokalign.models.heads import model_class
 from tokalign.models.tokenizer import Tokenizer
@@ -25,6 +25,7 @@ from tokalign.models.tokenizer import Tokenizer
 # tokalign prints its own messages about loading and saving.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+attention.install()
 
 ADAPTER = "adapter"
 """Subfolder with the adapters of a model trained with ``--lora``."""

@@ -62,14 +62,14 @@ class Learner:
     first: dict[str, float] = field(default_factory=dict)
     """Statistics of the first rollout: mean ``length`` in tokens, ``repetition``, and ``longest``, the 95th percentile
     of the lengths. Empty before it."""
-    kl_coef: float = field(init=False)
+    kl_control: rl.KlControl = field(init=False)
     """Current KL coefficient β."""
     samples: Samples | None = None
     """Some responses of the last rollout."""
 
     def __post_init__(self) -> None:
         self.collector = Collector(self.networks, self.reward_functions, self.tokenizer)
-        self.kl_coef = self.options.kl_coef
+        self.kl_control = rl.KlControl(self.options.kl_coef)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": self.networks.policy_parameters, "lr": self.options.lr},
@@ -88,7 +88,7 @@ class Learner:
             "generator": self.generator.get_state(),
             "scaling": None if self.scaling is None else [s._asdict() for s in self.scaling],
             "first": self.first,
-            "kl_coef": self.kl_coef,
+            "kl_control": self.kl_control._asdict(),
             "reuse_logprobs": self.collector.mismatch.reuse,
         }
 
@@ -98,7 +98,7 @@ class Learner:
         distributed.spread_moments(self.networks.all(), self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.scaling = state["scaling"] and [rl.Scaling(**s) for s in state["scaling"]]
-        self.first, self.kl_coef = state["first"], state["kl_coef"]
+        self.first, self.kl_control = state["first"], rl.KlControl(**state["kl_control"])
         self.collector.mismatch.reuse = state["reuse_logprobs"]
 
     def step(self, prompts: Sequence[PromptItem]) -> dict[str, float]:
@@ -140,7 +140,7 @@ class Learner:
 
         # 4. Subtract the KL penalty; estimate advantages by GAE and whiten them over response tokens.
         kl = rl.kl_terms(rollout.logprobs, rollout.ref_logprobs, mask, options.kl_estimator)
-        rewards = rl.compute_rewards(token_rewards, kl, mask, self.kl_coef)
+        rewards = rl.compute_rewards(token_rewards, kl, mask, self.kl_control.kl_coef)
         advantages, returns = rl.gae(rewards, rollout.values, mask, options.gamma, options.gae_lambda)
         targets = Targets(rl.whiten(advantages, mask), returns)
 
@@ -149,9 +149,9 @@ class Learner:
         seconds["update"] = lap()
 
         # 6. Adapt the KL coefficient if there is a target.
-        mean_kl, used_kl_coef = float(kl.sum(1).mean()), self.kl_coef
+        mean_kl, used_kl_coef = float(kl.sum(1).mean()), self.kl_control.kl_coef
         if options.kl_target:
-            self.kl_coef = rl.adapt(self.kl_coef, mean_kl, options.kl_target)
+            self.kl_control = self.kl_control.after(mean_kl, options.kl_target)
 
         raw = torch.stack([w * scores for w, scores in zip(self.weights, rollout.scores, strict=True)]).sum(0)
         by_function = {
@@ -178,23 +178,26 @@ class Learner:
     def _placed_rewards(self, rollout: Rollout) -> Tensor:
         """(B, T): weighted sum of the rewards, placed and scaled, with length guard and missing-EOS penalty.
 
-        The first call also measures ``self.scaling``.
+        The first call also measures ``self.scaling``; with ``--recentre``, every call measures its ``centre``.
         """
         options, mask = self.options, rollout.response_mask
         payout_mask = payout_positions(options.granularity, rollout)
-        centre = options.centre and options.granularity != "sequence"
         placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
-        if self.scaling is None:
-            # A single score per response is not centred: subtracting its mean at every token would reward (or
-            # penalise) length.
-            dense = [
-                bool(distributed.all_reduce_max(bool(reward_function.dense)))
-                for reward_function in self.reward_functions
+        # A single score per response is not centred: subtracting its mean at every token would reward (or penalise)
+        # length.
+        centre = [
+            options.centre
+            and options.granularity != "sequence"
+            and bool(distributed.all_reduce_max(bool(reward_function.dense)))
+            for reward_function in self.reward_functions
+        ]
+        if self.scaling is None or options.recentre:
+            measured = [
+                rl.fit_scaling(placed, payout_mask, centre=centred, scale=options.scale)
+                for centred, placed in zip(centre, placed_rewards, strict=True)
             ]
-            self.scaling = [
-                rl.fit_scaling(placed, payout_mask, centre=centre and is_dense, scale=options.scale)
-                for is_dense, placed in zip(dense, placed_rewards, strict=True)
-            ]
+            fixed = self.scaling or measured
+            self.scaling = [now._replace(sigma=first.sigma) for now, first in zip(measured, fixed, strict=True)]
         rewards = torch.zeros_like(placed_rewards[0])
         for weight, placed, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
             rewards += weight * torch.where(payout_mask, (placed - scaling.centre) / scaling.sigma, 0.0)
