@@ -95,12 +95,17 @@ def test_settings_of_pytorch_are_as_before(allowed: bool) -> None:
 
 
 def test_models_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    loading.attention.install()
-    calls = []
+    calls: list[bool] = []
     real = attention._faster
-    monkeypatch.setattr(attention, "_faster", lambda q, k: calls.append(real(q, k)) or calls[-1])
+
+    def faster(query: Tensor, key: Tensor) -> bool:
+        calls.append(real(query, key))
+        return calls[-1]
+
+    monkeypatch.setattr(attention, "_faster", faster)
     sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)).eval()
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2))
+    loading.disable_dropout(model).eval()
     ids = torch.arange(1, 9)[None]
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention.attention
     plain = model(ids).logits

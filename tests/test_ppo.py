@@ -320,7 +320,22 @@ def test_scaling_is_fixed_on_the_first_rollout(policy: Any, tokenizer: Tokenizer
     first = subject.scaling
     subject.step(items(tokenizer, 8))
     assert first is not None
-    assert subject.scaling is first
+    assert subject.scaling == first
+
+
+def test_recentred_rewards_have_a_mean_of_zero_in_every_rollout(
+    policy: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    subject = learner(policy, tokenizer, tmp_path, recentre=True, missing_eos_penalty=0.0, length_guard=0.0)
+    subject.step(items(tokenizer, 8))
+    first = subject.scaling
+    found, _ = rollout(subject, items(tokenizer, 8))
+    found = replace(found, scores=[scores + 3 * found.response_mask for scores in found.scores])
+    rewards = subject._placed_rewards(found)
+    assert float(rewards[found.response_mask].mean()) == pytest.approx(0, abs=1e-5)
+    assert first is not None
+    assert subject.scaling is not None
+    assert subject.scaling[0].sigma == first[0].sigma
 
 
 def test_unfinished_responses_pay_on_their_last_token(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def course(ppo: Path) -> list[dict[str, float]]:
 def seconds(ppo: Path) -> float:
     """Median seconds of a PPO step, without evaluations."""
     rows = _rows(ppo / "metrics.jsonl")
-    return round(statistics.median(sum(v for k, v in row.items() if k.startswith("seconds_")) for row in rows), 1)
+    taken: list[float] = [sum(v for k, v in row.items() if k.startswith("seconds_")) for row in rows]
+    return round(statistics.median(taken), 1)
 
 
 def reward_model(measured: Path) -> dict[str, Any]:

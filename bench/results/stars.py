@@ -66,7 +66,7 @@ def stars(_: Sequence[Any], responses: Sequence[str]) -> list[float]:
 
 def vader(responses: Sequence[str]) -> list[float]:
     """Compound sentiment of VADER, -1 to 1, of each response: a judge from a lexicon, as another opinion."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # type: ignore[import-not-found, unused-ignore]
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     analyzer = SentimentIntensityAnalyzer()
     return [analyzer.polarity_scores(text)["compound"] for text in responses]

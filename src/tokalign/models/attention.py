@@ -1,5 +1,6 @@
 """Faster attention in half precision on CPUs, for rows of up to 512 tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ def attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor
     """
     if not _faster(query, key):
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # also holds for CPUs
+    allowed: Callable[[], bool] = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed  # also holds for CPUs
+    reduced = allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):
