@@ -69,12 +69,18 @@ def test_rows_without_any_key_are_finite() -> None:
 
 @pytest.mark.parametrize(
     ("queries", "keys", "dtype"),
-    [(9, 9, torch.float32), (1, 9, torch.bfloat16), (3, attention.LONGEST + 1, torch.bfloat16)],
-    ids=["float32", "one query", "long"],
+    [
+        (9, 9, torch.float32),
+        (9, 9, torch.float64),
+        (1, 9, torch.bfloat16),
+        (3, attention.LONGEST + 1, torch.bfloat16),
+    ],
+    ids=["float32", "float64", "one query", "long"],
 )
 def test_other_attention_is_left_to_the_library(queries: int, keys: int, dtype: torch.dtype) -> None:
     states = _states(queries, keys, 1, dtype)
     mask = torch.ones(queries, keys, dtype=torch.bool)[None, None]
+    assert not attention._faster(*states[:2])
     found, _ = attention.attention(_module(1), *states, mask)
     expected, _ = sdpa_attention_forward(_module(1), *states, mask)
     assert torch.equal(found, expected)

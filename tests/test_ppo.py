@@ -320,7 +320,7 @@ def test_scaling_is_fixed_on_the_first_rollout(policy: Any, tokenizer: Tokenizer
     first = subject.scaling
     subject.step(items(tokenizer, 8))
     assert first is not None
-    assert subject.scaling == first
+    assert subject.scaling is first
 
 
 def test_recentred_rewards_have_a_mean_of_zero_in_every_rollout(

@@ -37,7 +37,7 @@ NOT_MEASURED = {
     "ppo.md": [
         "within 0.001 nats in float32, within 0.1 nats on average",
         "0.02 nats in float32, or 0.3 nats on average in half precision",
-        "β (1 + 0.1 clip(KL / target − 1, ±0.2))", "**Estimates for a 7B policy.**…",
+        "β (1 + clip((K + 5 ΔK) / target − 1, ±0.2))", "**Estimates for a 7B policy.**…",
         "TRL 1.10.0 (PPO was removed in 1.13)",
     ],
     "results.md": ["with 95 % intervals"],

@@ -151,6 +151,7 @@ def result(data: Path, f: Path, kl_target: float, dtype: str) -> dict[str, Any]:
         "arms": tested,
         "courses": {arm: real_measure.course(folder) for arm, folder in trained.items()},
         "seconds_per_step": {arm: real_measure.seconds(folder) for arm, folder in trained.items()},
+        "samples": real_measure.samples(f / f"won-{kl_target:g}", 20),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from smollm2 import fetch
 
+from real_statistics import SAMPLES
 from tokalign.models import loading
 from tokalign.models.tokenizer import Tokenizer
 
@@ -21,8 +22,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """SmolLM2's chat template without its default system message."""
-SAMPLES = 3
-"""Number of responses to each held-out and each test prompt: how often it is in the file."""
 
 
 def read(cebab: Path, name: str) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,31 @@ import torch
 
 import lab
 import stars
+from real_statistics import SAMPLES
 from tokalign.models import loading
 from tokalign.models.batch import Batch
 from tokalign.models.policy import response_logprobs
 from tokalign.models.tokenizer import Tokenizer
-
-MOST = 128
-"""Number of responses for which log-probabilities are computed: one of each prompt."""
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-class Reading:
-    """Mean log-probabilities of responses under several policies.
-
-    Args:
-        tokenizer: folder of the tokenizer of all policies.
-        dtype: compute type.
-    """
-
-    def __init__(self, tokenizer: Path, dtype: str) -> None:
-        self.tokenizer, self.dtype = Tokenizer.load(tokenizer), dtype
-
-    def nats(self, policy: Path, prompts: Sequence[Any], responses: Sequence[str]) -> tuple[float, int]:
-        """Summed negative log-probability of the responses, and their number of tokens, EOS included."""
-        model = loading.load_policy(policy)
-        rows = list(zip(self.tokenizer.prompts(list(prompts)), self.tokenizer.responses(list(responses)), strict=True))
-        rows.sort(key=lambda row: len(row[1].ids))
-        total, tokens = 0.0, 0
-        with torch.inference_mode(), self._arithmetic():
-            for k in range(0, len(rows), 32):
-                batch = Batch.of([(p, r.ids) for p, r in rows[k : k + 32]], self.tokenizer.pad_id)
-                total -= float(response_logprobs(model, batch).logprobs.sum())
-                tokens += int(batch.response_mask.sum())
-        return total, tokens
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.dtype == "float32" else torch.autocast("cpu", getattr(torch, self.dtype))
+def nats(model: Any, tokenizer: Tokenizer, prompts: Sequence[Any], responses: Sequence[str], dtype: str) -> list[float]:
+    """Negative log-probability of each response, in nats, computed in ``dtype``."""
+    rows = list(zip(tokenizer.prompts(list(prompts)), tokenizer.responses(list(responses)), strict=True))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids))
+    found = [0.0] * len(rows)
+    half = dtype != "float32"
+    with torch.inference_mode(), torch.autocast("cpu", getattr(torch, dtype) if half else None, enabled=half):
+        for k in range(0, len(order), 32):
+            group = order[k : k + 32]
+            batch = Batch.of([(rows[i][0], rows[i][1].ids) for i in group], tokenizer.pad_id)
+            sums = response_logprobs(model, batch).logprobs.sum(1).tolist()
+            for i, logprob in zip(group, sums, strict=True):
+                found[i] = -logprob
+    return found
 
 
 def names(prompt: str) -> set[str]:
@@ -84,27 +69,34 @@ def arms(won: Path, policies: dict[str, Path], base: Path, sft: Path, dtype: str
         sft: the starting policy.
         dtype: compute type.
     """
-    compared = sorted(_rows(won / "compared.jsonl"), key=lambda row: tuple(map(int, row["id"].split("-")[1:])))
-    prompts = [row["prompt"] for row in compared]
-    sides = {"sft": "reference"} | {name: name for name in lab.stats(won)["candidates"]}
-    each = slice(None, None, math.ceil(len(compared) / MOST))
-    reading, found = Reading(sft, dtype), {}
-    for arm, side in sides.items():
+    compared = _compared(won)
+    prompts, first = [row["prompt"] for row in compared], slice(None, None, SAMPLES)
+    tokenizer, untouched, start = Tokenizer.load(sft), loading.load_policy(base), loading.load_policy(sft)
+    found = {}
+    for arm, side in {"sft": "reference", **{name: name for name in lab.stats(won)["candidates"]}}.items():
         texts = [row[side] for row in compared]
-        own = {"sft": sft, **policies}.get(arm)
-        nats, tokens = reading.nats(base, prompts[each], texts[each])
+
+        def read(model: Any, texts: list[str] = texts) -> float:
+            return sum(nats(model, tokenizer, prompts[first], texts[first], dtype))
+
+        tokens = sum(len(r.ids) for r in tokenizer.responses(texts[first]))
         found[arm] = {
             "stars": [round(star, 2) for star in stars.stars(prompts, texts)],
             "vader": [round(v, 2) for v in stars.vader(texts)],
             "words": [len(text.split()) for text in texts],
             "finished": _finished(won, side),
             **guards(prompts, texts),
-            "perplexity": round(math.exp(nats / tokens), 1),
+            "perplexity": round(math.exp(read(untouched) / tokens), 1),
         }
-        if own:
-            ours, start = (reading.nats(policy, prompts[each], texts[each])[0] for policy in (own, sft))
-            found[arm]["kl"] = round((start - ours) / len(texts[each]), 2)
+        if arm in policies:
+            kl = (read(start) - read(loading.load_policy(policies[arm]))) / len(texts[first])
+            found[arm]["kl"] = round(kl, 2)
     return found
+
+
+def _compared(won: Path) -> list[dict[str, Any]]:
+    """Responses of all sides, in the order of the test prompts."""
+    return sorted(_rows(won / "compared.jsonl"), key=lambda row: tuple(map(int, row["id"].split("-")[1:])))
 
 
 def _finished(won: Path, side: str) -> float | None:
@@ -137,8 +129,8 @@ def reward_model(measured: Path) -> dict[str, Any]:
 
 
 def samples(won: Path, n: int) -> list[dict[str, Any]]:
-    """Prompts with all responses, evenly spread over the test prompts."""
-    rows = sorted(_rows(won / "compared.jsonl"), key=lambda row: tuple(map(int, row["id"].split("-")[1:])))
+    """Some test prompts, evenly spread, with the first response of every side."""
+    rows = _compared(won)[::SAMPLES]
     sides = ["reference", *lab.stats(won)["candidates"]]
     spread = [rows[k * len(rows) // n] for k in range(n)]
     return [{"prompt": row["prompt"], **{side: row[side] for side in sides}} for row in spread]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from real_data import SAMPLES
-
 Floats = NDArray[np.float64]
+SAMPLES = 3
+"""Number of responses to each test prompt."""
 DRAWS = 10_000
 """Number of bootstrap resamples."""
 NEAR = 2

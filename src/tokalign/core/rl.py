@@ -125,25 +125,30 @@ def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, esti
 
 
 class KlControl(NamedTuple):
-    """A KL coefficient that follows a target KL.
+    """KL coefficient that is adapted so that the KL reaches a target.
 
     Ziegler et al. (2019, section 2.2) change the coefficient by at most 2 % per rollout, in proportion to the relative
-    error of the KL. Runs of tens of rollouts end before that has an effect. Here it changes by at most 20 %, and the
-    error is that of the KL expected five rollouts ahead: the KL follows the coefficient with a delay, and would
-    overshoot its target if only the present error counted.
+    error of the KL. Runs of tens of rollouts end before that has an effect. Here the coefficient changes by at most
+    20 %, in proportion to the relative error of the KL expected five rollouts ahead. The KL reacts to the coefficient
+    with a delay, so that the present error alone would make it overshoot the target.
     """
 
     kl_coef: float
     """Coefficient β of the next rollout."""
-    kl: float = 0.0
-    """Moving average of the KL in nats per response, weight 1/2 per rollout; 0, as at the start, before the first."""
+    mean_kl: float = 0.0
+    """Moving average of the KL, in nats per response: weight 1/2 for the last rollout, 1/4 for the one before, ..."""
 
     def after(self, kl: float, target: float) -> "KlControl":
-        """State after a rollout with this mean KL per response, in nats, as is ``target``."""
-        average = (self.kl + kl) / 2
-        expected = average + _AHEAD * (average - self.kl)
+        """Coefficient and average after a rollout.
+
+        Args:
+            kl: mean KL of the rollout, in nats per response.
+            target: desired KL, in the same unit.
+        """
+        mean_kl = (self.mean_kl + kl) / 2
+        expected = mean_kl + _AHEAD * (mean_kl - self.mean_kl)
         error = min(max(expected / target - 1, -_MOST), _MOST)
-        return KlControl(self.kl_coef * (1 + error), average)
+        return KlControl(self.kl_coef * (1 + error), mean_kl)
 
 
 _AHEAD = 5

@@ -10,15 +10,16 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 LONGEST = 512
-"""Largest number of keys for which attention is computed by matrix products."""
+"""Largest number of keys for which attention is computed by matrix products: with and without gradients, so that both
+give the same log-probabilities."""
 
 
 def install() -> None:
     """Replace transformers' ``sdpa`` attention in this process. Calling it again changes nothing.
 
-    On CPUs, PyTorch's fused kernel for ``sdpa`` uses no half-precision matrix products in the backward pass. Plain
-    products (``SDPBackend.MATH``) are up to six times as fast (``bench/speed/attention.py``). Their errors are of the
-    same size: both round to the compute type. They keep the attention weights, hence the limit of ``LONGEST`` keys.
+    PyTorch's fused kernel for ``sdpa`` is slow in half precision on CPUs, above all in the backward pass. Plain matrix
+    products (``SDPBackend.MATH``) are faster (``bench/speed/attention.py``), and as accurate: both round to the compute
+    type. They keep the attention weights in memory, hence the limit of ``LONGEST`` keys.
     """
     AttentionInterface.register("sdpa", attention)
 
@@ -49,4 +50,5 @@ def attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor
 def _faster(query: Tensor, key: Tensor) -> bool:
     if query.device.type != "cpu" or not 1 < query.shape[2] <= key.shape[2] <= LONGEST:
         return False
-    return (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype) != torch.float32
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return dtype in (torch.bfloat16, torch.float16)

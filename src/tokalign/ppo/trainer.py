@@ -63,7 +63,7 @@ class Learner:
     """Statistics of the first rollout: mean ``length`` in tokens, ``repetition``, and ``longest``, the 95th percentile
     of the lengths. Empty before it."""
     kl_control: rl.KlControl = field(init=False)
-    """Current KL coefficient β."""
+    """KL coefficient β of the next rollout, which ``--kl-target`` adapts."""
     samples: Samples | None = None
     """Some responses of the last rollout."""
 
@@ -88,7 +88,8 @@ class Learner:
             "generator": self.generator.get_state(),
             "scaling": None if self.scaling is None else [s._asdict() for s in self.scaling],
             "first": self.first,
-            "kl_control": self.kl_control._asdict(),
+            "kl_coef": self.kl_control.kl_coef,
+            "mean_kl": self.kl_control.mean_kl,
             "reuse_logprobs": self.collector.mismatch.reuse,
         }
 
@@ -98,7 +99,7 @@ class Learner:
         distributed.spread_moments(self.networks.all(), self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.scaling = state["scaling"] and [rl.Scaling(**s) for s in state["scaling"]]
-        self.first, self.kl_control = state["first"], rl.KlControl(**state["kl_control"])
+        self.first, self.kl_control = state["first"], rl.KlControl(state["kl_coef"], state.get("mean_kl", 0.0))
         self.collector.mismatch.reuse = state["reuse_logprobs"]
 
     def step(self, prompts: Sequence[PromptItem]) -> dict[str, float]:
@@ -183,18 +184,17 @@ class Learner:
         options, mask = self.options, rollout.response_mask
         payout_mask = payout_positions(options.granularity, rollout)
         placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
-        # A single score per response is not centred: subtracting its mean at every token would reward (or penalise)
-        # length.
-        centre = [
-            options.centre
-            and options.granularity != "sequence"
-            and bool(distributed.all_reduce_max(bool(reward_function.dense)))
-            for reward_function in self.reward_functions
-        ]
         if self.scaling is None or options.recentre:
+            # A single score per response is not centred: subtracting its mean at every token would reward (or
+            # penalise) length.
+            dense = [
+                bool(distributed.all_reduce_max(bool(reward_function.dense)))
+                for reward_function in self.reward_functions
+            ]
+            centre = options.centre and options.granularity != "sequence"
             measured = [
-                rl.fit_scaling(placed, payout_mask, centre=centred, scale=options.scale)
-                for centred, placed in zip(centre, placed_rewards, strict=True)
+                rl.fit_scaling(placed, payout_mask, centre=centre and is_dense, scale=options.scale)
+                for is_dense, placed in zip(dense, placed_rewards, strict=True)
             ]
             fixed = self.scaling or measured
             self.scaling = [now._replace(sigma=first.sigma) for now, first in zip(measured, fixed, strict=True)]
