@@ -14,7 +14,7 @@ from tests import models as shipped
 from tests.conftest import ROOT
 from tests.forked import run
 from tokalign.errors import InputError
-from tokalign.models import gguf, loading
+from tokalign.models import converted, loading
 from tokalign.models.tokenizer import Tokenizer
 
 HEADS, WIDTH, LAYERS = 4, 32, 2
@@ -122,12 +122,12 @@ def test_a_file_is_the_model_and_the_tokenizer_that_were_written_to_it(
 def test_a_name_is_not_needed_and_another_file_is_another_model(cache: Path) -> None:
     written(Path("m.gguf")).save_pretrained("plain")
     Path("m.gguf").rename("blob")
-    first = gguf.folder_of("blob")
+    first = converted.folder_of("blob")
     with Path("blob").open("ab") as f:
         f.write(b"\0" * 32)
-    assert gguf.folder_of("blob") != first
-    assert gguf.folder_of("plain") == "plain"
-    assert gguf.folder_of("owner/name") == "owner/name"
+    assert converted.folder_of("blob") != first
+    assert converted.folder_of("plain") == "plain"
+    assert converted.folder_of("owner/name") == "owner/name"
     assert len(folders(cache)) == 2
 
 
@@ -166,7 +166,7 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     written(Path("m.gguf"))
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(InputError, match="needs the package gguf"):
-        gguf.folder_of("m.gguf")
+        converted.folder_of("m.gguf")
 
 
 @pytest.mark.slow

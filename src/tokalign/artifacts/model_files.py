@@ -32,6 +32,32 @@ _MAX_LABELS = 1024
 """Maximum number of labels of a classifier."""
 
 
+ADAPTER = "adapter"
+"""Folder of the adapters beside the model that they are merged into."""
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def adapter_base(folder: Path) -> str | None:
+    """Return the base model of a folder that holds only adapters of ``peft``; None for any other path.
+
+    Returns:
+        a folder, a GGUF file or a hub id.
+
+    Raises:
+        InputError: the configuration is damaged, or names a folder or file that does not exist.
+    """
+    config = folder / ADAPTER_CONFIG
+    if not config.is_file() or (folder / "config.json").exists():
+        return None
+    field, remedy = "base_model_name_or_path", "write the path or the hub id of the base model there"
+    base = _read(config).get(field)
+    if not isinstance(base, str) or not base:
+        raise InputError("the adapters name no base model", where=str(config), field=field, remedy=remedy)
+    if not Path(base).exists() and (base.count("/") != 1 or base.startswith((".", "/", "~"))):
+        raise InputError(f"no base model at {base!r}", where=str(config), field=field, remedy=remedy)
+    return base
+
+
 def check_model(folder: Path) -> None:
     """Check the files in the folder of a model or a tokenizer.
 
@@ -43,7 +69,7 @@ def check_model(folder: Path) -> None:
     weights = list(_weights(folder))
     if config.is_file():
         _check_sizes(_read(config), str(config), len(weights), sum(weights))
-    for name in ("generation_config.json", "tokenizer_config.json", "adapter/adapter_config.json"):
+    for name in ("generation_config.json", "tokenizer_config.json", ADAPTER_CONFIG, f"{ADAPTER}/{ADAPTER_CONFIG}"):
         if (folder / name).is_file():
             _read(folder / name)
     sandbox.check_tokenizer(folder)

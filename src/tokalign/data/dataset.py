@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from tokalign.artifacts import manifest
 from tokalign.artifacts.manifest import Artifact
 from tokalign.artifacts.migrations import migrate
-from tokalign.artifacts.model_files import check_model
+from tokalign.artifacts.model_files import adapter_base, check_model
 from tokalign.artifacts.schemas import KINDS, Edit, PromptRow, Row
 from tokalign.config.options import ReadOptions
 from tokalign.data import files, layouts, readers
@@ -173,6 +173,8 @@ def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
             raise InputError("an unfinished run", where=path, remedy="run its command again to finish it")
         check_model(folder)
         hashes = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+        if (base := adapter_base(folder)) is not None:
+            hashes["/base"] = model_lineage(base)["sha256"]
         return {"kind": "model", "version": None, "sha256": hash_json(hashes), "path": path}
     if folder.is_file():  # GGUF; loading it checks it
         return {"kind": "model", "version": None, "sha256": sha256(folder), "path": path}

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from tokalign.artifacts.model_files import ADAPTER_CONFIG
 from tokalign.errors import InputError
 
 Kind = Literal["lines", "array", "csv", "text", "parquet", "arrow"]
@@ -198,7 +199,8 @@ def holds_rows(folder: Path) -> bool:
     if (folder / "dataset_dict.json").is_file():
         return True
     found = [p for p in folder.iterdir() if _may_be_rows(p)]
-    return bool(found) and not (folder / "config.json").exists() and [p.name for p in found] not in _OURS
+    is_model = any((folder / name).exists() for name in ("config.json", ADAPTER_CONFIG))
+    return bool(found) and not is_model and [p.name for p in found] not in _OURS
 
 
 def _may_be_rows(path: Path) -> bool:

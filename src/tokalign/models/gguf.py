@@ -1,42 +1,17 @@
-"""GGUF files as models: dequantised once, to a folder that every loader reads.
+"""GGUF files as models: dequantised to a folder that every loader reads.
 
 transformers reads the file (https://huggingface.co/docs/transformers/gguf). What is trained from it is saved as
 safetensors; nothing is quantised again.
 """
 
-import fcntl
-import os
-import shutil
-import sys
 from contextlib import redirect_stderr
-from functools import cache
 from io import StringIO
 from pathlib import Path
 
-from tokalign.artifacts.model_files import check_model
 from tokalign.errors import InputError, first_line
-from tokalign.runtime.disk import sha256
 
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"
-
-
-def folder_of(source: str | Path) -> str:
-    """Return the place to load a model from: ``source`` itself, or for a GGUF file the folder with its weights.
-
-    The folder is in the user's cache (``$XDG_CACHE_HOME`` or ``~/.cache``), named by the hash of the file. It holds
-    float32 weights as safetensors, the configuration and the tokenizer.
-
-    Raises:
-        InputError: ``source`` ends with ``.gguf`` or is a GGUF file, but transformers cannot read it.
-    """
-    file = Path(source)
-    if not is_gguf(file):
-        return str(source)
-    if not file.is_file():
-        raise InputError("no such file", where=str(source), remedy="give a model folder, a GGUF file or a hub id")
-    status = file.stat()
-    return str(_converted(str(source), status.st_size, status.st_mtime_ns))
 
 
 def is_gguf(file: Path) -> bool:
@@ -49,34 +24,17 @@ def is_gguf(file: Path) -> bool:
         return f.read(len(MAGIC)) == MAGIC
 
 
-@cache
-def _converted(path: str, size: int, mtime: int) -> Path:
-    """Convert a file unless the cache has it. ``size`` and ``mtime`` tell a changed file from the one before."""
-    file = Path(path)
+def convert(file: Path, scratch: Path) -> None:
+    """Write the model and its tokenizer to ``scratch/model``, with float32 weights.
+
+    Raises:
+        InputError: transformers cannot read the file.
+    """
     with file.open("rb") as f:
         if f.read(len(MAGIC)) != MAGIC:
-            raise InputError("not a GGUF file", where=path, remedy="give a model folder, a GGUF file or a hub id")
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokalign" / "gguf"
-    target = root / sha256(file)[:32]
-    if target.is_dir():
-        return target
-    root.mkdir(parents=True, exist_ok=True)
-    lock, scratch = root / f".{target.name}.lock", root / f".{target.name}"
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # one process converts, the others wait for it
-        if target.is_dir():
-            return target
-        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
-        try:
-            _check_header(file)
-            _convert(file, scratch)
-            check_model(scratch / "model")
-            (scratch / "model").rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    gigabytes = sum(p.stat().st_size for p in target.iterdir()) / 1e9
-    print(f"tokalign: {path}: dequantised to float32 in {target} ({gigabytes:.2f} GB)", file=sys.stderr)
-    return target
+            raise InputError("not a GGUF file", where=str(file), remedy="give a model folder, a GGUF file or a hub id")
+    _check_header(file)
+    _convert(file, scratch)
 
 
 def _check_header(file: Path) -> None:
@@ -101,7 +59,6 @@ def _check_header(file: Path) -> None:
 
 
 def _convert(file: Path, scratch: Path) -> None:
-    """Write the model and its tokenizer to ``scratch/model``."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

@@ -16,9 +16,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from tokalign.artifacts.model_files import ADAPTER
 from tokalign.errors import InputError, first_line
 from tokalign.models import attention, lora
-from tokalign.models.gguf import folder_of
+from tokalign.models.converted import folder_of
 from tokalign.models.heads import model_class
 from tokalign.models.tokenizer import Tokenizer
 
@@ -27,8 +28,6 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 attention.install()
 
-ADAPTER = "adapter"
-"""Subfolder with the adapters of a model trained with ``--lora``."""
 CLASSES = ("bad", "neutral", "good")
 """Classes of a token-level reward model; class index = label + 1."""
 _POSITION_NAMES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")

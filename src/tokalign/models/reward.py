@@ -15,6 +15,7 @@ from tokalign.core import rl
 from tokalign.errors import InputError, first_line
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length
+from tokalign.models.converted import folder_of
 from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, max_positions
 from tokalign.models.tokenizer import Tokenizer
 
@@ -78,7 +79,7 @@ class RewardModel:
         """Load a token classifier with classes bad, neutral and good, or any sequence classifier with one output.
 
         Args:
-            source: a folder or a hub id.
+            source: a folder of a model or of adapters, or a hub id.
             dtype: type of the weights.
             reading: see the class.
             normalise: see the class.
@@ -88,7 +89,9 @@ class RewardModel:
             InputError: the model cannot be loaded or is neither.
         """
         try:
-            config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+        except InputError:
+            raise
         except Exception as e:  # the library can raise anything for a malformed configuration
             raise InputError(
                 f"no reward model at {str(source)!r}: {first_line(e)}",

@@ -21,8 +21,8 @@ from tokalign.data.conversation import as_messages
 from tokalign.errors import InputError, UsageError, first_line
 from tokalign.models.chat_templates import TINY_TEMPLATE, missing_role, prepare, select_template
 from tokalign.models.control_tokens import BYTE, THOUGHT, ControlTokens
+from tokalign.models.converted import folder_of
 from tokalign.models.decoding import Decoder
-from tokalign.models.gguf import folder_of
 
 PLAIN_TEMPLATE = "{role}: {content}\n\n"
 """Format of a turn if the tokenizer has no chat template. ``Assistant:\\n`` follows the last turn."""

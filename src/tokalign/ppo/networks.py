@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from tokalign.artifacts.model_files import ADAPTER
 from tokalign.config.methods import PpoOptions
 from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.batch import Batch
 from tokalign.models.heads import hidden_size
-from tokalign.models.loading import ADAPTER
 from tokalign.models.lora import POLICY, VALUE
 from tokalign.models.policy import TokenStats, response_logprobs, response_values
 from tokalign.models.tokenizer import Tokenizer

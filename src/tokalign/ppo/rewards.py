@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from tokalign.artifacts.manifest import Manifest, is_artifact
+from tokalign.artifacts.model_files import ADAPTER
 from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
@@ -65,7 +66,7 @@ def _on_the_policy(source: str, adapter: str, networks: Networks) -> RewardModel
     same base model.
     """
     folder = Path(source)
-    if networks.adapters is None or not (is_artifact(folder) and (folder / loading.ADAPTER).is_dir()):
+    if networks.adapters is None or not (is_artifact(folder) and (folder / ADAPTER).is_dir()):
         return None
     manifest = Manifest.read(folder)
     base = next((i for i in manifest.inputs if i["name"] == "model"), None)
@@ -73,7 +74,7 @@ def _on_the_policy(source: str, adapter: str, networks: Networks) -> RewardModel
     if base is None or not base["sha256"] or base["sha256"] != policy["sha256"]:
         return None
     level = str(manifest.config["level"])
-    head = networks.adapters.load(adapter, folder / loading.ADAPTER)
+    head = networks.adapters.load(adapter, folder / ADAPTER)
     model = OnAdapter(networks.adapters, adapter, len(head["weight"]), bias="bias" in head)
     model.score.load_state_dict(head)
     return RewardModel(model, Tokenizer.load(source), level, most=loading.max_positions(networks.policy))

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
+from tokalign.artifacts.model_files import ADAPTER
 from tokalign.artifacts.workspace import Workspace
 from tokalign.config.options import SupervisedOptions
-from tokalign.models import loading, lora
+from tokalign.models import lora
 from tokalign.models.tokenizer import Tokenizer
 
 
@@ -18,7 +19,7 @@ def save_trained(model: Any, tokenizer: Tokenizer, space: Workspace, config: Sup
     """
     with space.saving() as scratch:
         if config.lora:
-            model = lora.merge(model, scratch / loading.ADAPTER)
+            model = lora.merge(model, scratch / ADAPTER)
         else:
             model.to(getattr(torch, config.dtype))
         model.save_pretrained(str(scratch))
