@@ -323,19 +323,20 @@ def test_scaling_is_fixed_on_the_first_rollout(policy: Any, tokenizer: Tokenizer
     assert subject.scaling is first
 
 
-def test_recentred_rewards_have_a_mean_of_zero_in_every_rollout(
-    policy: Any, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    subject = learner(policy, tokenizer, tmp_path, recentre=True, missing_eos_penalty=0.0, length_guard=0.0)
+def test_with_length_normalise_the_mean_reward_counts(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The same rewards a second time, in responses twice as long, are worth no more."""
+    plain = {"missing_eos_penalty": 0.0, "length_guard": 0.0, "centre": False}
+    subject = learner(policy, tokenizer, tmp_path, length_normalise=True, **plain)
     subject.step(items(tokenizer, 8))
-    first = subject.scaling
     found, _ = rollout(subject, items(tokenizer, 8))
-    found = replace(found, scores=[scores + 3 * found.response_mask for scores in found.scores])
-    rewards = subject._placed_rewards(found)
-    assert float(rewards[found.response_mask].mean()) == pytest.approx(0, abs=1e-5)
-    assert first is not None
+    totals = subject._placed_rewards(found).sum(1)
+    twice = [torch.cat([x, x], 1) for x in (found.scores[0], found.response_mask)]
+    longer = subject._placed_rewards(replace(found, scores=twice[:1], response_mask=twice[1]))
     assert subject.scaling is not None
-    assert subject.scaling[0].sigma == first[0].sigma
+    expected = found.scores[0].sum(1) / found.response_mask.sum(1) / subject.scaling[0].sigma
+    assert torch.allclose(totals, expected, atol=1e-5)
+    assert torch.allclose(longer.sum(1), totals, atol=1e-5)
+    assert float(totals.std()) > 0.1
 
 
 def test_unfinished_responses_pay_on_their_last_token(policy: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:

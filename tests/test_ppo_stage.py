@@ -197,7 +197,6 @@ def test_what_goes_wrong_in_the_middle_leaves_what_was_done(there: Path) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [("--temperature 0", "--temperature is 0"), ("--kl-coef 0 --kl-target 3", "--kl-target is 3"),
-     ("--recentre --no-centre", "--recentre is True"),
      ("--minibatches 9 --batch-size 4", "--minibatches is 9"), ("--dtype float16", "--dtype is float16"),
      ("--reward-weight 1 --reward-weight 2", "2 --reward-weight for 1")],
 )  # fmt: skip

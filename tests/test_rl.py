@@ -25,6 +25,7 @@ from tokalign.core.rl import (
     masked_std,
     place_rewards,
     policy_loss,
+    scale_rewards,
     score_at_last_token,
     segment_ends,
     value_loss,
@@ -277,21 +278,34 @@ def test_centre_is_the_mean_payment_and_sigma_the_deviation_of_totals() -> None:
     # Totals 18, 4 and 14: mean 12, variance (36 + 64 + 4) / 3. Five payments of 36 in all.
     placed_rewards = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
     paid = torch.tensor([[True, True], [True, False], [True, True]])
-    got = fit_scaling(placed_rewards, paid, centre=True, scale=True)
+    got = fit_scaling(placed_rewards, paid, paid.sum(1), centre=True, scale=True)
     assert got.centre == pytest.approx(7.2)
     assert got.sigma == pytest.approx(math.sqrt(104 / 3))
 
 
+def test_rewards_divided_by_the_length() -> None:
+    # Means 9, 4 and 7: mean 20 / 3, variance (49 + 64 + 1) / 27. Centred by 7.2, the mean of five payments.
+    placed_rewards = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
+    paid, lengths = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([2, 1, 2])
+    got = fit_scaling(placed_rewards, paid, lengths, centre=True, scale=True, by_length=True)
+    assert got.centre == pytest.approx(7.2)
+    assert got.sigma == pytest.approx(math.sqrt(114 / 27))
+    scaled = scale_rewards(placed_rewards, paid, lengths, got)
+    assert (scaled * got.sigma).tolist() == [
+        pytest.approx([1.4, 0.4]), pytest.approx([-3.2, 0.0]), pytest.approx([0.9, -1.1])
+    ]  # fmt: skip
+
+
 def test_scaling_that_is_off_changes_nothing() -> None:
     placed_rewards = torch.tensor([[3.0, 6.0, 9.0], [12.0, 0.0, 0.0]])
-    assert fit_scaling(placed_rewards, MASK, centre=False, scale=False) == Scaling(0.0, 1.0)
-    assert fit_scaling(placed_rewards, MASK, centre=False, scale=True) == Scaling(0.0, 3.0)
+    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=False) == Scaling(0.0, 1.0)
+    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=True) == Scaling(0.0, 3.0)
 
 
 def test_totals_that_do_not_vary_are_left_unscaled() -> None:
     placed_rewards = torch.tensor([[1.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
-    assert fit_scaling(placed_rewards, MASK, centre=False, scale=True).sigma == 1.0
-    one = fit_scaling(placed_rewards[:1], MASK[:1], centre=True, scale=True)
+    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=True).sigma == 1.0
+    one = fit_scaling(placed_rewards[:1], MASK[:1], MASK[:1].sum(1), centre=True, scale=True)
     assert one.centre == pytest.approx(4 / 3)
     assert one.sigma == 1.0
 

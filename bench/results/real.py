@@ -37,7 +37,7 @@ SFT_EDITS = "--epochs 1 --lr 2e-5 --batch-size 16 --max-length 256"
 REWARD = "--lora --lr 5e-4 --epochs 1 --batch-size 16 --max-length 256 --heldout 0.05"
 PPO = (
     "--lora --lr 2e-4 --value-lr 1e-3 --batch-size 32 --epochs 1 --minibatches 2 --microbatch 32 --steps 20 "
-    "--eval-every 3 --max-new-tokens 64 --max-length 256 --eval-judge stars:stars --look-samples 20"
+    "--eval-every 3 --max-new-tokens 64 --max-length 256 --eval-judge stars:stars --look-samples 20 --length-normalise"
 )
 TESTED = "--max-new-tokens 64"
 MODELS = {

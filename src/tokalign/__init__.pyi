@@ -451,7 +451,7 @@ def train_ppo(
     value_clip: float = 0.2,
     scale: bool = True,
     centre: bool = True,
-    recentre: bool = False,
+    length_normalise: bool = False,
     missing_eos_penalty: float = 1.0,
     length_guard: float = 2.0,
     max_length: int = 2048,

@@ -184,10 +184,10 @@ class PpoOptions(RewardOptions, LoraOptions, SamplingOptions, ComputeOptions, Ru
         True,
         "subtract the mean reward per payout position of the first rollout; no effect with one reward per response",
     )
-    recentre: bool = option(
+    length_normalise: bool = option(
         False,
-        "with --centre: subtract the mean reward per payout position of the current rollout, not of the first, so that "
-        "longer responses do not gain as rewards rise",
+        "divide the rewards of a response by its number of tokens, so that their mean counts and not their sum; no "
+        "effect with one reward per response",
     )
     missing_eos_penalty: float = option(
         1.0, "subtracted at the last token of a response that does not end with EOS; 0 disables", low=0

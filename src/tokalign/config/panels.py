@@ -27,7 +27,7 @@ _BY_HEADING = {
     "Loss": "weight_bad weight_neutral weight_good neutral label_smoothing",
     "Candidates": "candidate reference",
     "Judge": "judge judgements annotations rubric both_orders length_control difficulty",
-    "Rewards": "reward_weight granularity reward normalise scale centre recentre",
+    "Rewards": "reward_weight granularity reward normalise length_normalise scale centre",
     "Sampling": "n sample_batch",
     "Optimisation": "steps batch_size epochs minibatches microbatch lr value_lr max_grad_norm gamma gae_lambda vf_coef",
     "KL penalty and clipping": "kl_coef kl_target kl_estimator clip_range importance_cap value_clip stop_kl",

@@ -82,9 +82,13 @@ class Scaling(NamedTuple):
 
     centre: float
     sigma: float
+    by_length: bool = False
+    """Whether the rewards of a response are also divided by its length, so that their mean counts and not their sum."""
 
 
-def fit_scaling(placed_rewards: Tensor, payout_mask: Tensor, *, centre: bool, scale: bool) -> Scaling:
+def fit_scaling(
+    placed_rewards: Tensor, payout_mask: Tensor, lengths: Tensor, *, centre: bool, scale: bool, by_length: bool = False
+) -> Scaling:
     """Measure the scaling on the placed rewards of one rollout.
 
     ``sigma`` is the standard deviation of a response's total reward, so the scale does not depend on the granularity.
@@ -94,11 +98,21 @@ def fit_scaling(placed_rewards: Tensor, payout_mask: Tensor, *, centre: bool, sc
     Args:
         placed_rewards: (B, T), see :func:`place_rewards`.
         payout_mask: (B, T) bool, True at payout positions.
+        lengths: (B,) numbers of tokens of the responses.
         centre: False sets ``centre`` to 0.
         scale: False sets ``sigma`` to 1, as does a measured value of at most 1e-6.
+        by_length: see :class:`Scaling`.
     """
-    sigma = float(placed_rewards.sum(1).std(correction=0)) if scale else 1.0
-    return Scaling(float(masked_mean(placed_rewards, payout_mask)) if centre else 0.0, sigma if sigma > 1e-6 else 1.0)
+    totals = placed_rewards.sum(1) / (lengths if by_length else 1)
+    sigma = float(totals.std(correction=0)) if scale else 1.0
+    mean = float(masked_mean(placed_rewards, payout_mask)) if centre else 0.0
+    return Scaling(mean, sigma if sigma > 1e-6 else 1.0, by_length)
+
+
+def scale_rewards(placed_rewards: Tensor, payout_mask: Tensor, lengths: Tensor, scaling: Scaling) -> Tensor:
+    """Centre and scale placed rewards (B, T); 0 where nothing is paid. Arguments as for :func:`fit_scaling`."""
+    divisors = scaling.sigma * (lengths[:, None] if scaling.by_length else 1)
+    return torch.where(payout_mask, (placed_rewards - scaling.centre) / divisors, 0.0)
 
 
 def guard_length(rewards: Tensor, longest: float) -> Tensor:

@@ -179,28 +179,29 @@ class Learner:
     def _placed_rewards(self, rollout: Rollout) -> Tensor:
         """(B, T): weighted sum of the rewards, placed and scaled, with length guard and missing-EOS penalty.
 
-        The first call also measures ``self.scaling``; with ``--recentre``, every call measures its ``centre``.
+        The first call also measures ``self.scaling``.
         """
         options, mask = self.options, rollout.response_mask
-        payout_mask = payout_positions(options.granularity, rollout)
+        lengths, payout_mask = mask.sum(1), payout_positions(options.granularity, rollout)
         placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
-        if self.scaling is None or options.recentre:
+        if self.scaling is None:
             # A single score per response is not centred: subtracting its mean at every token would reward (or
-            # penalise) length.
+            # penalise) length. Nor is it divided by the length.
             dense = [
                 bool(distributed.all_reduce_max(bool(reward_function.dense)))
                 for reward_function in self.reward_functions
             ]
             centre = options.centre and options.granularity != "sequence"
-            measured = [
-                rl.fit_scaling(placed, payout_mask, centre=centre and is_dense, scale=options.scale)
+            self.scaling = [
+                rl.fit_scaling(
+                    placed, payout_mask, lengths, centre=centre and is_dense, scale=options.scale,
+                    by_length=options.length_normalise and is_dense,
+                )
                 for is_dense, placed in zip(dense, placed_rewards, strict=True)
-            ]
-            fixed = self.scaling or measured
-            self.scaling = [now._replace(sigma=first.sigma) for now, first in zip(measured, fixed, strict=True)]
+            ]  # fmt: skip
         rewards = torch.zeros_like(placed_rewards[0])
         for weight, placed, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
-            rewards += weight * torch.where(payout_mask, (placed - scaling.centre) / scaling.sigma, 0.0)
+            rewards += weight * rl.scale_rewards(placed, payout_mask, lengths, scaling)
         if options.length_guard:
             rewards = rl.guard_length(rewards, options.length_guard * self.first["longest"])
         unfinished = ~torch.tensor(rollout.finished, device=mask.device)

@@ -153,7 +153,6 @@ def _check_options(config: TrainPpoConfig) -> None:
         ),
         (config.dtype == "float16", "--dtype", "PPO supports float32 and bfloat16"),
         (config.kl_target and not config.kl_coef, "--kl-target", "give a --kl-coef above 0; 0 cannot be adapted"),
-        (config.recentre and not config.centre, "--recentre", "leave out --no-centre"),
         (not config.temperature, "--temperature", "give a value above 0; PPO needs random samples"),
     ]
     weights, models = len(config.reward_weight), len(config.reward_model)
