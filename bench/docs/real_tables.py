@@ -179,3 +179,33 @@ def samples(result: Result) -> str:
         for row in _first(result)["samples"]
     ]
     return table(["prompt", "starting policy", "token-level PPO", "sequence-level PPO"], rows)
+
+
+def trials(result: Result) -> str:
+    """Held-out win rates by step of the trials, with KL and length at the end."""
+    steps = [look["step"] for look in next(iter(result["trials"].values()))["course"]]
+    rows = []
+    for name, trial in result["trials"].items():
+        last = trial["course"][-1]
+        rates = [f"{look['win_rate']:.0f}" for look in trial["course"]]
+        rows.append([name, *rates, f"{last['kl']:.1f}", f"{last['length']:.0f}"])
+    return table(["rewards", *(f"step {step}" for step in steps), "KL", "tokens"], rows)
+
+
+def speed(result: Result) -> str:
+    """Seconds of a PPO step, and the step at which token-level PPO reaches the last win rate of the others."""
+    rows = []
+    for number, seed in sorted(result["seeds"].items()):
+        courses, seconds = seed["runs"]["0"]["courses"], seed["runs"]["0"]["seconds_per_step"]
+        for other in ("end", "sequence", "natural"):
+            goal = courses[other][-1]["win_rate"]
+            reached = [look["step"] for look in courses["token"] if look["win_rate"] >= goal]
+            times = " / ".join(f"{seconds[arm]:.0f} s" for arm in ("token", other))
+            rows.append(
+                [
+                    number, ARMS[other], f"{goal:.1f} at step {courses[other][-1]['step']}",
+                    f"step {reached[0]}" if reached else "not reached", times,
+                ]
+            )  # fmt: skip
+    columns = ["seed", "other run", "its last win rate, %", "reached by token-level PPO at", "time of a step, both"]
+    return table(columns, rows)
