@@ -93,6 +93,17 @@ def test_sampler_logprobs_equal_the_training_forward(policy: Any, tokenizer: Tok
         assert torch.allclose(again[row, : len(s.ids)], known(s), atol=1e-4)
 
 
+def test_the_output_layer_reads_one_state_a_row_in_one_piece(policy: Any, tokenizer: Tokenizer) -> None:
+    """A view of longer rows would make PyTorch copy the layer's weights once a row."""
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        handle = policy.get_output_embeddings().register_forward_hook(lambda _, args, __: seen.append(args[0]))
+        drawn_from(policy, [[5, 6, 7, 8], [9, 10]], tokenizer, max_new_tokens=3)
+        handle.remove()
+    assert len(seen) >= 3
+    assert all(x.is_contiguous() and x.shape[1] == 1 for x in seen)
+
+
 def test_greedy_sampling_equals_hugging_face_generate(policy: Any, tokenizer: Tokenizer) -> None:
     prompts = tokenizer.prompts(["Describe the sea with a simile.", "Where is the map?"])
     drawn = drawn_from(policy, prompts, tokenizer, max_new_tokens=12, temperature=0)

@@ -5,6 +5,7 @@ Finished rows are removed from the batch, so that long responses do not slow dow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -231,7 +232,7 @@ def sample(
     known = _read_prefix(policy, list(row_of), cache, positions)
     input_ids, positions = input_ids[:, known:], positions[:, known:]
     states: list[Tensor] = []
-    handle = policy.get_output_embeddings().register_forward_pre_hook(lambda _, args: states.append(args[0][:, -1]))
+    handle = policy.get_output_embeddings().register_forward_pre_hook(partial(_last, states))
     try:
         for t in range(max_new):
             logits = (
@@ -274,6 +275,17 @@ def sample(
     finally:
         handle.remove()
     return _sampled(tokens, lengths, done, logps, None if value_head is None else values)
+
+
+def _last(states: list[Tensor], _: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+    """Keep the last hidden state of each row in ``states``, and give it alone to the output layer, in one piece.
+
+    For a view of longer rows PyTorch copies the weights of the layer once a row on CPUs: 2 GB for 32 rows of a model
+    with 49,152 tokens and 576 dimensions.
+    """
+    state = args[0][:, -1:].contiguous()
+    states.append(state[:, 0])
+    return (state,)
 
 
 def _sampled(tokens: Tensor, lengths: Tensor, done: Tensor, logps: Tensor, values: Tensor | None) -> list[Sampled]:
