@@ -40,6 +40,7 @@ NOT_MEASURED = {
         "β (1 + clip((K + 5 ΔK) / target − 1, ±0.2))", "**Estimates for a 7B policy.**…",
         "TRL 1.10.0 (PPO was removed in 1.13)",
     ],
+    "real-model.md": ["Intervals are 95 %", "CC-BY-4.0"],
     "results.md": ["with 95 % intervals"],
     "reward-models.md": ["with 95 % intervals", "TRL 1.16's"],
     "ultrafeedback.md": [

@@ -1,4 +1,4 @@
-"""Writes the tables of README and docs from the result files, the command reference, and the picture of the README.
+"""Writes the tables of README and docs from the result files, the command reference, and the pictures.
 
 Tests fail if README or docs differ from the files in ``docs/results/``: in the tables, or in the sentences with
 numbers (``SENTENCES``).
@@ -19,15 +19,31 @@ from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
+import real_picture
+import real_tables
 import tables
 from tables import Result, load, table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README, PICTURE, CLI_DOC = ROOT / "README.md", DOCS / "labels.svg", DOCS / "cli.md"
+REAL_PICTURE = DOCS / "real-model.svg"
 
 TABLES: dict[Path, dict[str, tuple[str, Callable[[Result], str]]]] = {
-    README: {"make-all": ("make_all", tables.make_all), "headline": ("paper", tables.headline)},
+    README: {
+        "real": ("real", real_tables.headline),
+        "make-all": ("make_all", tables.make_all),
+        "headline": ("paper", tables.headline),
+    },
+    DOCS / "real-model.md": {
+        "real-judge": ("real", real_tables.judge),
+        "real-arms": ("real", real_tables.arms),
+        "real-pairs": ("real", real_tables.pairs),
+        "real-speed": ("real", real_tables.speed),
+        "real-reward-models": ("real", real_tables.reward_models),
+        "real-trials": ("real_trials", real_tables.trials),
+        "real-samples": ("real", real_tables.samples),
+    },
     DOCS / "results.md": {"arms": ("paper", tables.arms), "reward-models": ("paper", tables.reward_models)},
     DOCS / "labels.md": {
         "human-spans": ("human_spans", tables.human_spans),
@@ -185,6 +201,7 @@ def picture() -> str:
 def main() -> None:
     """Rewrite all generated files and tables."""
     PICTURE.write_text(picture(), encoding="utf-8")
+    REAL_PICTURE.write_text(real_picture.picture(load("real")), encoding="utf-8")
     CLI_DOC.write_text(cli(), encoding="utf-8")
     for path in TABLES:
         path.write_text(render(path, path.read_text(encoding="utf-8")), encoding="utf-8")

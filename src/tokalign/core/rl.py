@@ -83,7 +83,7 @@ class Scaling(NamedTuple):
     centre: float
     sigma: float
     by_length: bool = False
-    """Whether the rewards of a response are also divided by its length, so that their mean counts and not their sum."""
+    """Whether the rewards of a response are also divided by its length, so that their total is their mean."""
 
 
 def fit_scaling(
