@@ -246,3 +246,14 @@ def test_defaults_hold_lists_too() -> None:
     """An option that an older version did not have counts as its default, whatever its type."""
     assert TrainSftConfig.defaults()["template_arg"] == []
     assert all(f.name in TrainSftConfig.defaults() for f in fields(TrainSftConfig) if not is_required(f))
+
+
+@pytest.mark.parametrize(
+    ("options", "lr"),
+    [({}, 1e-6), ({"lora": True}, 2e-4), ({"lora": True, "lr": 1e-6}, 1e-6), ({"lr": 0.5}, 0.5), ({"lr": 0}, 0)],
+)
+def test_learning_rates_are_larger_with_lora_unless_one_is_given(options: dict[str, Any], lr: float) -> None:
+    config = TrainPpoConfig(prompts="x", policy="p", reward_model=["rm"], out=Path("y"), **options)
+    assert config.lr == lr
+    assert config.select("rows")["lr"] == lr
+    assert config.value_lr == (1e-3 if config.lora else 5e-6)

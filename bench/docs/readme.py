@@ -156,8 +156,8 @@ def cli() -> str:
                 default = f.default_factory()
             if isinstance(default, bool):
                 default = ("off", "on")[default]
-            shown = "" if default in (None, [], "") else str(default)
-            about = f.metadata["about"].replace("|", "\\|")
+            about, _, default_with_lora = f.metadata["about"].replace("|", "\\|").partition("; default: ")
+            shown = default_with_lora if default in (None, [], "") else str(default)
             rows.append([panel(options, f), f"`{option_name(f)}`{choices(f.type)}", shown, about])
         for k in range(len(rows) - 1, 0, -1):
             rows[k][0] *= rows[k][0] != rows[k - 1][0]  # show each heading once

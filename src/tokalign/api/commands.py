@@ -3,8 +3,9 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tokalign.artifacts.result import StageResult
@@ -69,23 +70,22 @@ def signature(name: str) -> inspect.Signature:
             default = f.default if f.default_factory is MISSING else f.default_factory()
         if f.name == "quiet":
             default = True
-        parameters.append(
-            inspect.Parameter(f.name, kind, default=default, annotation=_accepted(hints[f.name], f.metadata["role"]))
-        )
+        parameters.append(inspect.Parameter(f.name, kind, default=default, annotation=_accepted(f, hints[f.name])))
     return inspect.Signature(parameters)
 
 
-def _accepted(hint: Any, role: str) -> Any:
+def _accepted(f: Field[Any], hint: Any) -> Any:
     """Return the type that a function accepts for an option: also str for a path, and one value for a list."""
-    if hint is Path or (hint is str and role == "input"):
+    is_input = f.metadata["role"] == "input"
+    if hint is Path or (hint is str and is_input):
         return str | Path
-    if hint == Path | None or (hint == str | None and role == "input"):
+    if hint == Path | None or (hint == str | None and is_input):
         return str | Path | None
     if get_origin(hint) is list:
         (inner,) = get_args(hint)
-        item = _accepted(inner, role)
+        item = _accepted(f, inner)
         return list[item] | item  # type: ignore[valid-type]
-    return hint
+    return hint | None if f.default is None and not isinstance(hint, UnionType) else hint
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -151,8 +151,8 @@ class PpoOptions(RewardOptions, LoraOptions, SamplingOptions, ComputeOptions, Ru
     epochs: int = option(2, "passes over each rollout", low=1)
     minibatches: int = option(2, "optimiser steps per pass", low=1)
     microbatch: int = option(16, "responses per forward pass; affects memory and speed only", role="run", low=1)
-    lr: float = option(1e-6, "learning rate of the policy", low=0)
-    value_lr: float = option(5e-6, "learning rate of the value model", low=0)
+    lr: float = option(1e-6, "learning rate of the policy", low=0, with_lora=2e-4)
+    value_lr: float = option(5e-6, "learning rate of the value model", low=0, with_lora=1e-3)
     max_grad_norm: float = option(1.0, "clip gradients to this norm; 0 disables", low=0)
     value_model: ValueModel = option(
         "separate", "separate: a second network; shared: a value head on the policy's hidden states"

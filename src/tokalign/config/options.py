@@ -43,6 +43,7 @@ def option(
     high: float | None = None,
     positional: bool = False,
     env: bool = True,
+    with_lora: float | None = None,
 ) -> Any:
     """Declare an option field.
 
@@ -54,8 +55,19 @@ def option(
         high: largest allowed value; None: no bound.
         positional: a positional argument on the command line.
         env: whether environment variables can set the option.
+        with_lora: default value with ``--lora``; None: the same. The field is None until ``Options`` sets it.
     """
-    meta = {"about": about, "role": role, "low": low, "high": high, "positional": positional, "env": env}
+    meta: dict[str, Any] = {
+        "about": about,
+        "role": role,
+        "low": low,
+        "high": high,
+        "positional": positional,
+        "env": env,
+    }
+    if with_lora is not None:
+        meta |= {"about": f"{about}; default: {default:g}, with --lora {with_lora:g}", "defaults": (default, with_lora)}
+        return field(default=None, metadata=meta)
     if default is ...:
         return field(metadata=meta)
     if isinstance(default, list):
@@ -75,6 +87,8 @@ class Options:
         options_class: Any = type(self)
         hints = _hints(options_class)
         for f in fields(self):
+            if "defaults" in f.metadata and getattr(self, f.name) is None:
+                object.__setattr__(self, f.name, f.metadata["defaults"][getattr(self, "lora", False)])
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if not fits(value, hints[f.name]):
                 raise UsageError(f"{option_name(f)} is {value!r}", remedy=f"give {describe_type(hints[f.name])}")

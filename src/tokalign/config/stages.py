@@ -92,7 +92,7 @@ class TrainSftConfig(SupervisedOptions, TemplateOptions, ReadOptions, StageOptio
     )
     model: str = option(..., "model folder, GGUF file or hub id; tiny trains a small Llama from scratch", role="input")
     vocab: int = option(4096, "with --model tiny: maximum vocabulary size", low=300)
-    lr: float = option(2e-5, "peak learning rate of AdamW", low=0)
+    lr: float = option(2e-5, "peak learning rate of AdamW", low=0, with_lora=2e-4)
     epochs: float = option(3.0, "passes over the data; used if --steps is 0", low=0)
 
 
@@ -108,6 +108,7 @@ class TrainRmConfig(RewardModelOptions, SupervisedOptions, TemplateOptions, Read
     )
     model: str = option(..., "model folder, GGUF file or hub id; tiny trains a small Llama from scratch", role="input")
     vocab: int = option(4096, "with --model tiny on preferences: maximum vocabulary size", low=300)
+    lr: float = option(1e-5, "peak learning rate of AdamW", low=0, with_lora=5e-4)
     cut_prompts: bool = option(False, "cut the beginning of a prompt that is too long, instead of skipping the row")
     heldout: float = option(
         0.1, "share of the prompts held out for the metrics, selected by hash; 0 disables", low=0, high=0.9
