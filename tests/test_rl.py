@@ -23,6 +23,7 @@ from tokalign.core.rl import (
     last_token,
     masked_mean,
     masked_std,
+    mean_rewards,
     place_rewards,
     policy_loss,
     scale_rewards,
@@ -278,34 +279,45 @@ def test_centre_is_the_mean_payment_and_sigma_the_deviation_of_totals() -> None:
     # Totals 18, 4 and 14: mean 12, variance (36 + 64 + 4) / 3. Five payments of 36 in all.
     placed_rewards = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
     paid = torch.tensor([[True, True], [True, False], [True, True]])
-    got = fit_scaling(placed_rewards, paid, paid.sum(1), centre=True, scale=True)
+    got = fit_scaling(placed_rewards, paid, paid, centre=True, scale=True)
     assert got.centre == pytest.approx(7.2)
     assert got.sigma == pytest.approx(math.sqrt(104 / 3))
 
 
-def test_rewards_divided_by_the_length() -> None:
-    # Means 9, 4 and 7: mean 20 / 3, variance (49 + 64 + 1) / 27. Centred by 7.2, the mean of five payments.
+def test_the_mean_reward_is_paid_as_its_changes() -> None:
+    # Means 9, 4 and 7: mean 20 / 3, variance (49 + 64 + 1) / 27. Centred by 7.2, the mean of five payments, the rewards
+    # are 2.8, 0.8 | -3.2 | 1.8, -2.2. Means up to each token: 2.8, 1.8 | -3.2 | 1.8, -0.2.
     placed_rewards = torch.tensor([[10.0, 8.0], [4.0, 0.0], [9.0, 5.0]])
-    paid, lengths = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([2, 1, 2])
-    got = fit_scaling(placed_rewards, paid, lengths, centre=True, scale=True, by_length=True)
+    paid = torch.tensor([[True, True], [True, False], [True, True]])
+    got = fit_scaling(placed_rewards, paid, paid, centre=True, scale=True, by_length=True)
     assert got.centre == pytest.approx(7.2)
     assert got.sigma == pytest.approx(math.sqrt(114 / 27))
-    scaled = scale_rewards(placed_rewards, paid, lengths, got)
+    scaled = scale_rewards(placed_rewards, paid, paid, got)
     assert (scaled * got.sigma).tolist() == [
-        pytest.approx([1.4, 0.4]), pytest.approx([-3.2, 0.0]), pytest.approx([0.9, -1.1])
+        pytest.approx([2.8, -1.0]), pytest.approx([-3.2, 0.0]), pytest.approx([1.8, -2.0])
     ]  # fmt: skip
+
+
+@given(cases())
+def test_up_to_every_token_the_payments_sum_to_the_mean(case: Case) -> None:
+    rewards = torch.where(case.mask, case.draw(), 0.0)
+    payments = mean_rewards(rewards, case.mask)
+    for b, length in enumerate(case.mask.sum(1).tolist()):
+        for t in range(length):
+            assert payments[b, : t + 1].sum().item() == pytest.approx(rewards[b, : t + 1].mean().item(), abs=1e-9)
+        assert not payments[b, length:].any()
 
 
 def test_scaling_that_is_off_changes_nothing() -> None:
     placed_rewards = torch.tensor([[3.0, 6.0, 9.0], [12.0, 0.0, 0.0]])
-    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=False) == Scaling(0.0, 1.0)
-    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=True) == Scaling(0.0, 3.0)
+    assert fit_scaling(placed_rewards, MASK, MASK, centre=False, scale=False) == Scaling(0.0, 1.0)
+    assert fit_scaling(placed_rewards, MASK, MASK, centre=False, scale=True) == Scaling(0.0, 3.0)
 
 
 def test_totals_that_do_not_vary_are_left_unscaled() -> None:
     placed_rewards = torch.tensor([[1.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
-    assert fit_scaling(placed_rewards, MASK, MASK.sum(1), centre=False, scale=True).sigma == 1.0
-    one = fit_scaling(placed_rewards[:1], MASK[:1], MASK[:1].sum(1), centre=True, scale=True)
+    assert fit_scaling(placed_rewards, MASK, MASK, centre=False, scale=True).sigma == 1.0
+    one = fit_scaling(placed_rewards[:1], MASK[:1], MASK[:1], centre=True, scale=True)
     assert one.centre == pytest.approx(4 / 3)
     assert one.sigma == 1.0
 

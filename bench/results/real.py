@@ -175,7 +175,8 @@ def main() -> None:
     args = parser.parse_args()
     data = args.runs.resolve() / "data"
     data.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"STARS": str(data / "stars.joblib"), "PYTHONPATH": str(Path(__file__).parent)}
+    os.environ["STARS"] = str(data / "stars.joblib")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     if not (data / "data.done").exists():
         real_data.prepare(args.cebab, data)
     if not (data / "stars.joblib").exists():

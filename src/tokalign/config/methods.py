@@ -186,8 +186,8 @@ class PpoOptions(RewardOptions, LoraOptions, SamplingOptions, ComputeOptions, Ru
     )
     length_normalise: bool = option(
         False,
-        "divide the rewards of a response by its number of tokens, so that longer responses have no larger totals; no "
-        "effect on a model that gives one score per response",
+        "align for the mean reward of a response's tokens instead of their sum: each token is paid the change of the "
+        "mean up to it; no effect on a model that gives one score per response",
     )
     missing_eos_penalty: float = option(
         1.0, "subtracted at the last token of a response that does not end with EOS; 0 disables", low=0

@@ -83,11 +83,36 @@ class Scaling(NamedTuple):
     centre: float
     sigma: float
     by_length: bool = False
-    """Whether the rewards of a response are also divided by its length, so that their total is their mean."""
+    """Whether a response is paid the mean of its rewards instead of their sum; see :func:`mean_rewards`."""
+
+
+def mean_rewards(rewards: Tensor, response_mask: Tensor) -> Tensor:
+    """Rewards whose total is the mean reward of a token, each token paid by its change of the mean.
+
+    With m_t the mean of the rewards up to token t and m before the first token 0, token t is paid m_t - m_(t-1). So a
+    token is credited with all that it changes, also by making the response longer. Dividing the rewards by the final
+    length would credit a token only with its own share.
+
+    Args:
+        rewards: (B, T), 0 at padding.
+        response_mask: (B, T) bool, True = counts.
+
+    Returns:
+        (B, T): 0 at padding. Up to any token, the payments sum to the mean of the rewards up to it.
+    """
+    means = rewards.cumsum(1) / response_mask.cumsum(1).clamp(min=1)
+    changes = torch.diff(means, dim=1, prepend=torch.zeros_like(means[:, :1]))
+    return torch.where(response_mask, changes, 0.0)
 
 
 def fit_scaling(
-    placed_rewards: Tensor, payout_mask: Tensor, lengths: Tensor, *, centre: bool, scale: bool, by_length: bool = False
+    placed_rewards: Tensor,
+    payout_mask: Tensor,
+    response_mask: Tensor,
+    *,
+    centre: bool,
+    scale: bool,
+    by_length: bool = False,
 ) -> Scaling:
     """Measure the scaling on the placed rewards of one rollout.
 
@@ -98,21 +123,24 @@ def fit_scaling(
     Args:
         placed_rewards: (B, T), see :func:`place_rewards`.
         payout_mask: (B, T) bool, True at payout positions.
-        lengths: (B,) numbers of tokens of the responses.
+        response_mask: (B, T) bool, True = counts.
         centre: False sets ``centre`` to 0.
         scale: False sets ``sigma`` to 1, as does a measured value of at most 1e-6.
         by_length: see :class:`Scaling`.
     """
-    totals = placed_rewards.sum(1) / (lengths if by_length else 1)
+    totals = placed_rewards.sum(1) / (response_mask.sum(1).clamp(min=1) if by_length else 1)
     sigma = float(totals.std(correction=0)) if scale else 1.0
     mean = float(masked_mean(placed_rewards, payout_mask)) if centre else 0.0
     return Scaling(mean, sigma if sigma > 1e-6 else 1.0, by_length)
 
 
-def scale_rewards(placed_rewards: Tensor, payout_mask: Tensor, lengths: Tensor, scaling: Scaling) -> Tensor:
-    """Centre and scale placed rewards (B, T); 0 where nothing is paid. Arguments as for :func:`fit_scaling`."""
-    divisors = scaling.sigma * (lengths[:, None] if scaling.by_length else 1)
-    return torch.where(payout_mask, (placed_rewards - scaling.centre) / divisors, 0.0)
+def scale_rewards(placed_rewards: Tensor, payout_mask: Tensor, response_mask: Tensor, scaling: Scaling) -> Tensor:
+    """Centre and scale placed rewards (B, T); 0 at padding. Arguments as for :func:`fit_scaling`.
+
+    Without ``scaling.by_length``, rewards are 0 wherever nothing is paid.
+    """
+    rewards = torch.where(payout_mask, placed_rewards - scaling.centre, 0.0)
+    return (mean_rewards(rewards, response_mask) if scaling.by_length else rewards) / scaling.sigma
 
 
 def guard_length(rewards: Tensor, longest: float) -> Tensor:

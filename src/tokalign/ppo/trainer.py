@@ -182,11 +182,11 @@ class Learner:
         The first call also measures ``self.scaling``.
         """
         options, mask = self.options, rollout.response_mask
-        lengths, payout_mask = mask.sum(1), payout_positions(options.granularity, rollout)
+        payout_mask = payout_positions(options.granularity, rollout)
         placed_rewards = [rl.place_rewards(scores, payout_mask) for scores in rollout.scores]
         if self.scaling is None:
             # A single score per response is not centred: subtracting its mean at every token would reward (or
-            # penalise) length. Nor is it divided by the length.
+            # penalise) length. Nor is its mean over tokens taken.
             dense = [
                 bool(distributed.all_reduce_max(bool(reward_function.dense)))
                 for reward_function in self.reward_functions
@@ -194,14 +194,14 @@ class Learner:
             centre = options.centre and options.granularity != "sequence"
             self.scaling = [
                 rl.fit_scaling(
-                    placed, payout_mask, lengths, centre=centre and is_dense, scale=options.scale,
+                    placed, payout_mask, mask, centre=centre and is_dense, scale=options.scale,
                     by_length=options.length_normalise and is_dense,
                 )
                 for is_dense, placed in zip(dense, placed_rewards, strict=True)
             ]  # fmt: skip
         rewards = torch.zeros_like(placed_rewards[0])
         for weight, placed, scaling in zip(self.weights, placed_rewards, self.scaling, strict=True):
-            rewards += weight * rl.scale_rewards(placed, payout_mask, lengths, scaling)
+            rewards += weight * rl.scale_rewards(placed, payout_mask, mask, scaling)
         if options.length_guard:
             rewards = rl.guard_length(rewards, options.length_guard * self.first["longest"])
         unfinished = ~torch.tensor(rollout.finished, device=mask.device)
