@@ -34,8 +34,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_offered() -> None:
     assert sorted(ta.__all__) == [
         "Labels", "RewardModel", "ScoredResponse", "ScoredToken", "Side", "__version__", "diff", "edit", "eval_rm",
-        "eval_winrate", "export", "generate", "label", "make_playground", "make_report", "read", "score", "train_ppo",
-        "train_rm", "train_sft",
+        "eval_winrate", "export", "generate", "label", "make_playground", "make_report", "merge", "read", "score",
+        "train_ppo", "train_rm", "train_sft",
     ]  # fmt: skip
     for name in ta.__all__:
         assert getattr(ta, name).__doc__ or name == "__version__", name

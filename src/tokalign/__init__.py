@@ -14,8 +14,8 @@ from typing import Any
 __version__ = "0.2.0"
 
 _COMMANDS = (
-    "edit", "diff", "train_sft", "train_rm", "eval_rm", "generate", "score", "train_ppo", "eval_winrate", "export",
-    "make_playground", "make_report",
+    "edit", "diff", "train_sft", "train_rm", "eval_rm", "generate", "score", "train_ppo", "eval_winrate", "merge",
+    "export", "make_playground", "make_report",
 )  # fmt: skip
 _ELSEWHERE = {
     "label": "labels", "Labels": "labels", "Side": "labels", "read": "reading", "RewardModel": "scoring",

@@ -26,6 +26,7 @@ def edit(
     json: bool = False,
     probe_seconds: float = 4.0,
     probe_memory: int = 1024,
+    shard: str | None = None,
     format: Literal[
         "auto",
         "tokalign",
@@ -86,6 +87,7 @@ def diff(
     json: bool = False,
     probe_seconds: float = 4.0,
     probe_memory: int = 1024,
+    shard: str | None = None,
     format: Literal[
         "auto",
         "tokalign",
@@ -291,6 +293,7 @@ def generate(
     json: bool = False,
     probe_seconds: float = 4.0,
     probe_memory: int = 1024,
+    shard: str | None = None,
     format: Literal[
         "auto",
         "tokalign",
@@ -342,6 +345,7 @@ def score(
     json: bool = False,
     probe_seconds: float = 4.0,
     probe_memory: int = 1024,
+    shard: str | None = None,
     format: Literal[
         "auto",
         "tokalign",
@@ -542,6 +546,16 @@ def eval_winrate(
     table_format: Literal["terminal", "markdown", "csv", "latex"] = "terminal",
 ) -> StageResult:
     """Measure how often a judge prefers the responses of each candidate to those of the reference."""
+
+def merge(
+    shards: list[str | Path] | str | Path,
+    *,
+    out: str | Path,
+    fresh: bool = False,
+    json: bool = False,
+    quiet: bool = True,
+) -> StageResult:
+    """Join the parts of a run of edit, diff, generate or score that was divided with --shard."""
 
 def export(
     source: str | Path,

@@ -114,10 +114,6 @@ class RowFile:
         remaining = {key: n for key, n in self.tally.items() if not key.startswith(f"{name}/")}
         self.tally = {**remaining, **{f"{name}/{key}": n for key, n in largest}}
 
-    def mean(self, name: str) -> float:
-        """Return the counter ``name`` divided by the number of rows written."""
-        return self.tally[name] / self.written
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

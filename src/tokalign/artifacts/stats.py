@@ -41,6 +41,15 @@ Step = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
 @with_config(_STRICT)
+class Part(TypedDict):
+    """Which part of a run this is, and the counters from which the statistics of the whole are computed."""
+
+    part: Count
+    of: Count
+    tally: dict[str, Number]
+
+
+@with_config(_STRICT)
 class Edits(TypedDict):
     """Statistics of ``edits``."""
 
@@ -49,6 +58,7 @@ class Edits(TypedDict):
     categories: dict[str, Count]
     similarity_mean: Share | None
     similarity_histogram: NotRequired[list[Count]]
+    shard: NotRequired[Part]
 
 
 @with_config(_STRICT)
@@ -66,6 +76,7 @@ class TokenLabels(TypedDict):
     unchanged: Amount
     over_length: NotRequired[Amount]
     notes: NotRequired[list[str]]
+    shard: NotRequired[Part]
 
 
 @with_config(_STRICT)
@@ -195,12 +206,23 @@ class PpoPolicy(TypedDict):
 
 
 @with_config(_STRICT)
+class Responses(TypedDict):
+    """Statistics of ``responses``: share of finished ones, mean number of characters."""
+
+    finished: NotRequired[Share]
+    avg_length: NotRequired[Amount]
+    notes: NotRequired[list[str]]
+    shard: NotRequired[Part]
+
+
+@with_config(_STRICT)
 class TokenRewards(TypedDict):
     """Statistics of ``token-rewards``."""
 
     level: Literal["token", "sequence"]
     score_mean: Number
     notes: NotRequired[list[str]]
+    shard: NotRequired[Part]
 
 
 @with_config(_STRICT)
@@ -264,6 +286,7 @@ def _schema(kind: str, by_ppo: bool) -> TypeAdapter[Any] | None:
         "reward-model": RewardModel,
         "reward-metrics": RewardModel,
         "policy": PpoPolicy if by_ppo else SftPolicy,
+        "responses": Responses,
         "token-rewards": TokenRewards,
         "winrates": WinRates,
     }

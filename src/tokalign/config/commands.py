@@ -66,6 +66,11 @@ COMMANDS = {
         "tokalign.stages.winrate",
         "Measure how often a judge prefers the responses of each candidate to those of the reference.",
     ),
+    "merge": Command(
+        "MergeConfig",
+        "tokalign.stages.merge",
+        "Join the parts of a run of edit, diff, generate or score that was divided with --shard.",
+    ),
     "export": Command(
         "ExportConfig",
         "tokalign.stages.export",

@@ -14,14 +14,15 @@ PANELS = (
 """All headings, in the order of the help."""
 _SHARED = {
     options.RunOptions: "Output and run", options.StageOptions: "Output and run", options.ReadOptions: "Data",
+    options.ShardOptions: "Data",
     options.TemplateOptions: "Chat template", options.SamplingOptions: "Sampling", options.ComputeOptions: "Device",
     options.TrainingOptions: "Optimisation", options.LoraOptions: "LoRA and memory", options.ClaudeOptions: "Claude",
 }  # fmt: skip
 """Option group → heading of all its options."""
 _BY_HEADING = {
     "Data": "preferences sft prompts prompt heldout test loose source editor min_similarity edits data labels pairs "
-            "cut_prompts responses max_length to folders artifact id grep sort skip limit context full only title "
-            "examples",
+            "cut_prompts responses max_length to shards folders artifact id grep sort skip limit context full only "
+            "title examples",
     "Model": "model vocab tokenizer level policy value_model reward_model",
     "Labels": "unit align merge whole_sentence omissions",
     "Loss": "weight_bad weight_neutral weight_good neutral label_smoothing",

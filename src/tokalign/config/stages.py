@@ -22,6 +22,7 @@ from tokalign.config.options import (
     ReadOptions,
     ReportTo,
     SamplingOptions,
+    ShardOptions,
     StageOptions,
     SupervisedOptions,
     TemplateOptions,
@@ -52,7 +53,7 @@ class PlaygroundConfig(StageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(EditOptions, ReadOptions, StageOptions):
+class EditConfig(EditOptions, ReadOptions, ShardOptions):
     """Options of ``tokalign edit``."""
 
     source: str = option(
@@ -64,7 +65,7 @@ class EditConfig(EditOptions, ReadOptions, StageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffConfig(LabelOptions, TemplateOptions, ReadOptions, StageOptions):
+class DiffConfig(LabelOptions, TemplateOptions, ReadOptions, ShardOptions):
     """Options of ``tokalign diff``."""
 
     edits: str = option(..., "edits: an artifact, a file or a dataset id", role="input", positional=True)
@@ -120,7 +121,7 @@ class TrainRmConfig(RewardModelOptions, SupervisedOptions, TemplateOptions, Read
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(SamplingOptions, ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
+class GenerateConfig(SamplingOptions, ComputeOptions, TemplateOptions, ReadOptions, ShardOptions):
     """Options of ``tokalign generate``."""
 
     prompts: str | None = option(
@@ -139,7 +140,7 @@ class GenerateConfig(SamplingOptions, ComputeOptions, TemplateOptions, ReadOptio
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(RewardOptions, ComputeOptions, TemplateOptions, ReadOptions, StageOptions):
+class ScoreConfig(RewardOptions, ComputeOptions, TemplateOptions, ReadOptions, ShardOptions):
     """Options of ``tokalign score``."""
 
     responses: str = option(
@@ -257,6 +258,19 @@ class EvalWinrateConfig(JudgeOptions, SamplingOptions, TemplateOptions, ReadOpti
     table_format: TableFormat = option(
         "terminal", "format of the table of win rates; all but terminal print to stdout", role="run"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(Options):
+    """Options of ``tokalign merge``."""
+
+    shards: list[Path] = option(
+        ..., "artifacts of all parts of one run, made with --shard; in any order", role="input", positional=True
+    )
+    out: Path = option(..., "output folder", role="out")
+    fresh: bool = option(False, "replace an output folder that holds another run", role="run")
+    json: bool = option(False, "print the manifest to stdout as one JSON object", role="run")
+    quiet: bool = option(False, "show no summary", role="run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from tokalign.artifacts.schemas import ResponseRow, Row
-from tokalign.config.options import ReadOptions
+from tokalign.config.options import ReadOptions, Shard
 from tokalign.data import layouts
 from tokalign.data.conversation import UnusableError, is_turns, parsed, with_system, without_nulls
 from tokalign.data.layouts import LAYOUTS, Skip
@@ -62,6 +62,8 @@ class Rows(Generic[R]):
         """Number of rows read, including skipped ones."""
         self.reasons: Counter[str] = Counter()
         """Reason → number of skipped rows."""
+        self.start = 0
+        """Index, among the usable rows of the whole input, of the first row; see :meth:`shard`."""
         hashes, first = array("q"), ""
         for at, item in items():
             self.total += 1
@@ -116,6 +118,40 @@ class Rows(Generic[R]):
                 yield at, decisions[n] or item
 
         return Rows(items, self.lineage, self._shared, self._remedy)
+
+    def shard(self, part: str | None, size: int = 1) -> "Rows[R]":
+        """Return one part of the rows, given as ``K/N``; all rows if ``part`` is None.
+
+        The parts consist of whole chunks of ``size`` rows. They have the same chunks in the same order as the whole.
+        Rows that were skipped are counted in the first part.
+
+        Raises:
+            InputError: there are fewer chunks than parts.
+        """
+        if part is None:
+            return self
+        shard = Shard.parse(part)
+        chunks = -(-len(self) // size)
+        if chunks < shard.of:
+            of = f"{chunks} chunks of {size} rows" if size > 1 else f"{chunks} rows"
+            where = str(self.lineage["path"])
+            raise InputError(f"{shard.of} parts of {of}", where=where, remedy=f"use --shard K/N with N ≤ {chunks}")
+        start, stop = (chunks * k // shard.of * size for k in (shard.part, shard.part + 1))
+
+        def items() -> Iterator[Item[R]]:
+            n = 0
+            for at, item in self._items():
+                if isinstance(item, Skip):
+                    if shard.part == 0:
+                        yield at, item
+                    continue
+                if start <= n < stop:
+                    yield at, item
+                n += 1
+
+        found = Rows(items, self.lineage, self._shared, self._remedy)
+        found.start = start
+        return found
 
     def account(self, skipped: Iterable[tuple[str, int]] = (), **more: Any) -> dict[str, Any]:
         """Return the ``rows`` entry of a manifest: in = out + skipped. ``skipped``: further (reason, count) pairs."""

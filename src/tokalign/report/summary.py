@@ -12,7 +12,7 @@ from tokalign.artifacts.manifest import Manifest
 from tokalign.artifacts.result import Estimate, StageResult, WrittenFile
 from tokalign.artifacts.schemas import KINDS
 from tokalign.config.options import Options, StageOptions
-from tokalign.config.stages import EvalWinrateConfig, ReportConfig
+from tokalign.config.stages import EvalWinrateConfig, MergeConfig, ReportConfig
 from tokalign.core.chance import Finding, against_chance
 from tokalign.data.layouts import LAYOUTS
 from tokalign.report.text import safe
@@ -42,7 +42,9 @@ NEXT = {
 
 def written(config: Options, result: StageResult) -> None:
     """Print the summary of a command to stderr and, with ``--json``, its result to stdout."""
-    if not isinstance(config, StageOptions | ReportConfig):  # show and verify print their results themselves
+    if not isinstance(
+        config, StageOptions | ReportConfig | MergeConfig
+    ):  # show and verify print their results themselves
         return
     if config.json and (found := _as_json(result)) is not None:
         print(json.dumps(found, ensure_ascii=False))
@@ -151,6 +153,8 @@ def headline(m: Manifest) -> list[str]:
 
 def _next(kind: str, m: Manifest) -> list[str]:
     """Return the next commands. If nothing was edited or the model is not above chance, only ``show``."""
+    if "shard" in m.stats:
+        return ["tokalign merge {path} PARTS… --out WHOLE"]
     if m.kind == "edits" and m.unresolved:
         return NEXT[kind][:1]
     if m.kind == "reward-model" and not _against_chance(m).above:

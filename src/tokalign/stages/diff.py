@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tokalign.artifacts import token_labels
 from tokalign.artifacts.result import StageResult
-from tokalign.artifacts.resumable import RowFile, group
+from tokalign.artifacts.resumable import group
 from tokalign.artifacts.schemas import Edit
 from tokalign.artifacts.token_labels import Ragged
 from tokalign.artifacts.writer import writing
@@ -57,6 +57,7 @@ def run(config: DiffConfig) -> StageResult:
             tokenizer.save(scratch)
 
         # 3. Align and label the rows, in several processes.
+        edits = edits.shard(config.shard, CHUNK)
         with (
             out.rows("data.arrow", token_labels.HEAD, token_labels.TAIL, SHARD) as file,
             Progress("diff", len(edits), config.quiet, file.taken) as bar,
@@ -71,16 +72,10 @@ def run(config: DiffConfig) -> StageResult:
                 file.done(len(part))
 
         # 4. Refuse labels from which nothing can be learnt, and write the statistics.
-        if not file.written:
-            raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
-        if not (file.tally["bad"] or file.tally["good"]):
-            raise InputError(
-                f"no token is bad or good: none of the {file.written} rows has an edit that changes a word",
-                where=config.edits,
-                remedy="check the edits with tokalign show, or edit the responses with tokalign edit --editor …",
-            )
+        if not config.shard:
+            check(file.tally, config)
         skipped = {reason: n for reason, n in group(file.tally, "skipped").items() if n}
-        return StageResult.of(out.folder, out.commit(edits.account(skipped.items()), _stats(file), notes=notes))
+        return StageResult.of(out.folder, out.commit(edits.account(skipped.items()), stats(file.tally), notes=notes))
 
 
 class Labelled(NamedTuple):
@@ -199,15 +194,33 @@ def _texts(edits: Iterable[Edit]) -> Iterator[str]:
         yield from contents(e.prompt)
 
 
-def _stats(file: RowFile) -> dict[str, Any]:
-    n = file.tally
-    per_row = group(n, "rows of edits")
+def check(tally: Mapping[str, float], config: DiffConfig) -> None:
+    """Check that something can be learnt from the labels, given the counters of the run.
+
+    Raises:
+        InputError: there are no rows, or no token is bad or good.
+    """
+    rows = sum(group(tally, "rows of edits").values())
+    if not rows:
+        raise InputError("every row is longer than --max-length", where=config.edits, remedy="raise --max-length")
+    if not (tally["bad"] or tally["good"]):
+        raise InputError(
+            f"no token is bad or good: none of the {rows} rows has an edit that changes a word",
+            where=config.edits,
+            remedy="check the edits with tokalign show, or edit the responses with tokalign edit --editor …",
+        )
+
+
+def stats(tally: Mapping[str, float]) -> dict[str, Any]:
+    """Statistics of the manifest, from the counters of a run."""
+    n, per_row = Counter(tally), group(tally, "rows of edits")
+    tokens, rows = max(1, n["tokens"]), max(1, sum(per_row.values()))
     return {
         "tokens": n["tokens"],
-        "share_bad": n["bad"] / n["tokens"],
-        "share_good": n["good"] / n["tokens"],
-        "share_neutral": 1 - (n["bad"] + n["good"]) / n["tokens"],
-        "edits_per_row": file.mean("edits"),
+        "share_bad": n["bad"] / tokens,
+        "share_good": n["good"] / tokens,
+        "share_neutral": 1 - (n["bad"] + n["good"]) / tokens,
+        "edits_per_row": n["edits"] / rows,
         "rows_by_edits": {key: per_row[key] for key in sorted(per_row, key=int)},
         "similarity_histogram": [group(n, "rows of similarity").get(str(k), 0) for k in range(10)],
         "longest_edits": group(n, "longest"),

@@ -1,6 +1,7 @@
 """``tokalign edit``: read preferences, write minimal edits of the less preferred responses."""
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -35,7 +36,7 @@ def run(config: EditConfig) -> StageResult:
     config = _with_editor(config)
     editor = editors.make(config, config.out)
     row, kind = editor.reads(kind_of(Path(config.source)))
-    rows = dataset.read_rows(config.source, row, kind, options=config, limit=config.limit)
+    rows = dataset.read_rows(config.source, row, kind, options=config, limit=config.limit).shard(config.shard)
 
     # 2. With --dry-run, estimate the cost and stop.
     if config.dry_run and not editor.paid:
@@ -60,7 +61,7 @@ def run(config: EditConfig) -> StageResult:
                 _keep(part, file)
                 file.done(len(part))
         failed = int(file.tally.get("status/failed", 0))
-        return StageResult.of(out.folder, out.commit(rows.account(failed=failed), _stats(file), editor.usage))
+        return StageResult.of(out.folder, out.commit(rows.account(failed=failed), stats(file.tally), editor.usage))
 
 
 def _with_editor(config: EditConfig) -> EditConfig:
@@ -98,11 +99,12 @@ def _keep(edits: list[Edit], file: RowFile) -> None:
     file.count({**Counter(names), "similarity_sum": sum(compared)})
 
 
-def _stats(file: RowFile) -> dict[str, Any]:
-    groups = {name: group(file.tally, name) for name in ("status", "reasons", "categories")}
-    compared, histogram = file.tally.get("compared", 0), group(file.tally, "similarity")
+def stats(tally: Mapping[str, float]) -> dict[str, Any]:
+    """Statistics of the manifest, from the counters of a run."""
+    groups = {name: group(tally, name) for name in ("status", "reasons", "categories")}
+    compared, histogram = tally.get("compared", 0), group(tally, "similarity")
     return {
         **groups,
-        "similarity_mean": file.tally.get("similarity_sum", 0.0) / compared if compared else None,
+        "similarity_mean": tally.get("similarity_sum", 0.0) / compared if compared else None,
         "similarity_histogram": [int(histogram.get(str(k), 0)) for k in range(BINS)],
     }

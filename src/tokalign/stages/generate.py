@@ -1,5 +1,8 @@
 """``tokalign generate``: read prompts, write sampled responses, or the best of n with a reward model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from tokalign.artifacts.result import StageResult
@@ -39,19 +42,25 @@ def run(config: GenerateConfig) -> StageResult:
         tokenizers = [tokenizer, *([reward_model.tokenizer] if reward_model else [])]
         data, notes = renderable(data, tokenizers, config.strict)
         data = answerable(data, loading.max_positions(policy), tokenizer, config, config.strict)
+        data = data.shard(config.shard, CHUNK)
         sampler = choose(policy, tokenizer, config, config.dtype)
 
         # 3. Sample and write the responses, chunk by chunk.
         with out.rows() as file, Progress("generate", len(data), config.quiet, file.taken) as bar:
             for part in bar.parts(file.left(data, CHUNK)):
-                seed = config.seed + file.taken  # depends on the chunk, so that a resumed run gives the same responses
+                # The seed depends on the chunk, so that a resumed run and a part of a run give the same responses.
+                seed = config.seed + data.start + file.taken
                 sampled = respond_to(
                     part, policy, tokenizer, config, seed, config.batch_size, config.policy, config.n, sampler
                 )
                 kept = sampled if reward_model is None else best_of(sampled, reward_model, config.n)
                 file.append_json(kept)
-                file.count({"finished": sum(r["finished"] for r in kept)})
+                file.count({"rows": len(kept), "finished": sum(r["finished"] for r in kept)})
                 file.count({"length": sum(len(r["response"]) for r in kept)})
-        stats = {"finished": file.mean("finished"), "avg_length": file.mean("length")}
         account = {**data.account(), "out": file.written}
-        return StageResult.of(out.folder, out.commit(account, stats, notes=notes))
+        return StageResult.of(out.folder, out.commit(account, stats(file.tally), notes=notes))
+
+
+def stats(tally: Mapping[str, float]) -> dict[str, Any]:
+    """Statistics of the manifest, from the counters of a run."""
+    return {"finished": tally["finished"] / tally["rows"], "avg_length": tally["length"] / tally["rows"]}

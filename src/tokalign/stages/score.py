@@ -1,7 +1,7 @@
 """``tokalign score``: read responses, write the reward of every token."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def run(config: ScoreConfig) -> StageResult:
         model.model.to(device)
         target = Tokenizer.load(config.tokenizer, config) if config.tokenizer else None
         data, notes = renderable(data, [model.tokenizer], config.strict)
+        data = data.shard(config.shard, _chunk(data))
         rows, n_rows = _responses(data)
         max_tokens = loading.max_row_length(model.model, config.max_length)
 
@@ -54,22 +55,41 @@ def run(config: ScoreConfig) -> StageResult:
                 scored = list(_score(part, model, target, config, max_tokens, skipped))
                 file.append_json(scored)
                 file.count({f"skipped/{reason}": n for reason, n in skipped.items()})
-                file.count({"score": sum(r["score_mean"] for r in scored)})
+                file.count({"rows": len(scored), "score": sum(r["score_mean"] for r in scored)})
         skipped = data.reasons + Counter(group(file.tally, "skipped"))
-        if not file.written:
-            raise InputError(
-                f"no row could be scored: {dict(skipped)}", where=config.responses, remedy="raise --max-length"
-            )
+        if not config.shard:
+            check(file.tally, config)
         n_skipped = sum(skipped.values())
         account = {"in": file.written + n_skipped, "out": file.written, "skipped": n_skipped, "reasons": dict(skipped)}
-        stats = {"level": model.level, "score_mean": file.mean("score")}
-        return StageResult.of(out.folder, out.commit(account, stats, notes=notes))
+        found = {"level": model.level, **stats(file.tally)}
+        return StageResult.of(out.folder, out.commit(account, found, notes=notes))
+
+
+def check(tally: Mapping[str, float], config: ScoreConfig) -> None:
+    """Check that some row was scored, given the counters of the run.
+
+    Raises:
+        InputError: all rows were skipped.
+    """
+    if not tally.get("rows"):
+        problem = f"no row could be scored: {group(tally, 'skipped')}"
+        raise InputError(problem, where=config.responses, remedy="raise --max-length")
+
+
+def stats(tally: Mapping[str, float]) -> dict[str, Any]:
+    """Statistics of the manifest, from the counters of a run."""
+    return {"score_mean": tally.get("score", 0.0) / max(1, tally.get("rows", 0))}
 
 
 def _read(config: ScoreConfig) -> dataset.Rows[Any]:
     if dataset.holds_edits(config.responses, config):
         return dataset.read_edits(config.responses, config, config.limit)
     return dataset.read_rows(config.responses, ResponseRow, "responses", "sft", options=config, limit=config.limit)
+
+
+def _chunk(data: dataset.Rows[Any]) -> int:
+    """Number of input rows in a chunk of responses."""
+    return CHUNK // 2 if isinstance(next(iter(data)), Edit) else CHUNK
 
 
 def _responses(data: dataset.Rows[Any]) -> tuple[Iterable[ResponseRow], int]:
