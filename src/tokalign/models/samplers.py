@@ -13,6 +13,7 @@ from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models.batch import Batch, Pair
 from tokalign.models.draw import draw, uniform_numbers
+from tokalign.models.engines import Engine
 from tokalign.models.loading import max_positions
 from tokalign.models.policy import logits_at, response_logprobs
 from tokalign.models.sampler import Sampled, Sampler, sample
@@ -33,9 +34,16 @@ def wrong(dtype: str) -> float:
 def choose(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> Sampler:
     """Select the sampler of ``options``, or with ``auto`` the fastest one that matches the model; test it on the model.
 
+    ``vllm`` starts an :class:`Engine`, which the caller closes.
+
     Raises:
         InputError: no selected sampler matches the model.
+        UsageError, TokalignError: see :class:`VllmEngine`.
     """
+    if options.sampler == "vllm":
+        from tokalign.models.vllm_engine import VllmEngine
+
+        return VllmEngine(policy, tokenizer, options, dtype)
     names = [n for n in SAMPLERS if options.sampler in (n, "auto")]
     problems = []
     for name in names:
@@ -176,6 +184,17 @@ def _without_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = shipped
+
+
+@contextmanager
+def sampling_with(policy: Any, tokenizer: Tokenizer, options: SamplingOptions, dtype: str) -> Iterator[Sampler]:
+    """Context with the sampler of :func:`choose`, which is closed at the end if it is an engine."""
+    sampler = choose(policy, tokenizer, options, dtype)
+    try:
+        yield sampler
+    finally:
+        if isinstance(sampler, Engine):
+            sampler.close()
 
 
 SAMPLERS: dict[str, Sampler] = {"builtin": sample, "generate": generate, "uncached": uncached}

@@ -10,6 +10,7 @@ from tokalign.artifacts.schemas import PromptRow
 from tokalign.core import winrate
 from tokalign.judges import Answer, Comparer
 from tokalign.models import distributed
+from tokalign.models.engines import take_weights
 from tokalign.models.sampler import Sampler, new_seeds, respond
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.networks import Networks
@@ -79,6 +80,7 @@ class PolicyEvaluation:
 
     def _respond(self, policy: Any, seed: int) -> list[Answer]:
         options = self.networks.options
+        take_weights(self.sampler, policy)
         seeds = new_seeds(len(self.ids), torch.Generator().manual_seed(seed))
         local_indices = distributed.local_part(range(len(self.ids)))
         drawn = respond(

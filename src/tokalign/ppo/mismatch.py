@@ -40,12 +40,17 @@ class Mismatch:
 
     ``reuse`` tells whether the sampler's log-probabilities are used as the old ones; None until the first comparison.
     ``nats`` is the mean difference per token in the last comparison, None before it.
+
+    Args:
+        options: PPO options.
+        engine: whether the sampler is an engine. In half precision its log-probabilities are then not reused, because
+            it rounds otherwise than the model.
     """
 
-    def __init__(self, options: PpoOptions) -> None:
+    def __init__(self, options: PpoOptions, engine: bool = False) -> None:
         self._exact = options.dtype == "float32"
         self._cap = options.importance_cap
-        self.reuse: bool | None = None if self._exact or self._cap else False
+        self.reuse: bool | None = None if self._exact or (self._cap and not engine) else False
         self.nats: float | None = None
         self._sums, self._largest, self._unknown = {"nats": 0.0, "tokens": 0.0}, 0.0, False
 

@@ -12,6 +12,7 @@ from tokalign.core import rl
 from tokalign.core.words import split
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
+from tokalign.models.engines import Engine, take_weights
 from tokalign.models.reward_functions import Emitted, RewardFunction
 from tokalign.models.sampler import Sampled
 from tokalign.models.samplers import choose
@@ -123,7 +124,7 @@ class Collector:
         self.networks, self.reward_functions, self.tokenizer = networks, reward_functions, tokenizer
         with networks.sampling() as policy:
             self.sampler = choose(policy, tokenizer, networks.options, networks.options.dtype)
-        self.mismatch = Mismatch(networks.options)
+        self.mismatch = Mismatch(networks.options, isinstance(self.sampler, Engine))
 
     def draw(self, items: Sequence[PromptItem], seeds: Sequence[int]) -> tuple[list[int], list[Sampled]]:
         """Sample responses to this process's part of the prompts.
@@ -140,6 +141,7 @@ class Collector:
         options, responses = self.networks.options, list[Sampled]()
         size = options.sample_batch or len(local_indices)
         with self.networks.sampling() as policy:
+            take_weights(self.sampler, policy)
             for rows in (local_indices[k : k + size] for k in range(0, len(local_indices), size)):
                 prompts, prompt_seeds = [items[i].ids for i in rows], [seeds[i] for i in rows]
                 responses += self.sampler(policy, prompts, prompt_seeds, self.tokenizer, options, self.networks.head)

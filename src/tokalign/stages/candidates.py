@@ -153,7 +153,7 @@ def _sample(
     from tokalign.models import loading
     from tokalign.models.reward import RewardModel, best_of
     from tokalign.models.sampler import CHUNK, respond_to
-    from tokalign.models.samplers import choose
+    from tokalign.models.samplers import sampling_with
     from tokalign.models.tokenizer import Tokenizer
 
     tokenizer, device = Tokenizer.load(side.path, config), loading.pick_device(config.device)
@@ -162,8 +162,7 @@ def _sample(
     model = RewardModel.load(config.reward_model[0], config.dtype) if side.n > 1 else None
     if model is not None:
         model.model.to(device)
-    sampler = choose(policy, tokenizer, config, config.dtype)
-    with nested.rows() as file:
+    with sampling_with(policy, tokenizer, config, config.dtype) as sampler, nested.rows() as file:
         for part in file.left(data, CHUNK):
             seed = config.seed + file.taken + (side.name == REFERENCE)  # the reference has its own random numbers
             drawn = respond_to(part, policy, tokenizer, config, seed, config.batch_size, side.name, side.n, sampler)

@@ -13,7 +13,7 @@ from tokalign.models import loading
 from tokalign.models.prompts import renderable
 from tokalign.models.reward import RewardModel, best_of
 from tokalign.models.sampler import CHUNK, answerable, respond_to
-from tokalign.models.samplers import choose
+from tokalign.models.samplers import sampling_with
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.runtime.progress import Progress
 
@@ -43,10 +43,13 @@ def run(config: GenerateConfig) -> StageResult:
         data, notes = renderable(data, tokenizers, config.strict)
         data = answerable(data, loading.max_positions(policy), tokenizer, config, config.strict)
         data = data.shard(config.shard, CHUNK)
-        sampler = choose(policy, tokenizer, config, config.dtype)
 
         # 3. Sample and write the responses, chunk by chunk.
-        with out.rows() as file, Progress("generate", len(data), config.quiet, file.taken) as bar:
+        with (
+            sampling_with(policy, tokenizer, config, config.dtype) as sampler,
+            out.rows() as file,
+            Progress("generate", len(data), config.quiet, file.taken) as bar,
+        ):
             for part in bar.parts(file.left(data, CHUNK)):
                 # The seed depends on the chunk, so that a resumed run and a part of a run give the same responses.
                 seed = config.seed + data.start + file.taken
