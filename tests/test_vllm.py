@@ -1,6 +1,16 @@
 """vLLM follows the policy. ``make test-engines`` installs it and runs these tests; elsewhere they are skipped."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,16 +21,17 @@ import torch
 from tests.conftest import ROOT
 from tests.test_engines import changed
 from tests.test_pipeline import lines
+from tokalign.artifacts.workspace import PROGRESS
 from tokalign.config.options import LoraOptions, SamplingOptions
-from tokalign.config.stages import GenerateConfig, TrainPpoConfig
+from tokalign.config.stages import GenerateConfig, ScoreConfig, TrainPpoConfig
 from tokalign.errors import TokalignError
 from tokalign.models import lora, samplers
 from tokalign.models.batch import Batch
-from tokalign.models.loading import load_policy, new_tiny
+from tokalign.models.loading import load_policy, new_tiny, new_tiny_classifier
 from tokalign.models.policy import response_logprobs
 from tokalign.models.sampler import Sampled, sample
 from tokalign.models.tokenizer import Tokenizer
-from tokalign.stages import generate, ppo
+from tokalign.stages import generate, ppo, score
 
 pytestmark = [
     pytest.mark.engine,
@@ -145,6 +156,83 @@ def test_merged_adapters_in_half_precision(tokenizer: Tokenizer) -> None:
     with adapters.merged(), torch.autocast("cpu", torch.bfloat16):
         engine.sync(adapters.model)
     engine.close()
+
+
+def port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Server:
+    """vLLM's own server of a reward model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+        command += ["--gpu-memory-utilization", "0.2"]
+        command += ["--model", str(self.folder), "--runner", "pooling", "--dtype", "float32", "--port", str(self.port)]
+        cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
+        self._process = subprocess.Popen(
+            command,
+            env=os.environ | cpu, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        while True:
+            assert self._process.poll() is None, "the server ended"
+            with suppress(OSError), urllib.request.urlopen(f"{self.url}/v1/models", timeout=1):
+                return
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_served_reward_model_rates_as_in_process_also_after_it_was_killed(
+    level: str, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    made = new_tiny_classifier(tokenizer, 0, 512, level)
+    torch.nn.init.normal_(made.score.weight, std=0.3)
+    made.save_pretrained(tmp_path / "rm")
+    tokenizer.save(tmp_path / "rm")
+    texts = [row["response"] for row in lines(ROOT / "data" / "sft" / "data.jsonl")]
+    rows = [{"id": str(k), "prompt": f"Question {k}?", "response": texts[k % len(texts)]} for k in range(1000)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(score, "CHUNK", 64)
+    server = Server(tmp_path / "rm")
+    server.start()
+    server.wait()
+
+    def restart() -> None:
+        while not (tmp_path / "served" / PROGRESS).exists():
+            time.sleep(0.01)
+        server.kill()
+        server.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        for name, source in (("served", server.url), ("here", tmp_path / "rm")):
+            options: dict[str, Any] = {"out": tmp_path / name, "quiet": True, "max_length": 400}
+            score.run(ScoreConfig(responses=str(tmp_path / "rows.jsonl"), reward_model=str(source), **options))
+    finally:
+        thread.join()
+        server.kill()
+    served, here = (lines(tmp_path / name / "data.jsonl") for name in ("served", "here"))
+    assert len(served) == len(here) == 1000
+    for a, b in zip(served, here, strict=True):
+        assert a["id"] == b["id"]
+        assert a["score_mean"] == pytest.approx(b["score_mean"], abs=1e-4)
+        rewards = [row["reward"] for row in (a, b)]
+        assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
 
 
 @pytest.mark.slow

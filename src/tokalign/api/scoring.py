@@ -73,7 +73,7 @@ class RewardModel:
                 raise UsageError(f"{name} is {value!r}", remedy=f"give {describe_type(hint)}")
         dataset.model_lineage(str(source), "reward-model")
         model = rewards.RewardModel.load(source, dtype, reward, normalise)
-        model.model.to(loading.pick_device(device))
+        model.to(loading.pick_device(device))
         return cls(model)
 
     @property

@@ -26,6 +26,7 @@ from tokalign.data.layouts import LAYOUTS, Skip
 from tokalign.data.readers import Placed
 from tokalign.data.rows import Item, Rows, check_row, foreign, ours, required
 from tokalign.errors import InputError, KindError, UsageError
+from tokalign.runtime import endpoint
 from tokalign.runtime.disk import hash_json, sha256
 
 __all__ = [
@@ -158,11 +159,16 @@ def is_rows(path: str) -> bool:
 
 
 def model_lineage(path: str, *kinds: str) -> dict[str, Any]:
-    """Return the lineage of a model: an artifact, a folder, a GGUF file, or a hub id (identified by its name only).
+    """Return the lineage of a model: an artifact, a folder, a GGUF file, a hub id, or the address of a server.
+
+    A hub id is identified by its name only, a server by the folder of its model.
 
     Raises:
         InputError: the model is damaged or of another kind, or loading it exceeds the limits.
     """
+    if endpoint.is_url(path):
+        served = model_lineage(endpoint.served(path).folder, *kinds)
+        return {**served, "sha256": f"served:{served['sha256']}", "path": path}
     folder = Path(path)
     if manifest.is_artifact(folder):
         lineage = manifest.open_artifact(folder, *kinds).manifest.lineage()

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokalign.artifacts.model_files import adapter_base, check_model
 from tokalign.errors import InputError
 from tokalign.models import adapter_folders, gguf
+from tokalign.runtime import endpoint
 from tokalign.runtime.disk import hash_json, sha256
 
 
@@ -19,11 +20,14 @@ def folder_of(source: str | Path) -> str:
 
     A GGUF file is dequantised; a folder written by ``peft`` is merged with its base model. The converted model is in
     the user's cache (``$XDG_CACHE_HOME`` or ``~/.cache``), in a folder named by the hash of what it was made from. It
-    has float32 weights as safetensors, the configuration and the tokenizer.
+    has float32 weights as safetensors, the configuration and the tokenizer. The address of a server stands for the
+    folder of the model that it serves.
 
     Raises:
         InputError: ``source`` cannot be read, or the base model of an adapter cannot be found.
     """
+    if endpoint.is_url(source):
+        return folder_of(endpoint.served(str(source)).folder)
     path = Path(source)
     if gguf.is_gguf(path):
         if not path.is_file():

@@ -1,6 +1,6 @@
 """Reward models: a reward for every token of a response. Used by PPO, ``score`` and the metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from transformers import AutoConfig
 from tokalign.config.options import TemplateOptions
 from tokalign.core import rewards as rewards_of
 from tokalign.core import rl
-from tokalign.errors import InputError, first_line
+from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models import distributed
-from tokalign.models.batch import Batch, Pair, by_length
+from tokalign.models.batch import Batch, Pair, by_length, pad_rows
 from tokalign.models.converted import folder_of
-from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, max_positions
+from tokalign.models.loading import CLASSES, check_vocabulary, load_classifier, max_positions, max_positions_of
 from tokalign.models.tokenizer import Tokenizer
+from tokalign.runtime import endpoint
 
 
 def class_probs(model: Any, batch: Batch) -> Tensor:
@@ -64,7 +65,7 @@ class RewardModel:
     """Maximum number of tokens the model can read; read from the model if None, and None without such a limit."""
 
     def __post_init__(self) -> None:
-        if self.most is None:
+        if self.most is None and self.model is not None:
             self.most = max_positions(self.model)
 
     @classmethod
@@ -79,7 +80,7 @@ class RewardModel:
         """Load a token classifier with classes bad, neutral and good, or any sequence classifier with one output.
 
         Args:
-            source: a folder of a model or of adapters, or a hub id.
+            source: a folder of a model or of adapters, a hub id, or the address of a vLLM server.
             dtype: type of the weights.
             reading: see the class.
             normalise: see the class.
@@ -90,7 +91,7 @@ class RewardModel:
         """
         try:
             config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
-        except InputError:
+        except TokalignError:
             raise
         except Exception as e:  # the library can raise anything for a malformed configuration
             raise InputError(
@@ -104,12 +105,26 @@ class RewardModel:
                 f"{str(source)!r} has the labels {names}, but a reward model needs {CLASSES} or one output",
                 remedy="use a reward model from `tokalign train-rm`, or a sequence classifier with one output",
             )
-        model, tokenizer = (
-            load_classifier(source, level, dtype, whole=True, to_use=True),
-            Tokenizer.load(source, template_options),
-        )
+        tokenizer = Tokenizer.load(source, template_options)
+        if endpoint.is_url(source):
+            return ServedRewardModel(str(source), tokenizer, level, reading, normalise)
+        model = load_classifier(source, level, dtype, whole=True, to_use=True)
         check_vocabulary(model, tokenizer)
         return cls(model, tokenizer, level, reading, normalise)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def to(self, device: str | torch.device) -> "RewardModel":
+        """Move the weights to a device and freeze them."""
+        self.model.to(device).requires_grad_(False)
+        return self
+
+    def max_row_length(self, limit: int) -> int:
+        """Maximum length of a row in tokens: ``limit``, or what the model can read if that is less."""
+        return limit if self.most is None else min(limit, self.most)
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[Pair], microbatch: int = 32) -> "Ratings":
@@ -130,12 +145,13 @@ class RewardModel:
         pairs = self._fitting(pairs)
         probs: list[Tensor] = [torch.empty(0)] * len(pairs)
         rewards: list[Tensor] = [torch.empty(0)] * len(pairs)
-        device = next(self.model.parameters()).device
-        for group in by_length([len(p) + len(r) for p, r in pairs], microbatch, even=distributed.sharded()):
-            batch = Batch.of([pairs[i] for i in group], self.tokenizer.pad_id, device)
+        device = self.device
+        for group in self._groups(pairs, microbatch):
+            part = [pairs[i] for i in group]
+            batch = Batch.of(part, self.tokenizer.pad_id, device)
             mask = batch.response_mask
             if self.level == "token":
-                p = class_probs(self.model, batch)
+                p = self._probs(batch, part)
                 reward = self._token_rewards(p)
                 if self.normalise == "span":
                     reward = rewards_of.per_span(reward, mask)
@@ -143,13 +159,25 @@ class RewardModel:
                     starts = torch.from_numpy(self.tokenizer.word_starts(batch.response_ids.cpu().numpy()))
                     reward = rewards_of.per_word(reward, starts.to(device) | ~mask)
             else:
-                reward = rl.score_at_last_token(sequence_scores(self.model, batch), mask)
+                reward = rl.score_at_last_token(self._scores(batch, part), mask)
             for row, i in enumerate(group):
                 n = len(pairs[i][1])
                 rewards[i] = reward[row, :n].cpu()
                 if self.level == "token":
                     probs[i] = p[row, :n].cpu()
         return Ratings(rewards, probs if self.level == "token" else None)
+
+    def _groups(self, pairs: Sequence[Pair], microbatch: int) -> Sequence[Sequence[int]]:
+        """Indices of the responses of each forward pass."""
+        return by_length([len(p) + len(r) for p, r in pairs], microbatch, even=distributed.sharded())
+
+    def _probs(self, batch: Batch, pairs: Sequence[Pair]) -> Tensor:
+        """(B, T, 3): probabilities of bad, neutral and good at the response tokens of ``pairs``, in ``batch``."""
+        return class_probs(self.model, batch)
+
+    def _scores(self, batch: Batch, pairs: Sequence[Pair]) -> Tensor:
+        """(B,): scores of the responses of ``pairs``, in ``batch``."""
+        return sequence_scores(self.model, batch)
 
     def _fitting(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
         most = self.most
@@ -167,6 +195,61 @@ class RewardModel:
         if self.reading == "discrete":
             return probs.argmax(-1).float() - 1
         return probs[..., 2] - probs[..., 0]
+
+
+class ServedRewardModel(RewardModel):
+    """A reward model on a vLLM server; its tokenizer is here.
+
+    Args:
+        address: see :func:`tokalign.runtime.endpoint.served`.
+        tokenizer: tokenizer of the model.
+        level: see :class:`RewardModel`.
+        reading: see :class:`RewardModel`.
+        normalise: see :class:`RewardModel`.
+    """
+
+    def __init__(self, address: str, tokenizer: Tokenizer, level: str, reading: str, normalise: str) -> None:
+        self.address = address
+        super().__init__(None, tokenizer, level, reading, normalise, most=max_positions_of(address))
+
+    device = torch.device("cpu")
+
+    def to(self, device: str | torch.device) -> "RewardModel":
+        """Do nothing: the weights are on the server."""
+        return self
+
+    def _groups(self, pairs: Sequence[Pair], microbatch: int) -> Sequence[Sequence[int]]:
+        """All responses together: the server forms its own batches."""
+        return [range(len(pairs))] if pairs else []
+
+    def _probs(self, batch: Batch, pairs: Sequence[Pair]) -> Tensor:
+        logits = [self._checked(x, (len(p) + len(r), 3))[len(p) :] for (p, r), x in self._pooled(pairs)]
+        return pad_rows(logits).softmax(-1)
+
+    def _scores(self, batch: Batch, pairs: Sequence[Pair]) -> Tensor:
+        return torch.cat([self._checked(x, (1,)) for _, x in self._pooled(pairs)])
+
+    def _pooled(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, Any]]:
+        task = "token_classify" if self.level == "token" else "classify"
+        return zip(pairs, endpoint.pooled(self.address, [[*p, *r] for p, r in pairs], task), strict=True)
+
+    def _checked(self, output: Any, shape: tuple[int, ...]) -> Tensor:
+        """Return the output of a row as a tensor of the given shape.
+
+        Raises:
+            InputError: it has another shape, or numbers that are not finite.
+        """
+        try:
+            found = torch.tensor(output, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            found = torch.empty(0)
+        if found.shape != shape or not found.isfinite().all():
+            raise InputError(
+                f"the server's output has the shape {tuple(found.shape)}, not {shape}, or is not finite",
+                where=self.address,
+                remedy="serve a reward model of tokalign with vLLM; see docs/engines.md",
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def load_for_judging(models: Sequence[str], dtype: str, device: str) -> tuple[li
     reward_functions: list[RewardFunction] = []
     for source, m in zip(models, loaded, strict=True):
         if isinstance(m, RewardModel):
-            m.model.to(device)
+            m.to(device)
             reward_functions.append(
                 ModelReward(m, Path(source).name, not same_tokenization(tokenizers[0], m.tokenizer))
             )

@@ -11,7 +11,7 @@ from tokalign.data import dataset
 from tokalign.errors import UsageError
 from tokalign.models import distributed, loading, lora
 from tokalign.models.function_names import is_function
-from tokalign.models.reward import RewardModel
+from tokalign.models.reward import RewardModel, ServedRewardModel
 from tokalign.models.reward_functions import ModelReward, RewardFunction, UserReward, function
 from tokalign.models.tokenizer import Tokenizer, same_tokenization
 from tokalign.ppo.networks import Networks, OnAdapter
@@ -53,8 +53,8 @@ def _model(source: str, name: str, adapter: str, tokenizer: Tokenizer, networks:
     options = networks.options
     model = _on_the_policy(source, adapter, networks) or RewardModel.load(source, options.dtype)
     model.reading, model.normalise = options.reward, options.normalise
-    model.model.to(networks.device).requires_grad_(False)
-    if distributed.sharded():
+    model.to(networks.device)
+    if distributed.sharded() and not isinstance(model, ServedRewardModel):
         distributed.shard(model.model, getattr(torch, options.dtype))
     return ModelReward(model, name, not same_tokenization(tokenizer, model.tokenizer))
 

@@ -161,7 +161,7 @@ def _sample(
     loading.check_vocabulary(policy, tokenizer)
     model = RewardModel.load(config.reward_model[0], config.dtype) if side.n > 1 else None
     if model is not None:
-        model.model.to(device)
+        model.to(device)
     with sampling_with(policy, tokenizer, config, config.dtype) as sampler, nested.rows() as file:
         for part in file.left(data, CHUNK):
             seed = config.seed + file.taken + (side.name == REFERENCE)  # the reference has its own random numbers

@@ -36,10 +36,10 @@ def run(config: EvalRmConfig) -> StageResult:
                 where=config.labels,
                 remedy=f"label again with tokalign diff … --tokenizer {config.reward_model}",
             )
-        model.model.to(loading.pick_device(config.device))
+        model.to(loading.pick_device(config.device))
 
         # 2. Read the rows, and skip those that are too long.
-        max_tokens = loading.max_row_length(model.model, config.max_length)
+        max_tokens = model.max_row_length(config.max_length)
         fit = partial(room, most=max_tokens, cut=config.cut_prompts)
         rows: list[TokenLabels] = []
         skipped: Counter[str] = Counter()

@@ -38,7 +38,7 @@ def run(config: GenerateConfig) -> StageResult:
         loading.check_vocabulary(policy, tokenizer)
         reward_model = RewardModel.load(config.reward_model, config.dtype) if config.reward_model else None
         if reward_model is not None:
-            reward_model.model.to(device)
+            reward_model.to(device)
         tokenizers = [tokenizer, *([reward_model.tokenizer] if reward_model else [])]
         data, notes = renderable(data, tokenizers, config.strict)
         data = answerable(data, loading.max_positions(policy), tokenizer, config, config.strict)

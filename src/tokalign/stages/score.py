@@ -41,12 +41,12 @@ def run(config: ScoreConfig) -> StageResult:
         # 2. Load the reward model, and skip prompts that it cannot read.
         device = loading.pick_device(config.device)
         model = RewardModel.load(config.reward_model, config.dtype, config.reward, config.normalise, config)
-        model.model.to(device)
+        model.to(device)
         target = Tokenizer.load(config.tokenizer, config) if config.tokenizer else None
         data, notes = renderable(data, [model.tokenizer], config.strict)
         data = data.shard(config.shard, _chunk(data))
         rows, n_rows = _responses(data)
-        max_tokens = loading.max_row_length(model.model, config.max_length)
+        max_tokens = model.max_row_length(config.max_length)
 
         # 3. Score and write the responses, chunk by chunk.
         with out.rows() as file, Progress("score", n_rows, config.quiet, file.taken) as bar:
