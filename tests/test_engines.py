@@ -16,8 +16,8 @@ from tokalign.config.options import LoraOptions, SamplingOptions
 from tokalign.config.stages import TrainPpoConfig
 from tokalign.errors import TokalignError, UsageError
 from tokalign.models import lora, samplers
-from tokalign.models.engines import Engine, check_follows, plain_weights, take_weights
-from tokalign.models.sampler import Sampled, respond, sample
+from tokalign.models.engines import check_follows, plain_weights, take_weights
+from tokalign.models.sampler import Engine, Sampled, respond, sample
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo import rollout
 from tokalign.stages import ppo

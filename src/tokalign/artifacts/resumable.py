@@ -109,10 +109,7 @@ class RowFile:
 
     def count_most(self, name: str, numbers: Mapping[str, float], limit: int) -> None:
         """Keep the ``limit`` largest of the counters ``name/…`` and ``numbers``."""
-        found = {**group(self.tally, name), **numbers}
-        largest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:limit]
-        remaining = {key: n for key, n in self.tally.items() if not key.startswith(f"{name}/")}
-        self.tally = {**remaining, **{f"{name}/{key}": n for key, n in largest}}
+        self.tally = with_largest(self.tally, name, numbers, limit)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -194,6 +191,14 @@ class RowFile:
                 where=str(self._state),
                 remedy="restore the file, or start again with --fresh (answers that were paid for are reused)",
             ) from e
+
+
+def with_largest(tally: Mapping[str, float], name: str, numbers: Mapping[str, float], limit: int) -> dict[str, float]:
+    """Return a tally with only the ``limit`` largest of its counters ``name/…`` and ``numbers``."""
+    found = {**group(tally, name), **numbers}
+    largest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:limit]
+    remaining = {key: n for key, n in tally.items() if not key.startswith(f"{name}/")}
+    return {**remaining, **{f"{name}/{key}": n for key, n in largest}}
 
 
 def group(tally: Mapping[str, float], name: str) -> dict[str, int]:

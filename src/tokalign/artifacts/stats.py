@@ -41,10 +41,10 @@ Step = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
 @with_config(_STRICT)
-class Part(TypedDict):
-    """Which part of a run this is, and the counters from which the statistics of the whole are computed."""
+class Shard(TypedDict):
+    """Which shard of a run this is, and the counters from which the statistics of the whole are computed."""
 
-    part: Count
+    number: Count
     of: Count
     tally: dict[str, Number]
 
@@ -58,7 +58,7 @@ class Edits(TypedDict):
     categories: dict[str, Count]
     similarity_mean: Share | None
     similarity_histogram: NotRequired[list[Count]]
-    shard: NotRequired[Part]
+    shard: NotRequired[Shard]
 
 
 @with_config(_STRICT)
@@ -76,7 +76,7 @@ class TokenLabels(TypedDict):
     unchanged: Amount
     over_length: NotRequired[Amount]
     notes: NotRequired[list[str]]
-    shard: NotRequired[Part]
+    shard: NotRequired[Shard]
 
 
 @with_config(_STRICT)
@@ -212,7 +212,7 @@ class Responses(TypedDict):
     finished: NotRequired[Share]
     avg_length: NotRequired[Amount]
     notes: NotRequired[list[str]]
-    shard: NotRequired[Part]
+    shard: NotRequired[Shard]
 
 
 @with_config(_STRICT)
@@ -222,7 +222,7 @@ class TokenRewards(TypedDict):
     level: Literal["token", "sequence"]
     score_mean: Number
     notes: NotRequired[list[str]]
-    shard: NotRequired[Part]
+    shard: NotRequired[Shard]
 
 
 @with_config(_STRICT)

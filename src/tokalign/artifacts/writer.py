@@ -23,7 +23,8 @@ from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, MANIFEST, PLAN, Ma
 from tokalign.artifacts.resumable import RowFile
 from tokalign.artifacts.schemas import KINDS
 from tokalign.artifacts.workspace import CHECKPOINTS, LOCK, PROGRESS, Found, Workspace, locked, look
-from tokalign.config.options import Shard, ShardOptions, StageOptions
+from tokalign.config.options import StageOptions
+from tokalign.config.sharding import Shard, ShardOptions
 from tokalign.errors import ConflictError, InputError, UsageError
 from tokalign.runtime import invocation, signals
 from tokalign.runtime.disk import finite, hash_json, sealed, sha256, sync, write_at
@@ -69,8 +70,8 @@ class Writer:
         with self.space.saving() as scratch:
             yield scratch / name
 
-    def _part(self) -> dict[str, Any]:
-        """With ``--shard``, what ``tokalign merge`` needs to know about this part of a run."""
+    def _shard(self) -> dict[str, Any]:
+        """With ``--shard``, what ``tokalign merge`` needs to know about this shard of a run."""
         if self._rows is None or not isinstance(self.config, ShardOptions) or self.config.shard is None:
             return {}
         return {"shard": {**Shard.parse(self.config.shard)._asdict(), "tally": self._rows.tally}}
@@ -107,7 +108,7 @@ class Writer:
             sync(path)
             entry = {"name": name, "sha256": sha256(path), "bytes": path.stat().st_size}
             files.append({**entry, "rows": counted[name]} if name in counted else entry)
-        told = {**(stats or {}), **({"notes": list(notes)} if notes else {}), **self._part()}
+        told = {**(stats or {}), **({"notes": list(notes)} if notes else {}), **self._shard()}
         plan = self.space.plan
         manifest = Manifest(
             kind=self.kind,

@@ -11,14 +11,13 @@ of an option decides what happens when a command runs again on an existing outpu
 * ``out``: the output path.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from sys import float_info
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokalign.errors import UsageError
 
@@ -198,44 +197,6 @@ class StageOptions(RunOptions):
     probe_memory: int = option(
         1024, "memory limit for opening an untrusted table or tokenizer, in MB", role="run", low=128
     )
-
-
-class Shard(NamedTuple):
-    """Part ``part`` (from 0) of ``of`` parts of the rows of an input."""
-
-    part: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Parse ``K/N``.
-
-        Raises:
-            UsageError: ``text`` is not two numbers with K below N.
-        """
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-        found = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
-        if found.part >= found.of:
-            raise UsageError(f"--shard is {text!r}", remedy="give K/N, from 0/N to (N-1)/N")
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardOptions(StageOptions):
-    """Options of a command whose rows can be divided among machines."""
-
-    shard: str | None = option(
-        None, "K/N: use only part K, from 0, of N parts of the rows; tokalign merge joins the parts", env=False
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shard is not None:
-            Shard.parse(self.shard)
-
-    def role(self, field: Field[Any]) -> Role:
-        """See :class:`Options`. Another ``--limit`` changes the bounds of the parts, so a part cannot grow."""
-        return "rows" if field.name == "limit" and self.shard else super().role(field)
 
 
 @dataclass(frozen=True, kw_only=True)

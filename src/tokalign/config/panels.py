@@ -3,7 +3,7 @@
 from dataclasses import Field
 from typing import Any
 
-from tokalign.config import options
+from tokalign.config import options, sharding
 from tokalign.config.options import Options
 
 PANELS = (
@@ -14,7 +14,7 @@ PANELS = (
 """All headings, in the order of the help."""
 _SHARED = {
     options.RunOptions: "Output and run", options.StageOptions: "Output and run", options.ReadOptions: "Data",
-    options.ShardOptions: "Data",
+    sharding.ShardOptions: "Data",
     options.TemplateOptions: "Chat template", options.SamplingOptions: "Sampling", options.ComputeOptions: "Device",
     options.TrainingOptions: "Optimisation", options.LoraOptions: "LoRA and memory", options.ClaudeOptions: "Claude",
 }  # fmt: skip

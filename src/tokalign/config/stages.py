@@ -22,13 +22,13 @@ from tokalign.config.options import (
     ReadOptions,
     ReportTo,
     SamplingOptions,
-    ShardOptions,
     StageOptions,
     SupervisedOptions,
     TemplateOptions,
     TimeOptions,
     option,
 )
+from tokalign.config.sharding import ShardOptions
 
 ExportTo = Literal["trl", "trl-sft", "hh-rlhf", "csv", "alpaca-eval"]
 LengthControl = Literal["none", "minimal", "alpaca-eval"]

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from tokalign.artifacts.schemas import ResponseRow, Row
-from tokalign.config.options import ReadOptions, Shard
+from tokalign.config.options import ReadOptions
+from tokalign.config.sharding import Shard
 from tokalign.data import layouts
 from tokalign.data.conversation import UnusableError, is_turns, parsed, with_system, without_nulls
 from tokalign.data.layouts import LAYOUTS, Skip
@@ -119,8 +120,8 @@ class Rows(Generic[R]):
 
         return Rows(items, self.lineage, self._shared, self._remedy)
 
-    def shard(self, part: str | None, size: int = 1) -> "Rows[R]":
-        """Return one part of the rows, given as ``K/N``; all rows if ``part`` is None.
+    def shard(self, text: str | None, size: int = 1) -> "Rows[R]":
+        """Return one part of the rows, given as ``K/N``; all rows if ``text`` is None.
 
         The parts consist of whole chunks of ``size`` rows. They have the same chunks in the same order as the whole.
         Rows that were skipped are counted in the first part.
@@ -128,21 +129,21 @@ class Rows(Generic[R]):
         Raises:
             InputError: there are fewer chunks than parts.
         """
-        if part is None:
+        if text is None:
             return self
-        shard = Shard.parse(part)
+        shard = Shard.parse(text)
         chunks = -(-len(self) // size)
         if chunks < shard.of:
             of = f"{chunks} chunks of {size} rows" if size > 1 else f"{chunks} rows"
             where = str(self.lineage["path"])
             raise InputError(f"{shard.of} parts of {of}", where=where, remedy=f"use --shard K/N with N ≤ {chunks}")
-        start, stop = (chunks * k // shard.of * size for k in (shard.part, shard.part + 1))
+        start, stop = (chunks * k // shard.of * size for k in (shard.number, shard.number + 1))
 
         def items() -> Iterator[Item[R]]:
             n = 0
             for at, item in self._items():
                 if isinstance(item, Skip):
-                    if shard.part == 0:
+                    if shard.number == 0:
                         yield at, item
                     continue
                 if start <= n < stop:

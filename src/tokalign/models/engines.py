@@ -1,7 +1,8 @@
-"""Sampling engines: samplers with weights of their own, which have to follow those of the policy."""
+"""What sampling engines share: the weights that they take over, and the check that they follow the policy."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,36 +12,8 @@ from tokalign.config.options import SamplingOptions
 from tokalign.errors import TokalignError
 from tokalign.models.batch import Batch, Pair
 from tokalign.models.policy import response_logprobs
-from tokalign.models.sampler import Sampled
+from tokalign.models.sampler import Engine
 from tokalign.models.tokenizer import Tokenizer
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """A :class:`Sampler` that samples from a copy of the policy's weights; the argument ``policy`` is not used."""
-
-    name: str
-
-    def sync(self, policy: Any) -> None:
-        """Copy the weights of ``policy``.
-
-        Raises:
-            TokalignError: the engine cannot take them over.
-        """
-
-    def __call__(
-        self,
-        policy: Any,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        tokenizer: Tokenizer,
-        options: SamplingOptions,
-        value_head: Any = None,
-    ) -> list[Sampled]:
-        """See :class:`Sampler`. ``values`` of the responses are None."""
-
-    def close(self) -> None:
-        """Free the memory of the engine."""
 
 
 def plain_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
@@ -83,8 +56,6 @@ def check_follows(engine: Engine, policy: Any, tokenizer: Tokenizer, options: Sa
     Raises:
         TokalignError: it is beyond the limit.
     """
-    from dataclasses import replace
-
     prompts = [r.ids[:-1] or r.ids for r in tokenizer.responses(list(_PROBES))]
     trial = replace(options, temperature=options.temperature or 1.0, top_p=1.0, max_new_tokens=_TOKENS)
     drawn = engine(policy, prompts, list(range(len(prompts))), tokenizer, trial)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tokalign.artifacts.model_files import ADAPTER
-from tokalign.errors import InputError, first_line
+from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models import attention, lora
 from tokalign.models.converted import folder_of
 from tokalign.models.heads import model_class
@@ -207,7 +207,7 @@ def load_classifier(source: str | Path, level: str, dtype: str = "float32", **kw
     """
     try:
         auto = model_class(AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False), level)
-    except InputError:
+    except TokalignError:
         raise
     except Exception as e:  # the library can raise anything for a malformed configuration
         raise InputError(

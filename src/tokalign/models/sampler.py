@@ -6,7 +6,7 @@ Finished rows are removed from the batch, so that long responses do not slow dow
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +52,23 @@ class Sampler(Protocol):
 
         ``value_head`` maps hidden states (…, hidden) to values (…, 1).
         """
+
+
+@runtime_checkable
+class Engine(Sampler, Protocol):
+    """A sampler with a copy of the policy's weights, from which it samples; its argument ``policy`` is not used."""
+
+    name: str
+
+    def sync(self, policy: Any) -> None:
+        """Copy the weights of ``policy``.
+
+        Raises:
+            TokalignError: the engine cannot take them over, or does not follow the policy afterwards.
+        """
+
+    def close(self) -> None:
+        """Free the memory of the engine."""
 
 
 CHUNK = 256
@@ -102,7 +119,7 @@ def respond(
             remedy="lower --max-new-tokens or remove the prompt",
         )
     texts: list[tuple[str, bool]] = [("", False)] * len(prompts)
-    size = len(prompts) if hasattr(sampler, "sync") else batch_size
+    size = len(prompts) if isinstance(sampler, Engine) else batch_size
     for group in by_length([len(p) for p in prompts], size, even=True):
         drawn = (sampler or sample)(policy, [prompts[i] for i in group], [seeds[i] for i in group], tokenizer, options)
         for i, s in zip(group, drawn, strict=True):

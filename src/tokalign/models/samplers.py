@@ -13,10 +13,9 @@ from tokalign.config.options import SamplingOptions
 from tokalign.errors import InputError, TokalignError, first_line
 from tokalign.models.batch import Batch, Pair
 from tokalign.models.draw import draw, uniform_numbers
-from tokalign.models.engines import Engine
 from tokalign.models.loading import max_positions
 from tokalign.models.policy import logits_at, response_logprobs
-from tokalign.models.sampler import Sampled, Sampler, sample
+from tokalign.models.sampler import Engine, Sampled, Sampler, sample
 from tokalign.models.tokenizer import Tokenizer
 
 _PROBES = ("A", "Name a bird that cannot fly, and say why.", "The quick brown fox jumps over the lazy dog. " * 2)

@@ -12,9 +12,9 @@ from tokalign.core import rl
 from tokalign.core.words import split
 from tokalign.models import distributed
 from tokalign.models.batch import Batch, Pair, by_length, pad_rows
-from tokalign.models.engines import Engine, take_weights
+from tokalign.models.engines import take_weights
 from tokalign.models.reward_functions import Emitted, RewardFunction
-from tokalign.models.sampler import Sampled
+from tokalign.models.sampler import Engine, Sampled
 from tokalign.models.samplers import choose
 from tokalign.models.tokenizer import Tokenizer
 from tokalign.ppo.mismatch import Mismatch

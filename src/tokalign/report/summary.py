@@ -42,9 +42,8 @@ NEXT = {
 
 def written(config: Options, result: StageResult) -> None:
     """Print the summary of a command to stderr and, with ``--json``, its result to stdout."""
-    if not isinstance(
-        config, StageOptions | ReportConfig | MergeConfig
-    ):  # show and verify print their results themselves
+    # show and verify print their results themselves.
+    if not isinstance(config, StageOptions | ReportConfig | MergeConfig):
         return
     if config.json and (found := _as_json(result)) is not None:
         print(json.dumps(found, ensure_ascii=False))

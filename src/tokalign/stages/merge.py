@@ -1,7 +1,7 @@
 """``tokalign merge``: join the parts of a run that was divided with ``--shard`` into the artifact of the whole run."""
 
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, get_type_hints
 from tokalign.artifacts import token_labels
 from tokalign.artifacts.manifest import ANNOTATIONS, JOURNAL, LOGS, PLAN, Artifact, is_artifact, open_artifact
 from tokalign.artifacts.result import StageResult
-from tokalign.artifacts.resumable import RowFile, group
+from tokalign.artifacts.resumable import RowFile, group, with_largest
 from tokalign.artifacts.schemas import KINDS
 from tokalign.artifacts.workspace import PROGRESS
 from tokalign.artifacts.writer import Writer, writing
 from tokalign.config import stages as options
-from tokalign.config.options import ShardOptions
+from tokalign.config.sharding import ShardOptions
 from tokalign.config.stages import MergeConfig
 from tokalign.errors import InputError, KindError
 from tokalign.stages import diff, edit, generate, score
@@ -113,7 +113,7 @@ def _in_order(parts: Sequence[Artifact]) -> list[Artifact]:
     of = first.manifest.stats["shard"]["of"]
     by_index: dict[int, Artifact] = {}
     for part in parts:
-        index = part.manifest.stats["shard"]["part"]
+        index = part.manifest.stats["shard"]["number"]
         if index in by_index:
             both = f"{by_index[index].folder} and {part.folder}"
             raise InputError(f"both are part {index}/{of}", where=both, remedy="give every part once")
@@ -149,16 +149,14 @@ def _path(part: Artifact, entry: Mapping[str, Any]) -> str:
 
 
 def _sum(tallies: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Add the counters of the parts; of the longest edits, keep the longest (:meth:`RowFile.count_most`)."""
-    total: defaultdict[str, float] = defaultdict(float)
-    longest: dict[str, int] = {}
+    """Add the counters of the parts; of the longest edits, keep the longest as one run does."""
+    total: dict[str, float] = {}
     for tally in tallies:
-        longest |= group(tally, "longest")
         for key, n in tally.items():
             if not key.startswith("longest/"):
-                total[key] += n
-    kept = sorted(longest.items(), key=lambda item: (-item[1], item[0]))[: diff.LONGEST]
-    return {**total, **{f"longest/{key}": n for key, n in kept}}
+                total[key] = total.get(key, 0) + n
+        total = with_largest(total, "longest", group(tally, "longest"), diff.LONGEST)
+    return total
 
 
 def _rows(out: Writer, kind: str) -> RowFile:
