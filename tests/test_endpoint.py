@@ -24,6 +24,7 @@ from tokalign.models.tokenizer import Tokenizer
 from tokalign.runtime import endpoint
 from tokalign.stages import eval_rm, generate, ppo, score, winrate
 
+pytestmark = pytest.mark.slow
 DATA = ROOT / "data"
 RESPONSES = str(DATA / "responses-plain")
 
@@ -145,7 +146,9 @@ def test_wrong_answers_are_refused(server: FakePooling, tmp_path: Path, fault: A
     assert not (tmp_path / "a").exists()
 
 
-def test_addresses_that_lead_nowhere(server: FakePooling, model: Path, tmp_path: Path) -> None:
+def test_addresses_that_lead_nowhere(
+    server: FakePooling, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, server.folder = server.folder, Path("somewhere/else")
     with pytest.raises(InputError, match="'somewhere/else', which is not here") as elsewhere:
         scored(server.url, tmp_path / "a")
@@ -160,6 +163,7 @@ def test_addresses_that_lead_nowhere(server: FakePooling, model: Path, tmp_path:
     server.stop()
     with pytest.raises(TokalignError, match="no answer"):
         scored(server.url, tmp_path / "a")
+    assert capsys.readouterr().err.count("does not answer (ConnectionError); trying for") == 1
     server.start()
     for address in ("http://", "https:///x"):
         done = run(tmp_path, "score", RESPONSES, "--reward-model", address, "--out", "a")

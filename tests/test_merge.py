@@ -75,6 +75,7 @@ def content(folder: Path) -> dict[str, str]:
     return {f["name"]: f["sha256"] for f in Manifest.read(folder).files}
 
 
+@pytest.mark.slow
 def test_merged_parts_are_what_one_run_writes(make: Make, tmp_path: Path) -> None:
     whole = make(tmp_path / "whole").manifest
     parts = [tmp_path / f"part-{k}" for k in range(3)]
@@ -190,6 +191,7 @@ def test_a_shard_is_a_part_of_a_number_of_parts(text: str, tmp_path: Path) -> No
         EditConfig(source="x", out=tmp_path, shard=text)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     source = str(DATA / "preferences")
     for k in (0, 1):

@@ -3,6 +3,7 @@
 Found by running vLLM 0.32: ``POST /pooling`` with ids returns the outputs of a token classifier for every token.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,13 +125,16 @@ def _asked(method: str, url: str, body: Any, patience: float) -> Any:
             raise UsageError(f"{url} is not an address", remedy="give http://HOST:PORT") from e
         except requests.RequestException as e:
             problem = type(e).__name__
-        if time.monotonic() - start > patience:
+        left = start + patience - time.monotonic()
+        if left <= 0:
             raise TokalignError(
                 f"{url}: no answer for {patience:.0f} seconds ({problem})",
                 remedy="start the server, then run the same command again; it resumes",
             )
         attempt += 1
-        _sleep(min(30.0, 0.5 * 2**attempt))
+        if attempt == 1:
+            print(f"tokalign: {url} does not answer ({problem}); trying for {patience:.0f} seconds", file=sys.stderr)
+        _sleep(min(30.0, 0.5 * 2**attempt, left))
 
 
 def _sleep(seconds: float) -> None:
